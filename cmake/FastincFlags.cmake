@@ -1,0 +1,35 @@
+# Compiler flags in one place: what every file gets, and what each instruction set's kernels get.
+
+add_library(fastinc_flags INTERFACE)
+# Same bytes everywhere: no contraction to FMA. The other two only allow vector square roots and selects.
+target_compile_options(fastinc_flags INTERFACE -ffp-contract=off -fno-math-errno -fno-trapping-math)
+target_compile_options(fastinc_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+                                               -Wno-missing-field-initializers)
+if(FASTINC_WERROR)
+  target_compile_options(fastinc_flags INTERFACE -Werror)
+endif()
+if(FASTINC_SANITIZE)
+  target_compile_options(fastinc_flags INTERFACE -fsanitize=${FASTINC_SANITIZE} -fno-omit-frame-pointer
+                                                 -fno-sanitize-recover=all)
+  target_link_options(fastinc_flags INTERFACE -fsanitize=${FASTINC_SANITIZE})
+endif()
+
+# Compile SOURCE once per instruction set into TARGET, with FASTINC_ISA naming the C++ namespace.
+function(fastinc_add_isa_kernels target source)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    set(levels base v3 v4)
+    set(flags_v3 -march=x86-64-v3)
+    set(flags_v4 -march=x86-64-v4 -mprefer-vector-width=512)
+    target_compile_definitions(${target} PRIVATE FASTINC_HAVE_X86_LEVELS)
+  else()
+    set(levels base)
+  endif()
+  foreach(level IN LISTS levels)
+    add_library(fastinc_kernels_${level} OBJECT ${source})
+    target_include_directories(fastinc_kernels_${level} PRIVATE cpp/include cpp/src)
+    target_compile_definitions(fastinc_kernels_${level} PRIVATE FASTINC_ISA=${level})
+    target_compile_options(fastinc_kernels_${level} PRIVATE -O3 ${flags_${level}})
+    target_link_libraries(fastinc_kernels_${level} PRIVATE fastinc_flags)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:fastinc_kernels_${level}>)
+  endforeach()
+endfunction()

@@ -1,0 +1,278 @@
+// Ids to codes, models that learn from a stream, and the recommender.
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+
+#include "bindings/register.h"
+#include "bindings/tensor.h"
+#include "fastinc/id_map.h"
+#include "fastinc/recommender.h"
+#include "fastinc/stream_model.h"
+
+namespace fastinc::bindings {
+namespace {
+
+using Codes = py::array_t<std::int64_t>;
+
+std::string_view as_key(const std::int64_t& id) { return {reinterpret_cast<const char*>(&id), sizeof id}; }
+
+Codes encode_integers(IdMap& map, py::handle ids_in, bool add) {
+  const Ids ids(ids_in);
+  Codes codes(ids.count());
+  std::int64_t* out = codes.mutable_data();
+  for (const std::int64_t& id : ids.span()) *out++ = add ? map.find_or_add(as_key(id)) : map.find(as_key(id));
+  return codes;
+}
+
+Codes encode_strings(IdMap& map, const py::list& ids, bool add) {
+  Codes codes(static_cast<py::ssize_t>(ids.size()));
+  std::int64_t* out = codes.mutable_data();
+  for (const py::handle id : ids) {
+    Py_ssize_t length = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(id.ptr(), &length);
+    if (text == nullptr) throw py::error_already_set();
+    const std::string_view key(text, static_cast<std::size_t>(length));
+    *out++ = add ? map.find_or_add(key) : map.find(key);
+  }
+  return codes;
+}
+
+py::array_t<std::int64_t> decode_integers(const IdMap& map, py::handle codes_in) {
+  const Ids codes(codes_in, "codes");
+  py::array_t<std::int64_t> ids(codes.count());
+  std::int64_t* out = ids.mutable_data();
+  for (const std::int64_t code : codes.span()) {
+    if (code < 0) {
+      *out++ = -1;
+    } else {
+      std::memcpy(out++, map.key(code).data(), sizeof(std::int64_t));
+    }
+  }
+  return ids;
+}
+
+py::list decode_strings(const IdMap& map, py::handle codes_in) {
+  const Ids codes(codes_in, "codes");
+  py::list ids;
+  for (const std::int64_t code : codes.span()) ids.append(code < 0 ? py::str("") : py::str(std::string(map.key(code))));
+  return ids;
+}
+
+/// Keeps the columns alive while they are learned without the GIL.
+struct HeldEvents {
+  Tensor users, items;
+  std::unique_ptr<Tensor> labels, times;
+
+  HeldEvents(py::handle users_in, py::handle items_in, const py::object& labels_in, const py::object& times_in)
+      : users(int64_vector(users_in, "users")),
+        items(int64_vector(items_in, "items", static_cast<std::int64_t>(users.size(0)))) {
+    const auto n = static_cast<std::int64_t>(users.size(0));
+    if (!labels_in.is_none()) {
+      labels = std::make_unique<Tensor>(float32_vector(labels_in, "labels", Access::kRead, n));
+    }
+    if (!times_in.is_none()) {
+      times = std::make_unique<Tensor>(times_in, "timestamps", Access::kRead,
+                                       std::initializer_list<DType>{DType::kFloat64},
+                                       std::initializer_list<std::int64_t>{n});
+    }
+  }
+  EventBatch batch() const {
+    return {users.span<std::int64_t>(), items.span<std::int64_t>(),
+            labels ? labels->span<float>() : std::span<const float>{},
+            times ? times->span<double>() : std::span<const double>{}};
+  }
+};
+
+void partial_fit(StreamModel& model, py::handle users, py::handle items, const py::object& labels,
+                 const py::object& times) {
+  const HeldEvents held(users, items, labels, times);
+  const EventBatch events = held.batch();
+  const py::gil_scoped_release release;
+  validate(events);
+  const std::unique_lock lock(model.mutex);
+  model.learn(events);
+}
+
+py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k, double time, bool exclude_seen,
+                    py::handle excluded_in) {
+  const Tensor users = int64_vector(users_in, "users");
+  const Tensor excluded = int64_vector(excluded_in, "exclude");
+  const auto n = static_cast<py::ssize_t>(users.size(0)), columns = static_cast<py::ssize_t>(k);
+  py::array_t<float> scores({n, columns});
+  Codes items({n, columns});
+  float* scores_out = scores.mutable_data();
+  std::int64_t* items_out = items.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    const std::shared_lock lock(model.mutex);
+    model.recommend(users.span<std::int64_t>(), k, time, exclude_seen, excluded.span<std::int64_t>(), scores_out,
+                    items_out);
+  }
+  return py::make_tuple(items, scores);
+}
+
+template <class Value>
+Value one_of(const std::string& text, const char* name, std::initializer_list<std::pair<const char*, Value>> known) {
+  std::string names;
+  for (const auto& [key, value] : known) {
+    if (text == key) return value;
+    names += (names.empty() ? "'" : ", '") + std::string(key) + "'";
+  }
+  throw py::value_error(std::string(name) + " = '" + text + "' must be one of " + names);
+}
+
+std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimizer, std::size_t dim,
+                                              const std::string& user, const std::string& loss,
+                                              std::size_t negatives, std::size_t window, std::size_t history_size,
+                                              double recency_exponent, double time_scale, double init_std,
+                                              std::uint64_t seed) {
+  RecommenderConfig config;
+  config.dim = dim;
+  config.user = one_of<UserModel>(user, "user",
+                                  {{"history", UserModel::kHistory}, {"vector", UserModel::kVector}, {"both", UserModel::kBoth}});
+  config.loss = one_of<Loss>(
+      loss, "loss",
+      {{"softmax", Loss::kSoftmax}, {"bpr", Loss::kBpr}, {"logistic", Loss::kLogistic}, {"mse", Loss::kMse}});
+  config.negatives = negatives;
+  config.window = window;
+  config.history_size = history_size;
+  config.recency_exponent = recency_exponent;
+  config.time_scale = time_scale;
+  config.init_std = init_std;
+  config.seed = seed;
+  return std::make_shared<Recommender>(config, std::move(optimizer));
+}
+
+py::array_t<float> predict(const Recommender& model, py::handle users_in, py::handle items_in, double time) {
+  const Tensor users = int64_vector(users_in, "users");
+  const Tensor items = int64_vector(items_in, "items", static_cast<std::int64_t>(users.size(0)));
+  py::array_t<float> scores(static_cast<py::ssize_t>(users.size(0)));
+  float* out = scores.mutable_data();
+  const py::gil_scoped_release release;
+  const std::shared_lock lock(model.mutex);
+  model.predict(users.span<std::int64_t>(), items.span<std::int64_t>(), time, out);
+  return scores;
+}
+
+py::tuple similar_items(const Recommender& model, py::handle items_in, std::size_t k) {
+  const Tensor items = int64_vector(items_in, "items");
+  const auto n = static_cast<py::ssize_t>(items.size(0)), columns = static_cast<py::ssize_t>(k);
+  py::array_t<float> scores({n, columns});
+  Codes codes({n, columns});
+  float* scores_out = scores.mutable_data();
+  std::int64_t* codes_out = codes.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    const std::shared_lock lock(model.mutex);
+    model.similar_items(items.span<std::int64_t>(), k, scores_out, codes_out);
+  }
+  return py::make_tuple(codes, scores);
+}
+
+py::array_t<float> user_vectors(const Recommender& model, py::handle users_in, double time) {
+  const Tensor users = int64_vector(users_in, "users");
+  const std::size_t columns = model.config().dim + 1;
+  py::array_t<float> vectors({users.size(0), columns});
+  float* out = vectors.mutable_data();
+  const std::shared_lock lock(model.mutex);
+  for (const std::int64_t user : users.span<std::int64_t>()) {
+    model.user_vector(user, time, out);
+    out += columns;
+  }
+  return vectors;
+}
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+template <class T>
+std::vector<T> to_vector(const py::dict& in, const char* name) {
+  const auto values = in[name].cast<py::array_t<T, py::array::c_style>>();
+  return {values.data(), values.data() + values.size()};
+}
+
+py::dict export_state(const Recommender& model) {
+  const std::shared_lock lock(model.mutex);
+  const RecommenderState s = model.export_state();
+  py::dict out;
+  out["history_offsets"] = to_array(s.history_offsets);
+  out["history_items"] = to_array(s.history_items);
+  out["history_times"] = to_array(s.history_times);
+  out["item_count"] = s.item_count;
+  out["event_count"] = s.event_count;
+  out["skipped"] = s.skipped;
+  out["latest_time"] = s.latest_time;
+  out["label_sum"] = s.label_sum;
+  out["label_count"] = s.label_count;
+  return out;
+}
+
+void import_state(Recommender& model, const py::dict& in) {
+  RecommenderState s;
+  s.history_offsets = to_vector<std::int64_t>(in, "history_offsets");
+  s.history_items = to_vector<std::int32_t>(in, "history_items");
+  s.history_times = to_vector<double>(in, "history_times");
+  s.item_count = in["item_count"].cast<std::uint64_t>();
+  s.event_count = in["event_count"].cast<std::uint64_t>();
+  s.skipped = in["skipped"].cast<std::uint64_t>();
+  s.latest_time = in["latest_time"].cast<double>();
+  s.label_sum = in["label_sum"].cast<double>();
+  s.label_count = in["label_count"].cast<double>();
+  const std::unique_lock lock(model.mutex);
+  model.import_state(s);
+}
+
+void register_id_map(py::module_& m) {
+  py::class_<IdMap>(m, "IdMap")
+      .def(py::init<>())
+      .def("__len__", &IdMap::size)
+      .def("encode_integers", &encode_integers, py::arg("ids"), py::arg("add"))
+      .def("encode_strings", &encode_strings, py::arg("ids"), py::arg("add"))
+      .def("decode_integers", &decode_integers, py::arg("codes"))
+      .def("decode_strings", &decode_strings, py::arg("codes"))
+      .def("bytes", &IdMap::bytes);
+}
+
+void register_recommender(py::module_& m) {
+  py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>>(m, "Recommender")
+      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("dim"), py::arg("user"), py::arg("loss"),
+           py::arg("negatives"), py::arg("window"), py::arg("history_size"), py::arg("recency_exponent"),
+           py::arg("time_scale"), py::arg("init_std"), py::arg("seed"))
+      .def_property_readonly("items", &Recommender::items)
+      .def_property_readonly("contexts", &Recommender::contexts)
+      .def_property_readonly("users", &Recommender::users)
+      .def_property_readonly("skipped_events", &Recommender::skipped_events)
+      .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
+      .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))
+      .def("user_vectors", &user_vectors, py::arg("users"), py::arg("time"))
+      .def("export_state", &export_state)
+      .def("import_state", &import_state, py::arg("state"))
+      .def("memory_usage", [](const Recommender& model) {
+        const std::shared_lock lock(model.mutex);
+        py::dict out;
+        for (const auto& [name, bytes] : model.memory_usage()) out[py::str(name)] = bytes;
+        return out;
+      });
+}
+
+}  // namespace
+
+void register_learn(py::module_& m) {
+  register_id_map(m);
+  py::class_<StreamModel, std::shared_ptr<StreamModel>>(m, "StreamModel")
+      .def("partial_fit", &partial_fit, py::arg("users"), py::arg("items"), py::arg("labels"), py::arg("times"))
+      .def("recommend", &recommend, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
+           py::arg("exclude"))
+      .def_property_readonly("item_count", &StreamModel::item_count)
+      .def_property_readonly("user_count", &StreamModel::user_count)
+      .def_property_readonly("event_count", &StreamModel::event_count)
+      .def_property_readonly("latest_time", &StreamModel::latest_time);
+  register_recommender(m);
+}
+
+}  // namespace fastinc::bindings

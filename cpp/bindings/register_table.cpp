@@ -1,0 +1,177 @@
+// EmbeddingTable.
+#include <pybind11/stl.h>
+
+#include <memory>
+
+#include "bindings/arguments.h"
+#include "bindings/register.h"
+#include "bindings/tensor.h"
+#include "fastinc/table.h"
+
+namespace fastinc::bindings {
+namespace {
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+template <class T>
+py::array_t<T> to_matrix(const std::vector<T>& values, std::size_t rows, std::size_t columns) {
+  return py::array_t<T>({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)}, values.data());
+}
+
+template <class T>
+std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& values) {
+  return {values.data(), values.data() + values.size()};
+}
+
+Initializer make_initializer(const std::string& kind, double a, double b, std::uint64_t seed) {
+  Initializer init;
+  init.kind = kind == "normal" ? InitializerKind::kNormal
+              : kind == "uniform" ? InitializerKind::kUniform
+                                  : InitializerKind::kConstant;
+  if (init.kind == InitializerKind::kConstant && kind != "constant") {
+    throw py::value_error("initializer kind '" + kind + "' is not 'constant', 'uniform' or 'normal'");
+  }
+  init.a = static_cast<float>(a);
+  init.b = static_cast<float>(b);
+  init.seed = seed;
+  validate(init);
+  return init;
+}
+
+void lookup(const Table& table, py::handle ids_in, py::handle out) {
+  const Ids ids(ids_in);
+  const Tensor rows =
+      float32_matrix(out, "out", Access::kWrite, ids.count(), static_cast<std::int64_t>(table.dim()));
+  without_gil(ids.span().size(), [&] { table.lookup(ids.span(), rows.data<float>()); });
+}
+
+void lookup_quantized(const Table& table, py::handle ids_in, py::handle out) {
+  const Ids ids(ids_in);
+  const Tensor rows(out, "out", Access::kWrite, {DType::kUint8},
+                    {ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail)});
+  without_gil(ids.span().size(), [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
+}
+
+void pool(const Table& table, py::handle ids_in, py::handle offsets_in, const std::string& mode,
+          const py::object& weights_in, py::handle out) {
+  const Ids ids(ids_in);
+  const Ids offsets(offsets_in, "offsets");
+  if (mode != "sum" && mode != "mean") throw py::value_error("mode = '" + mode + "' must be 'sum' or 'mean'");
+  const PoolMode pool_mode = mode == "sum" ? PoolMode::kSum : PoolMode::kMean;
+  std::unique_ptr<Tensor> weights;
+  if (!weights_in.is_none()) {
+    weights = std::make_unique<Tensor>(float32_vector(weights_in, "weights", Access::kRead, ids.count()));
+  }
+  const Tensor bags =
+      float32_matrix(out, "out", Access::kWrite, offsets.count(), static_cast<std::int64_t>(table.dim()));
+  without_gil(ids.span().size(), [&] {
+    table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr, bags.data<float>());
+  });
+}
+
+std::size_t update(Table& table, py::handle ids_in, py::handle grads_in, const std::string& nonfinite) {
+  const Ids ids(ids_in);
+  const Tensor grads =
+      float32_matrix(grads_in, "grads", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
+  const NonFinite policy = nonfinite_policy(nonfinite);
+  return without_gil(ids.span().size(), [&] { return table.update(ids.span(), grads.data<float>(), policy); });
+}
+
+void load(Table& table, py::handle ids_in, py::handle vectors_in) {
+  const Ids ids(ids_in);
+  const Tensor vectors =
+      float32_matrix(vectors_in, "vectors", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
+  without_gil(ids.span().size(), [&] { table.load(ids.span(), vectors.data<float>()); });
+}
+
+py::array_t<bool> contains(const Table& table, py::handle ids_in) {
+  const Ids ids(ids_in);
+  py::array_t<bool> found(static_cast<py::ssize_t>(ids.span().size()));
+  bool* out = found.mutable_data();
+  without_gil(ids.span().size(), [&] { table.contains(ids.span(), out); });
+  return found;
+}
+
+py::dict export_state(const Table& table, std::size_t state_floats) {
+  TableState s;
+  {
+    const py::gil_scoped_release release;
+    s = table.export_state();
+  }
+  py::dict out;
+  out["ids"] = to_array(s.ids);
+  out["row_versions"] = to_array(s.row_versions);
+  out["weights"] = to_matrix(s.weights, s.ids.size(), table.dim());
+  out["state"] = to_matrix(s.state, s.ids.size(), state_floats);
+  out["removed_ids"] = to_array(s.removed_ids);
+  out["removed_versions"] = to_array(s.removed_versions);
+  out["version"] = s.version;
+  return out;
+}
+
+void import_state(Table& table, const py::dict& in) {
+  TableState s;
+  s.ids = to_vector(in["ids"].cast<py::array_t<std::int64_t, py::array::c_style>>());
+  s.row_versions = to_vector(in["row_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
+  s.weights = to_vector(in["weights"].cast<py::array_t<float, py::array::c_style>>());
+  s.state = to_vector(in["state"].cast<py::array_t<float, py::array::c_style>>());
+  s.removed_ids = to_vector(in["removed_ids"].cast<py::array_t<std::int64_t, py::array::c_style>>());
+  s.removed_versions = to_vector(in["removed_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
+  s.version = in["version"].cast<std::uint64_t>();
+  const py::gil_scoped_release release;
+  table.import_state(s);
+}
+
+py::tuple changes(const Table& table, std::uint64_t since) {
+  Changes c;
+  {
+    const py::gil_scoped_release release;
+    c = table.changes(since);
+  }
+  return py::make_tuple(c.version, to_array(c.updated), to_array(c.removed));
+}
+
+template <class Value>
+py::dict to_dict(const std::vector<std::pair<std::string, Value>>& items) {
+  py::dict out;
+  for (const auto& [name, value] : items) out[py::str(name)] = value;
+  return out;
+}
+
+}  // namespace
+
+void register_table(py::module_& m) {
+  py::class_<Table, std::shared_ptr<Table>>(m, "Table")
+      .def(py::init([](std::size_t dim, std::shared_ptr<Optimizer> optimizer, const std::string& kind, double a,
+                       double b, std::uint64_t seed) {
+             return std::make_shared<Table>(dim, std::move(optimizer), make_initializer(kind, a, b, seed));
+           }),
+           py::arg("dim"), py::arg("optimizer"), py::arg("init_kind"), py::arg("init_a"), py::arg("init_b"),
+           py::arg("seed"))
+      .def_property_readonly("dim", &Table::dim)
+      .def_property_readonly("version", &Table::version)
+      .def("__len__", &Table::size)
+      .def("lookup", &lookup, py::arg("ids"), py::arg("out"))
+      .def("lookup_quantized", &lookup_quantized, py::arg("ids"), py::arg("out"))
+      .def("pool", &pool, py::arg("ids"), py::arg("offsets"), py::arg("mode"), py::arg("weights"), py::arg("out"))
+      .def("update", &update, py::arg("ids"), py::arg("grads"), py::arg("nonfinite"))
+      .def("load", &load, py::arg("ids"), py::arg("vectors"))
+      .def("remove",
+           [](Table& table, py::handle ids_in) {
+             const Ids ids(ids_in);
+             return without_gil(ids.span().size(), [&] { return table.remove(ids.span()); });
+           },
+           py::arg("ids"))
+      .def("contains", &contains, py::arg("ids"))
+      .def("ids", [](const Table& table) { return to_array(table.ids()); })
+      .def("changes", &changes, py::arg("since"))
+      .def("memory_usage", [](const Table& table) { return to_dict(table.memory_usage()); })
+      .def("stats", [](const Table& table) { return to_dict(table.stats()); })
+      .def("export_state", &export_state, py::arg("state_floats"))
+      .def("import_state", &import_state, py::arg("state"));
+}
+
+}  // namespace fastinc::bindings

@@ -1,0 +1,84 @@
+// A caller's array: NumPy by its buffer, anything else by DLPack. Never copied; the one place arguments are checked.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace fastinc::bindings {
+
+namespace py = pybind11;
+
+enum class DType : std::uint8_t { kFloat32, kFloat64, kInt32, kInt64, kUint8, kOther };
+
+/// Accepts any length along this axis.
+inline constexpr std::int64_t kAny = -1;
+
+/// Whether a function writes to the array.
+enum class Access : std::uint8_t { kRead, kWrite };
+
+/// Views CPU memory for as long as it lives. Made with the GIL held; data() may be used without it.
+class Tensor {
+ public:
+  /// Throws TypeError or ValueError naming the argument: not an array, not on the CPU, not contiguous (C order),
+  /// read-only where it is written to, wrong dtype or shape.
+  Tensor(py::handle object, const char* name, Access access, std::initializer_list<DType> dtypes,
+         std::initializer_list<std::int64_t> shape);
+
+  DType dtype() const { return dtype_; }
+  std::size_t size(std::size_t axis) const { return static_cast<std::size_t>(shape_[axis]); }
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(data_);
+  }
+  template <class T>
+  std::span<const T> span() const {
+    return {static_cast<const T*>(data_), size(0)};
+  }
+
+ private:
+  void view_numpy(py::handle object, const char* name, Access access);
+  void view_dlpack(py::handle object, const char* name, Access access);
+  void check_layout(const char* name, bool contiguous, bool writable, Access access) const;
+
+  void* data_ = nullptr;
+  DType dtype_ = DType::kOther;
+  std::string dtype_name_;
+  std::vector<std::int64_t> shape_;
+  py::object keep_alive_;
+};
+
+/// (n,) or (n, dim) arguments in one line each.
+Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows, std::int64_t dim);
+Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n);
+Tensor int64_vector(py::handle object, const char* name, std::int64_t n = kAny);
+
+/// ids: (n,) int32 or int64. Widened to int64 in storage where they are int32: codes are few beside rows.
+class Ids {
+ public:
+  explicit Ids(py::handle object, const char* name = "ids");
+  std::span<const std::int64_t> span() const { return ids_; }
+  std::int64_t count() const { return static_cast<std::int64_t>(ids_.size()); }
+
+ private:
+  Tensor tensor_;
+  std::vector<std::int64_t> widened_;
+  std::span<const std::int64_t> ids_;
+};
+
+/// Runs work() without the GIL when it is over more than a few rows.
+template <class Work>
+auto without_gil(std::size_t rows, Work&& work) {
+  constexpr std::size_t kFewRows = 16;  // giving the GIL up and taking it again costs about as much as these
+  if (rows <= kFewRows) return work();
+  const py::gil_scoped_release release;
+  return work();
+}
+
+}  // namespace fastinc::bindings

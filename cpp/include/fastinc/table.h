@@ -1,0 +1,101 @@
+// A growing map id -> row, with an int8 serving copy and a version beside every row.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fastinc/initializer.h"
+#include "fastinc/ops.h"
+#include "fastinc/optimizer.h"
+
+namespace fastinc {
+
+enum class PoolMode : std::uint8_t { kSum, kMean };
+
+/// What changed after a version, as of `version`.
+struct Changes {
+  std::uint64_t version = 0;
+  std::vector<std::int64_t> updated;  // written and still there
+  std::vector<std::int64_t> removed;  // there before, gone now
+};
+
+/// Everything a table is made of, for checkpoints. Rows in slot order.
+struct TableState {
+  std::vector<std::int64_t> ids;              // (rows,)
+  std::vector<std::uint64_t> row_versions;    // (rows,)
+  std::vector<float> weights;                 // (rows, dim)
+  std::vector<float> state;                   // (rows, state_shape.floats(dim))
+  std::vector<std::int64_t> removed_ids;      // (removed,)
+  std::vector<std::uint64_t> removed_versions;  // (removed,)
+  std::uint64_t version = 0;
+};
+
+class RowStore;
+
+/// Thread-safe: any number of readers and writers may call at once; a reader sees whole batches only.
+class Table {
+ public:
+  Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init);
+  ~Table();
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+
+  std::size_t dim() const;
+  std::size_t size() const;
+  std::uint64_t version() const;
+  Initializer initializer() const;
+
+  /// ids: (n,) -> out: (n, dim). An unknown id gets its start row; nothing is allocated for it.
+  void lookup(std::span<const std::int64_t> ids, float* out) const;
+
+  /// Sum or mean (or weighted sum) of rows per bag.
+  ///   ids: (n,), offsets: (bags,) first position of each bag, non-decreasing, weights: (n,) or nullptr
+  ///   out: (bags, dim); an empty bag is zero
+  void pool(std::span<const std::int64_t> ids, std::span<const std::int64_t> offsets, PoolMode mode,
+            const float* weights, float* out) const;
+
+  /// One optimizer step per distinct id; unknown ids get a row first. grads: (n, dim)
+  /// Returns the rows skipped under NonFinite::kSkip.
+  std::size_t update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy);
+
+  /// Set rows as they are, optimizer state fresh; the last of repeated ids wins. vectors: (n, dim), finite
+  void load(std::span<const std::int64_t> ids, const float* vectors);
+
+  /// Returns how many of the ids had a row.
+  std::size_t remove(std::span<const std::int64_t> ids);
+
+  /// ids: (n,) -> out: (n,) 1 where the id has a row
+  void contains(std::span<const std::int64_t> ids, bool* out) const;
+
+  std::vector<std::int64_t> ids() const;
+
+  /// ids: (n,) -> out: (n, dim + 8) int8 serving copies; an unknown id gets its quantised start row.
+  void lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* out) const;
+
+  /// Throws std::invalid_argument when since > version().
+  Changes changes(std::uint64_t since) const;
+
+  /// Bytes by part ("weights", "state", "codes", "ids", "versions", "map", "removed", "total").
+  std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
+
+  /// Counters by name ("rows", "capacity", "version", "inserted", "removed", "skipped").
+  std::vector<std::pair<std::string, std::uint64_t>> stats() const;
+
+  TableState export_state() const;
+  /// Replaces everything. Throws std::invalid_argument, unchanged, when the parts don't fit together.
+  void import_state(const TableState& state);
+
+  /// The engine's own modules (learner, index) work on the rows directly, under its locks.
+  RowStore& store();
+  const RowStore& store() const;
+
+ private:
+  std::unique_ptr<RowStore> store_;
+};
+
+}  // namespace fastinc

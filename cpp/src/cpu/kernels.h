@@ -1,0 +1,67 @@
+// The row loops of one instruction set, behind function pointers. One instance per instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/rows.h"
+#include "fastinc/initializer.h"
+#include "fastinc/optimizer.h"
+
+namespace fastinc {
+
+/// Step the rows of segments [begin, end). params: the optimizer's XParams; grads: (n, dim);
+/// scratch: kSumLevels * dim floats; version: stamped on rows that have one.
+struct UpdateTask {
+  const void* params;
+  const RowSet* rows;
+  const Segments* segments;
+  const float* grads;
+  std::uint64_t version;
+};
+using UpdateFn = void (*)(const UpdateTask& task, std::size_t begin, std::size_t end, float* scratch);
+
+/// Step n rows, row r[j] with gradient coefficients[j] * direction. The rows are distinct.
+struct ScaledStepTask {
+  const void* params;
+  const RowSet* rows;
+  const std::uint32_t* row_numbers;   // (n,)
+  const float* coefficients;          // (n,)
+  const float* direction;             // (dim,)
+  std::size_t n;
+};
+using ScaledStepFn = void (*)(const ScaledStepTask& task);
+
+struct Kernels {
+  const char* isa;
+
+  UpdateFn update[kOptimizerCount];
+  ScaledStepFn scaled_step[kOptimizerCount];
+
+  /// The largest bit pattern of |x|: at least 0x7f800000 when any value is inf or NaN.
+  std::uint32_t (*max_abs_bits)(const float* x, std::size_t n);
+  /// 1 if the fixed-order sum of the segment's gradients has a finite sum of squares.
+  bool (*segment_is_finite)(const Segments& segments, std::size_t s, const float* grads, std::size_t dim,
+                            float* scratch);
+
+  void (*start_row)(const Initializer& init, std::int64_t id, float* out, std::size_t dim);
+  void (*quantize_rows)(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q);
+  void (*dequantize_rows)(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x);
+
+  /// out[j] = <query, row r[j]>; rows null means 0 .. n-1
+  void (*score_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
+                     float* out);
+  /// out += sum_j coefficients[j] * row r[j], in order of j
+  void (*accumulate_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
+                          const float* coefficients, float* out);
+  /// out += c * x
+  void (*add_scaled)(float* out, const float* x, float c, std::size_t n);
+  float (*dot)(const float* a, const float* b, std::size_t n);
+  /// x[j] = e^(x[j] - shift); returns the sum in the fixed order
+  float (*exponentiate)(float* x, std::size_t n, float shift);
+};
+
+/// The kernels of the instruction set in use; read once per call, outside every loop.
+const Kernels& kernels();
+
+}  // namespace fastinc

@@ -1,0 +1,60 @@
+// Row loops of the fused 8-bit rowwise format.
+#pragma once
+
+#include "cpu/rows.h"
+#include "math/quantize.h"
+
+namespace FASTINC_ISA_NAMESPACE {
+
+/// x: (dim,), dim >= 1 -> q: (dim + 8,)
+inline __attribute__((always_inline)) void quantize_row(const float* __restrict x, std::size_t dim,
+                                                        std::uint8_t* __restrict q) {
+  // Lanes let the compiler vectorise; min and max don't depend on the order (finite values, -0 aside: see below).
+  constexpr std::size_t kWidth = 32;
+  float low[kWidth], high[kWidth];
+  for (std::size_t j = 0; j < kWidth; ++j) low[j] = high[j] = x[0];
+  std::size_t i = 0;
+  for (; i + kWidth <= dim; i += kWidth) {
+    FASTINC_VECTORIZE
+    for (std::size_t j = 0; j < kWidth; ++j) {
+      const float v = x[i + j];
+      low[j] = v < low[j] ? v : low[j];
+      high[j] = v > high[j] ? v : high[j];
+    }
+  }
+  for (std::size_t j = 0; i + j < dim; ++j) {
+    const float v = x[i + j];
+    low[j] = v < low[j] ? v : low[j];
+    high[j] = v > high[j] ? v : high[j];
+  }
+  for (std::size_t half = kWidth / 2; half != 0; half /= 2) {
+    FASTINC_VECTORIZE
+    for (std::size_t j = 0; j < half; ++j) {
+      low[j] = low[j + half] < low[j] ? low[j + half] : low[j];
+      high[j] = high[j + half] > high[j] ? high[j + half] : high[j];
+    }
+  }
+  const RowQuantizer quantizer(low[0], high[0]);
+  FASTINC_VECTORIZE
+  for (std::size_t k = 0; k < dim; ++k) q[k] = quantizer.code(x[k]);
+  __builtin_memcpy(q + dim, &quantizer.scale, sizeof(float));
+  __builtin_memcpy(q + dim + sizeof(float), &quantizer.bias, sizeof(float));
+}
+
+static void quantize_rows(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+  for (std::size_t r = 0; r < n; ++r) quantize_row(x + r * dim, dim, q + r * (dim + 8));
+}
+
+static void dequantize_rows(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x) {
+  for (std::size_t r = 0; r < n; ++r) {
+    const std::uint8_t* __restrict codes = q + r * (dim + 8);
+    float* __restrict out = x + r * dim;
+    float scale, bias;
+    __builtin_memcpy(&scale, codes + dim, sizeof(float));
+    __builtin_memcpy(&bias, codes + dim + sizeof(float), sizeof(float));
+    FASTINC_VECTORIZE
+    for (std::size_t i = 0; i < dim; ++i) out[i] = dequantize(codes[i], scale, bias);
+  }
+}
+
+}  // namespace FASTINC_ISA_NAMESPACE

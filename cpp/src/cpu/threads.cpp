@@ -1,0 +1,182 @@
+#include "cpu/threads.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+#include "fastinc/runtime.h"
+
+namespace fastinc {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  void run(std::size_t count, void (*task)(void*, std::size_t) noexcept, void* context) {
+    {
+      const std::lock_guard lock(mutex_);
+      task_ = task;
+      context_ = context;
+      count_ = count;
+      next_.store(0, std::memory_order_relaxed);
+      ++generation_;
+    }
+    wake_.notify_all();
+    drain(count, task, context);
+    std::unique_lock lock(mutex_);
+    task_ = nullptr;  // a worker that wakes late finds nothing to do
+    idle_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+ private:
+  void drain(std::size_t count, void (*task)(void*, std::size_t) noexcept, void* context) {
+    for (std::size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(context, i);
+  }
+
+  void work() {
+    std::uint64_t seen = 0;
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wake_.wait(lock, [&] { return stopping_ || (generation_ != seen && task_ != nullptr); });
+      if (stopping_) return;
+      seen = generation_;
+      const auto task = task_;
+      void* const context = context_;
+      const std::size_t count = count_;
+      ++busy_;
+      lock.unlock();
+      drain(count, task, context);
+      lock.lock();
+      if (--busy_ == 0) idle_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_, idle_;
+  std::vector<std::thread> workers_;
+  std::atomic<std::size_t> next_{0};
+  void (*task_)(void*, std::size_t) noexcept = nullptr;
+  void* context_ = nullptr;
+  std::size_t count_ = 0;
+  std::uint64_t generation_ = 0;
+  int busy_ = 0;
+  bool stopping_ = false;
+};
+
+int default_threads() {
+  if (const char* text = std::getenv("FASTINC_NUM_THREADS"); text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const long count = std::strtol(text, &end, 10);
+    if (*end != '\0' || count < 1 || count > kMaxThreads) {
+      throw std::invalid_argument("FASTINC_NUM_THREADS = '" + std::string(text) +
+                                  "' must be a whole number from 1 to 1024");
+    }
+    return static_cast<int>(count);
+  }
+#if defined(__linux__)
+  cpu_set_t cpus;
+  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count == 0 ? 1 : static_cast<int>(count);
+}
+
+struct State {
+  std::mutex in_use;  // held by the call that has the pool
+  std::unique_ptr<Pool> pool;
+  std::atomic<int> threads{default_threads()};
+};
+
+// Never destroyed: daemon threads of the caller may still be in a call while the process exits. After a fork
+// the child has none of the threads, so it leaves the parent's pool alone and starts its own.
+std::atomic<State*> state_pointer{nullptr};
+
+State& state() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    state_pointer = new State;
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(nullptr, nullptr, [] {
+      const int threads = state_pointer.load()->threads;
+      state_pointer = new State;
+      state_pointer.load()->threads = threads;
+    });
+#endif
+  });
+  return *state_pointer;
+}
+
+}  // namespace
+
+void run_tasks(std::size_t count, void (*task)(void*, std::size_t) noexcept, void* context) {
+  State& shared = state();
+  if (count > 1 && shared.threads > 1) {
+    const std::unique_lock lock(shared.in_use, std::try_to_lock);
+    if (lock.owns_lock()) {
+      if (shared.pool == nullptr || shared.pool->threads() != shared.threads) {
+        shared.pool = nullptr;
+        shared.pool = std::make_unique<Pool>(shared.threads);
+      }
+      shared.pool->run(count, task, context);
+      return;
+    }
+  }
+  for (std::size_t i = 0; i < count; ++i) task(context, i);
+}
+
+std::size_t threads_for(std::size_t floats) {
+  constexpr std::size_t kFloatsPerThread = 16384;  // about 10 us of work: less isn't worth waking a thread
+  const std::size_t worthwhile = floats / kFloatsPerThread;
+  const auto threads = static_cast<std::size_t>(state().threads.load());
+  return worthwhile < 1 ? 1 : (worthwhile < threads ? worthwhile : threads);
+}
+
+int num_threads() { return state().threads; }
+
+void set_num_threads(int count) {
+  if (count < 1 || count > kMaxThreads) {
+    throw std::invalid_argument("num_threads = " + std::to_string(count) + " must be from 1 to 1024");
+  }
+  state().threads = count;
+}
+
+std::size_t checked_multiply(std::size_t a, std::size_t b, const char* what) {
+  std::size_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product)) {
+    throw std::overflow_error(std::string(what) + ": " + std::to_string(a) + " x " + std::to_string(b) +
+                              " doesn't fit the address space");
+  }
+  return product;
+}
+
+}  // namespace fastinc

@@ -1,0 +1,168 @@
+#include "cpu/update.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+#include <variant>
+
+#include "cpu/kernels.h"
+#include "cpu/threads.h"
+#include "fastinc/runtime.h"
+
+namespace fastinc {
+namespace {
+
+/// The largest |x|, or infinity when a value isn't finite.
+float largest_magnitude(const float* x, std::size_t n) {
+  const auto kernel = kernels().max_abs_bits;
+  std::atomic<std::uint32_t> largest{0};
+  parallel_ranges(n, 1, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    const std::uint32_t mine = kernel(x + begin, end - begin);
+    std::uint32_t seen = largest.load(std::memory_order_relaxed);
+    while (mine > seen && !largest.compare_exchange_weak(seen, mine, std::memory_order_relaxed)) {
+    }
+  });
+  const float value = std::bit_cast<float>(largest.load());
+  return std::isfinite(value) ? value : std::numeric_limits<float>::infinity();
+}
+
+/// Every id's sum of squares is surely finite, whatever the duplicates.
+bool surely_finite(float largest, std::size_t n, std::size_t dim) {
+  const double sum = static_cast<double>(largest) * static_cast<double>(n);
+  return std::isfinite(largest) &&
+         sum * sum * static_cast<double>(dim) < 0.5 * static_cast<double>(std::numeric_limits<float>::max());
+}
+
+[[noreturn]] void refuse(const float* grads, const std::vector<std::uint32_t>& positions, std::size_t dim,
+                         std::int64_t id) {
+  for (const std::uint32_t position : positions) {
+    for (std::size_t i = 0; i < dim; ++i) {
+      const float g = grads[position * dim + i];
+      if (!std::isfinite(g)) {
+        throw std::invalid_argument("grads[" + std::to_string(position) + ", " + std::to_string(i) +
+                                    "] = " + std::to_string(g) + " (id " + std::to_string(id) +
+                                    ") is not finite; pass nonfinite='skip' to skip such rows");
+      }
+    }
+  }
+  throw std::invalid_argument("grads: the summed gradient of id " + std::to_string(id) + " (first at grads[" +
+                              std::to_string(positions.front()) +
+                              "]) overflows float32 when squared; pass nonfinite='skip' to skip such rows");
+}
+
+}  // namespace
+
+void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name) {
+  if (std::isfinite(largest_magnitude(x, n * dim))) return;
+  for (std::size_t i = 0; i < n * dim; ++i) {
+    if (std::isfinite(x[i])) continue;
+    throw std::invalid_argument(std::string(name) + "[" + std::to_string(i / dim) + ", " + std::to_string(i % dim) +
+                                "] = " + std::to_string(x[i]) + " is not finite");
+  }
+}
+
+template <class Id>
+CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::size_t dim, NonFinite policy) {
+  CleanBatch<Id> batch{.ids = ids, .grads = grads};
+  const std::size_t n = ids.size();
+  if (surely_finite(largest_magnitude(grads, n * dim), n, dim)) return batch;
+
+  // The rare case, done simply: number the distinct ids, group, and look at each sum.
+  std::vector<Id> distinct(ids.begin(), ids.end());
+  std::sort(distinct.begin(), distinct.end());
+  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
+  std::vector<std::uint32_t> rank(n);
+  for (std::size_t i = 0; i < n; ++i) {
+    rank[i] = static_cast<std::uint32_t>(std::lower_bound(distinct.begin(), distinct.end(), ids[i]) -
+                                         distinct.begin());
+  }
+  Coalescer coalescer;
+  const Segments& segments = coalescer.group(std::span<const std::uint32_t>(rank), distinct.size());
+  std::vector<float> scratch(kSumLevels * dim);
+  std::vector<char> bad(distinct.size(), 0);
+  for (std::size_t s = 0; s < segments.count; ++s) {
+    if (kernels().segment_is_finite(segments, s, grads, dim, scratch.data())) continue;
+    const std::uint64_t row = segments.row(s);
+    if (policy == NonFinite::kRaise) {
+      std::vector<std::uint32_t> positions;
+      for (std::uint32_t k = segments.starts[s]; k < segments.starts[s + 1]; ++k) {
+        positions.push_back(static_cast<std::uint32_t>(segments.keys[k] & segments.position_mask()));
+      }
+      refuse(grads, positions, dim, static_cast<std::int64_t>(distinct[row]));
+    }
+    bad[row] = 1;
+    ++batch.skipped;
+  }
+  if (batch.skipped == 0) return batch;
+  for (std::size_t i = 0; i < n; ++i) {
+    if (bad[rank[i]]) continue;
+    batch.kept_ids.push_back(ids[i]);
+    batch.kept_grads.insert(batch.kept_grads.end(), grads + i * dim, grads + (i + 1) * dim);
+  }
+  batch.ids = batch.kept_ids;
+  batch.grads = batch.kept_grads.data();
+  return batch;
+}
+
+template CleanBatch<std::int32_t> clean_batch(std::span<const std::int32_t>, const float*, std::size_t, NonFinite);
+template CleanBatch<std::int64_t> clean_batch(std::span<const std::int64_t>, const float*, std::size_t, NonFinite);
+
+namespace {
+
+struct Workspace {
+  Coalescer coalescer;
+  std::vector<float> scratch;
+};
+
+Workspace& workspace() {
+  thread_local Workspace mine;
+  return mine;
+}
+
+}  // namespace
+
+void reserve_step(std::size_t n, std::size_t dim) {
+  const std::size_t floats = checked_multiply(kSumLevels * threads_for(n * dim), dim, "dim");
+  Workspace& mine = workspace();
+  mine.coalescer.reserve(n);
+  if (mine.scratch.size() < floats) mine.scratch.resize(floats);
+}
+
+template <class Row>
+void step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,
+               std::span<const Row> row_numbers, const float* grads, std::uint64_t version) {
+  if (row_numbers.empty()) return;
+  const std::size_t n = row_numbers.size();
+  reserve_step(n, rows.dim);
+  const Segments& segments = workspace().coalescer.group(row_numbers, num_rows);
+  const std::size_t scratch_floats = kSumLevels * rows.dim;
+  const std::size_t threads =
+      std::min(threads_for(n * rows.dim), workspace().scratch.size() / scratch_floats);
+
+  const auto kernel = kernels().update[params.index()];
+  const void* raw = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
+  const UpdateTask task{raw, &rows, &segments, grads, version};
+  float* const all_scratch = workspace().scratch.data();
+  // Even shares of gradients, cut at row boundaries: each row has one owner.
+  const auto first_segment = [&](std::size_t t) {
+    const auto position = static_cast<std::uint32_t>(n * t / threads);
+    return static_cast<std::size_t>(
+        std::lower_bound(segments.starts, segments.starts + segments.count, position) - segments.starts);
+  };
+  parallel_tasks(threads, [&](std::size_t t) noexcept {
+    kernel(task, first_segment(t), first_segment(t + 1), all_scratch + t * scratch_floats);
+  });
+}
+
+template void step_rows(const OptimizerParams&, const RowSet&, std::uint64_t, std::span<const std::int32_t>,
+                        const float*, std::uint64_t);
+template void step_rows(const OptimizerParams&, const RowSet&, std::uint64_t, std::span<const std::int64_t>,
+                        const float*, std::uint64_t);
+template void step_rows(const OptimizerParams&, const RowSet&, std::uint64_t, std::span<const std::uint32_t>,
+                        const float*, std::uint64_t);
+
+}  // namespace fastinc

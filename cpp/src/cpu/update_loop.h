@@ -1,0 +1,166 @@
+// Row loops of the optimizers: sum a row's gradients in the fixed order, then one step.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/quantize_loop.h"
+#include "cpu/rows.h"
+#include "math/lane_sum.h"
+#include "math/optimizers.h"
+
+namespace FASTINC_ISA_NAMESPACE {
+
+inline __attribute__((always_inline)) void add_to(float* __restrict sum, const float* __restrict x, std::size_t n) {
+  FASTINC_VECTORIZE
+  for (std::size_t i = 0; i < n; ++i) sum[i] += x[i];
+}
+
+inline __attribute__((always_inline)) void copy_to(float* __restrict out, const float* __restrict x, std::size_t n) {
+  FASTINC_VECTORIZE
+  for (std::size_t i = 0; i < n; ++i) out[i] = x[i];
+}
+
+/// The row's summed gradient: the gradient itself where there is one, else a sum in scratch (levels of dim floats).
+static const float* sum_gradients(const Segments& segments, std::size_t s, const float* grads, std::size_t dim,
+                                  float* scratch) {
+  const std::uint64_t mask = segments.position_mask();
+  const std::uint32_t first = segments.starts[s], n = segments.starts[s + 1] - first;
+  const std::uint64_t* keys = segments.keys + first;
+  if (n == 1) return grads + (keys[0] & mask) * dim;
+  std::uint32_t filled[kSumLevels] = {};
+  for (std::uint32_t k = 0; k < n; ++k) {
+    const float* x = grads + (keys[k] & mask) * dim;
+    if (filled[0]++ == 0) {
+      copy_to(scratch, x, dim);
+    } else {
+      add_to(scratch, x, dim);
+    }
+    // a full group, or the last one, moves up a level
+    for (std::size_t level = 0; filled[level] == kSumGroup && k + 1 < n; ++level) {
+      float* sum = scratch + level * dim;
+      if (filled[level + 1]++ == 0) {
+        copy_to(sum + dim, sum, dim);
+      } else {
+        add_to(sum + dim, sum, dim);
+      }
+      filled[level] = 0;
+    }
+  }
+  std::size_t level = 0;
+  for (std::size_t up = 1; up < kSumLevels; ++up) {
+    if (filled[up] == 0) continue;
+    // every lower level holds something here: the last gradients are always in level 0
+    add_to(scratch + up * dim, scratch + level * dim, dim);
+    level = up;
+  }
+  return scratch + level * dim;
+}
+
+/// One optimizer step of a row. gradient(i) is the summed gradient of weight i.
+template <class Functor, class Gradient>
+inline __attribute__((always_inline)) void step_row(const Functor& functor, Gradient gradient, float* __restrict w,
+                                                    float* __restrict state0, float* __restrict state1,
+                                                    float* __restrict row_state, std::size_t dim) {
+  float mean = 0.0f;
+  if constexpr (Functor::kNeedsStatistic) {
+    mean = lane_sum(dim, [&](std::size_t i) { return functor.element_statistic(gradient(i), w[i]); }) /
+           static_cast<float>(dim);
+  }
+  const typename Functor::Row row = functor.begin_row(row_state, mean);
+  FASTINC_VECTORIZE
+  for (std::size_t i = 0; i < dim; ++i) {
+    float weight = w[i];
+    float s0 = 0.0f, s1 = 0.0f;
+    if constexpr (Functor::Params::kElementStates > 0) s0 = state0[i];
+    if constexpr (Functor::Params::kElementStates > 1) s1 = state1[i];
+    functor.element(row, gradient(i), weight, s0, s1);
+    w[i] = weight;
+    if constexpr (Functor::Params::kElementStates > 0) state0[i] = s0;
+    if constexpr (Functor::Params::kElementStates > 1) state1[i] = s1;
+  }
+}
+
+template <class Params>
+struct RowPointers {
+  float *w, *state0 = nullptr, *state1 = nullptr, *row_state = nullptr;
+  inline __attribute__((always_inline)) RowPointers(const RowSet& rows, std::uint64_t row)
+      : w(row_pointer(rows, rows.weights, row)) {
+    if constexpr (Params::kElementStates > 0) state0 = row_pointer(rows, rows.element_state[0], row);
+    if constexpr (Params::kElementStates > 1) state1 = row_pointer(rows, rows.element_state[1], row);
+    if constexpr (Params::kRowStates > 0) row_state = row_pointer(rows, rows.row_state, row);
+  }
+  inline __attribute__((always_inline)) void prefetch(std::size_t dim) const {
+    for (std::size_t i = 0; i < dim; i += 16) {
+      __builtin_prefetch(w + i, 1);
+      if constexpr (Params::kElementStates > 0) __builtin_prefetch(state0 + i, 1);
+      if constexpr (Params::kElementStates > 1) __builtin_prefetch(state1 + i, 1);
+    }
+    if constexpr (Params::kRowStates > 0) __builtin_prefetch(row_state, 1);
+  }
+};
+
+/// How many rows ahead to prefetch: enough to cover a memory access at a few tens of ns a row.
+inline constexpr std::size_t kPrefetchDistance = 8;
+
+template <class Functor>
+static void update_segments(const UpdateTask& task, std::size_t begin, std::size_t end, float* scratch) {
+  using Params = typename Functor::Params;
+  const Functor functor(*static_cast<const Params*>(task.params));
+  const RowSet& rows = *task.rows;
+  const Segments& segments = *task.segments;
+  const std::size_t dim = rows.dim;
+  const std::uint64_t mask = segments.position_mask();
+  for (std::size_t s = begin; s < end; ++s) {
+    if (s + kPrefetchDistance < end) {
+      const std::uint64_t key = segments.keys[segments.starts[s + kPrefetchDistance]];
+      RowPointers<Params>(rows, key >> segments.position_bits).prefetch(dim);
+      const float* g = task.grads + (key & mask) * dim;
+      for (std::size_t i = 0; i < dim; i += 16) __builtin_prefetch(g + i);
+    }
+    const float* __restrict g = sum_gradients(segments, s, task.grads, dim, scratch);
+    const std::uint64_t row = segments.row(s);
+    const RowPointers<Params> p(rows, row);
+    step_row(functor, [g](std::size_t i) { return g[i]; }, p.w, p.state0, p.state1, p.row_state, dim);
+    const std::uint64_t in_page = row & rows.page_mask;
+    if (rows.code_pages != nullptr) {
+      quantize_row(p.w, dim, rows.code_pages[row >> rows.page_shift] + in_page * (dim + 8));
+    }
+    if (rows.version_pages != nullptr) rows.version_pages[row >> rows.page_shift][in_page] = task.version;
+  }
+}
+
+template <class Functor>
+static void scaled_step(const ScaledStepTask& task) {
+  using Params = typename Functor::Params;
+  const Functor functor(*static_cast<const Params*>(task.params));
+  const RowSet& rows = *task.rows;
+  const std::size_t dim = rows.dim;
+  const float* __restrict direction = task.direction;
+  for (std::size_t j = 0; j < task.n; ++j) {
+    if (j + kPrefetchDistance < task.n) {
+      RowPointers<Params>(rows, task.row_numbers[j + kPrefetchDistance]).prefetch(dim);
+    }
+    const RowPointers<Params> p(rows, task.row_numbers[j]);
+    const float c = task.coefficients[j];
+    step_row(functor, [=](std::size_t i) { return c * direction[i]; }, p.w, p.state0, p.state1, p.row_state, dim);
+  }
+}
+
+static std::uint32_t max_abs_bits(const float* x, std::size_t n) {
+  std::uint32_t largest = 0;
+  const std::uint32_t* bits = reinterpret_cast<const std::uint32_t*>(x);
+  FASTINC_VECTORIZE
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t magnitude = bits[i] & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest;
+}
+
+static bool segment_is_finite(const Segments& segments, std::size_t s, const float* grads, std::size_t dim,
+                              float* scratch) {
+  const float* g = sum_gradients(segments, s, grads, dim, scratch);
+  const float squares = lane_sum(dim, [g](std::size_t i) { return g[i] * g[i]; });
+  return (float_bits(squares) & 0x7f800000u) != 0x7f800000u;
+}
+
+}  // namespace FASTINC_ISA_NAMESPACE

@@ -1,0 +1,44 @@
+"""fastinc: recommenders that learn from the event stream while they serve.
+
+An event arrives, a few embedding rows change, and the very next request is answered from the changed rows.
+``import fastinc as fi`` needs NumPy alone; torch, FAISS, pyarrow and the rest are imported where first used.
+
+>>> import numpy as np
+>>> import fastinc as fi
+>>> table = fi.EmbeddingTable(dim=4, optimizer=fi.SGD(lr=0.5))
+>>> _ = table.update(np.array([7, 7]), np.ones((2, 4), dtype=np.float32))
+>>> len(table), table.version
+(1, 1)
+"""
+
+from fastinc import baselines, checkpoint, datasets, evaluate, init, ops
+from fastinc._core import __version__
+from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
+from fastinc.live_index import LiveIndex
+from fastinc.optimizers import SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
+from fastinc.recommender import Recommender
+from fastinc.table import Changes, EmbeddingTable
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "Changes",
+    "EmbeddingTable",
+    "LiveIndex",
+    "Optimizer",
+    "Recommender",
+    "RowWiseAdagrad",
+    "__version__",
+    "baselines",
+    "checkpoint",
+    "datasets",
+    "evaluate",
+    "get_isa",
+    "get_num_threads",
+    "info",
+    "init",
+    "ops",
+    "set_isa",
+    "set_num_threads",
+]

@@ -1,0 +1,86 @@
+"""A caller's user and item ids (int64 or str) to the engine's codes and back."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastinc import _core
+
+Kind = Literal["int", "str"]
+
+
+def as_id_array(ids: Any, name: str) -> NDArray[Any]:
+    """Return `ids` as a 1-D int64 or str array, or raise naming the argument."""
+    array = np.asarray(ids)
+    if array.dtype == object and all(isinstance(x, str) for x in array.ravel()):
+        array = array.astype(str) if array.size else array.astype("<U1")
+    if array.ndim != 1:
+        raise ValueError(f"{name} has shape {array.shape}; it must be 1-D")
+    if array.size == 0 and array.dtype.kind not in "iU":
+        return np.empty(0, dtype=np.int64)
+    if array.dtype.kind == "i":
+        return np.ascontiguousarray(array, dtype=np.int64)
+    if array.dtype.kind == "u" and (array.size == 0 or int(array.max()) < 2**63):
+        return np.ascontiguousarray(array, dtype=np.int64)
+    if array.dtype.kind == "U":
+        return array
+    raise TypeError(f"{name} has dtype {array.dtype}; ids are integers that fit int64, or strings")
+
+
+class IdMap:
+    """One map from ids of one kind, int or str, to codes 0, 1, 2, ... in order of first appearance.
+
+    Parameters
+    ----------
+    name
+        What the ids are called in error messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.kind: Kind | None = None
+        self._core = _core.IdMap()
+
+    def __len__(self) -> int:
+        return len(self._core)
+
+    def check(self, ids: Any) -> NDArray[Any]:
+        """Return `ids` as an array of this map's kind; an empty array is of any kind."""
+        array = as_id_array(ids, self.name)
+        kind: Kind = "str" if array.dtype.kind == "U" else "int"
+        if array.size and self.kind is not None and kind != self.kind:
+            raise TypeError(f"{self.name} are {kind} ids, but this model has learned {self.kind} ids")
+        return array
+
+    def encode(self, ids: Any, *, add: bool) -> NDArray[np.int64]:
+        """Return codes; an unknown id gets a new code if `add`, else -1."""
+        array = self.check(ids)
+        if array.size == 0:
+            return np.empty(0, dtype=np.int64)
+        if array.dtype.kind == "U":
+            codes = self._core.encode_strings(array.tolist(), add)
+        else:
+            codes = self._core.encode_integers(array, add)
+        if add and self.kind is None:
+            self.kind = "str" if array.dtype.kind == "U" else "int"
+        return codes
+
+    def decode(self, codes: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the ids of codes of any shape; code -1 gives -1 or an empty string."""
+        flat = np.ascontiguousarray(codes, dtype=np.int64).ravel()
+        if self.kind == "str":
+            ids = np.empty(len(flat), dtype=object)
+            ids[:] = self._core.decode_strings(flat)
+            return ids.reshape(codes.shape)
+        return self._core.decode_integers(flat).reshape(codes.shape)
+
+    def ids(self) -> NDArray[Any]:
+        """Return all ids in order of their codes."""
+        return self.decode(np.arange(len(self), dtype=np.int64))
+
+    def memory_usage(self) -> int:
+        """Return allocated bytes."""
+        return self._core.bytes()

@@ -1,0 +1,167 @@
+"""What every model that learns from an event stream shares: ids, checks, partial_fit and recommend."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastinc import _core
+from fastinc._ids import IdMap
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.float64] | None]
+
+
+def _as_column(values: Any, name: str, n: int, dtype: type[np.floating[Any]]) -> NDArray[Any] | None:
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be numeric")
+    if array.shape != (n,):
+        raise ValueError(f"{name} has shape {array.shape}; users has {n} events")
+    column = np.ascontiguousarray(array, dtype=dtype)
+    finite = np.isfinite(column)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise ValueError(f"{name}[{first}] = {array[first]} is not finite")
+    return column
+
+
+def _request_time(at: float | None) -> float:
+    if at is None:
+        return math.nan
+    if not math.isfinite(at):
+        raise ValueError(f"at = {at} is not finite")
+    return float(at)
+
+
+class StreamModel:
+    """Base of models over (user, item, label, timestamp) events; `core` is the engine's part."""
+
+    #: Whether learning uses labels; if not, passing labels raises.
+    uses_labels: bool = False
+
+    def __init__(self, core: _core.StreamModel) -> None:
+        self._core = core
+        self._user_ids = IdMap("users")
+        self._item_ids = IdMap("items")
+        self._encoding = threading.Lock()
+
+    def _encode_columns(self, users: Any, items: Any, labels: Any, timestamps: Any) -> Columns:
+        """Check everything, then add ids to the maps: a refused batch leaves them as they were."""
+        users, items = self._user_ids.check(users), self._item_ids.check(items)
+        if len(users) != len(items):
+            raise ValueError(f"items has length {len(items)}; users has {len(users)}")
+        label_column = _as_column(labels, "labels", len(users), np.float32)
+        time_column = _as_column(timestamps, "timestamps", len(users), np.float64)
+        self._check_labels(label_column, len(users))
+        with self._encoding:
+            return (
+                self._user_ids.encode(users, add=True),
+                self._item_ids.encode(items, add=True),
+                label_column,
+                time_column,
+            )
+
+    def _check_labels(self, labels: NDArray[np.float32] | None, n: int) -> None:
+        if labels is not None and not self.uses_labels:
+            raise ValueError(
+                f"labels: {type(self).__name__} learns from events that happened; leave labels out "
+                "(and drop events that aren't positive)"
+            )
+
+    def _encode_events(self, events: Any) -> Columns:
+        """Columns of a :class:`fastinc.datasets.Events`, labels only if this model uses them."""
+        labels = events.labels if self.uses_labels else None
+        return self._encode_columns(events.users, events.items, labels, events.timestamps)
+
+    def partial_fit(self, users: Any, items: Any, labels: Any = None, timestamps: Any = None) -> Self:
+        """Learn events in order, one or a million; each event sees all before it.
+
+        Parameters
+        ----------
+        users, items
+            (n,) int64 or str ids; a single id is one event. One kind of id per model.
+        labels
+            (n,) numbers, for models that use labels; None otherwise.
+        timestamps
+            (n,) seconds, any origin; None means no clock.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong length, dtype or value; nothing has been learned.
+        """
+        if np.ndim(users) == 0 and np.ndim(items) == 0:
+            users, items = [users], [items]
+            labels = None if labels is None else np.atleast_1d(labels)
+            timestamps = None if timestamps is None else np.atleast_1d(timestamps)
+        self._core.partial_fit(*self._encode_columns(users, items, labels, timestamps))
+        return self
+
+    def recommend(
+        self,
+        users: Any,
+        k: int = 10,
+        at: float | None = None,
+        exclude_seen: bool = True,
+        exclude: Any = None,
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return the k best items for each user, best first.
+
+        A user never seen gets the list of a user without history. Nothing is learned or allocated.
+
+        Parameters
+        ----------
+        users
+            (n,) int64 or str ids, or one id.
+        k
+            Items per user, >= 1.
+        at
+            Request time in seconds; default the latest event's.
+        exclude_seen
+            Leave out the user's own items (the history the model keeps).
+        exclude
+            Item ids nobody gets; unknown ones are ignored.
+
+        Returns
+        -------
+        ids
+            (n, k) item ids, padded with -1 (or "") where fewer exist; (k,) for one user.
+        scores
+            (n, k) float32, padded with -inf; (k,) for one user.
+        """
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise ValueError(f"k = {k!r} must be a whole number >= 1")
+        single = np.ndim(users) == 0
+        codes = self._user_ids.encode([users] if single else users, add=False)
+        excluded = self._item_ids.encode([] if exclude is None else np.atleast_1d(exclude), add=False)
+        items, scores = self._core.recommend(codes, int(k), _request_time(at), exclude_seen, excluded)
+        ids = self._item_ids.decode(items)
+        return (ids[0], scores[0]) if single else (ids, scores)
+
+    @property
+    def n_users(self) -> int:
+        """Users seen."""
+        return self._core.user_count
+
+    @property
+    def n_items(self) -> int:
+        """Items seen."""
+        return self._core.item_count
+
+    @property
+    def n_events(self) -> int:
+        """Events learned."""
+        return self._core.event_count

@@ -1,0 +1,104 @@
+"""What the commands show on the way, and the table of results: with rich on a terminal, else plain."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastinc._extras import require
+
+if TYPE_CHECKING:
+    from fastinc.evaluate import PrequentialReport
+
+Progress = Callable[[str, int, int], None]
+
+
+def has_rich() -> bool:
+    """Return whether rich is there."""
+    return importlib.util.find_spec("rich") is not None
+
+
+def console() -> Any:
+    """Return rich's console on stdout; where that is no terminal, wide enough that no row is broken."""
+    rich = require("rich.console", extra="demo", purpose="this output")
+    return rich.Console() if sys.stdout.isatty() else rich.Console(width=120, color_system=None)
+
+
+@contextmanager
+def progress(unit: str = "events") -> Iterator[Progress]:
+    """Give a function (what, done, total) that shows how far things are, on stderr.
+
+    On a terminal that is a bar for each `what`; elsewhere (or without rich) a line for each when it is done.
+    """
+    if not sys.stderr.isatty() or not has_rich():
+        yield _lines(unit)
+        return
+    rich = require("rich.progress", extra="demo", purpose="the progress bar")
+    stderr = require("rich.console", extra="demo", purpose="the progress bar").Console(stderr=True)
+    columns = (
+        *(rich.TextColumn("{task.description:<20}"), rich.BarColumn(), rich.MofNCompleteColumn()),
+        *(rich.TextColumn(unit), rich.TimeRemainingColumn()),
+    )
+    with rich.Progress(*columns, console=stderr) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield advance
+
+
+def _lines(unit: str) -> Progress:
+    started: dict[str, float] = {}
+    finished: set[str] = set()
+
+    def advance(what: str, done: int, total: int) -> None:
+        begin = started.setdefault(what, time.monotonic())
+        if done >= total and what not in finished:
+            finished.add(what)
+            print(f"{what}: {total:,} {unit} in {time.monotonic() - begin:.1f} s", file=sys.stderr)
+
+    return advance
+
+
+def show_report(report: PrequentialReport) -> None:
+    """Print the table of a report and the protocol it was made by."""
+    if not has_rich():
+        print(report)
+        return
+    rich = require("rich.table", extra="demo", purpose="the table")
+    boxes = require("rich.box", extra="demo", purpose="the table")
+    terminal = sys.stdout.isatty()
+    table = rich.Table(
+        title=f"{report.events}, every event ranked before it is learned", title_justify="left"
+    )
+    if terminal:  # no lines: three metrics just fit into 80 columns
+        table.box, table.pad_edge, table.padding = None, False, (0, 2, 0, 0)
+    else:
+        table.box = boxes.ASCII
+    table.add_column("model", no_wrap=True)
+    for metric in report.metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column("events/s", justify="right", no_wrap=True)
+    best = {m: max(result.metrics[m].value for result in report.models.values()) for m in report.metrics}
+    for name, result in report.models.items():
+        cells = []
+        for metric in report.metrics:
+            estimate = result.metrics[metric]
+            cell = f"{estimate.value:.4f} ± {(estimate.high - estimate.low) / 2:.4f}"
+            cells.append(f"[bold]{cell}[/bold]" if terminal and estimate.value == best[metric] else cell)
+        table.add_row(name, *cells, f"{result.events_per_second:,.0f}")
+    out = console()
+    # Better a line that the terminal wraps than figures that are cut off.
+    out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)
+    out.print(table)
+    for name, result in report.models.items():
+        if result.nonfinite:  # such scores count as misses, and the reader should know that there were any
+            out.print(f"{name}: {result.nonfinite} scores were not finite", markup=False)
+    out.print(report.protocol, markup=False, highlight=False)

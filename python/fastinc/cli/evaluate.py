@@ -1,0 +1,80 @@
+"""``fastinc evaluate``: prequential evaluation against the baselines."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fastinc.cli._console import progress, show_report
+from fastinc.cli._options import (
+    add_events,
+    add_model,
+    add_seed,
+    make_model,
+    open_events,
+    writable,
+    write_json,
+)
+from fastinc.cli.plot import need_matplotlib, plot_report
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "evaluate", help="rank and learn a file of events, and compare with the baselines"
+    )
+    add_events(parser)
+    group = parser.add_argument_group("evaluation")
+    group.add_argument(
+        "--metrics",
+        nargs="+",
+        default=["recall@10", "ndcg@10", "mrr"],
+        metavar="METRIC",
+        help="recall@K, ndcg@K or mrr (default: recall@10 ndcg@10 mrr)",
+    )
+    group.add_argument(
+        "--window", type=int, default=5000, metavar="N", help="events in a window (default: 5000)"
+    )
+    group.add_argument(
+        "--ties",
+        choices=("file", "shuffle"),
+        default="file",
+        help="events with equal timestamps: in the order of the file, or shuffled (default: file)",
+    )
+    group.add_argument("--no-baselines", action="store_true", help="evaluate the model alone")
+    group.add_argument("--json", metavar="OUT", help="write the report as JSON")
+    group.add_argument("--plot", metavar="OUT.png", help="draw the first metric over the stream")
+    add_model(parser)
+    add_seed(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate, print the table, and write what was asked for."""
+    import fastinc as fi
+
+    report_file, plot_file = writable(args.json, "--json"), writable(args.plot, "--plot")
+    if plot_file:
+        need_matplotlib()
+    model = make_model(args)
+    events = open_events(args.events, args.columns, args.min_label, args.errors)
+    with progress() as advance:
+        report = fi.evaluate.prequential(
+            model,
+            events,
+            metrics=tuple(args.metrics),
+            window=args.window,
+            baselines=not args.no_baselines,
+            ties=args.ties,
+            seed=args.seed,
+            progress=advance,
+        )
+    show_report(report)
+    if events.skipped:
+        print(f"{events.skipped} rows of {args.events} could not be parsed and were skipped")
+    if report_file:
+        write_json(report_file, report.to_dict())
+        print(f"report: {report_file}")
+    if plot_file:
+        plot_report(report, plot_file)
+        print(f"plot: {plot_file}")

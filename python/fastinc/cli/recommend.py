@@ -1,0 +1,72 @@
+"""``fastinc recommend``: ask a saved model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastinc._extras import require
+from fastinc.cli._options import to_json
+from fastinc.datasets import ids_from_text
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("recommend", help="ask a saved model for the best items of some users")
+    parser.add_argument("--model", required=True, metavar="DIR", help="where `fastinc train` saved the model")
+    parser.add_argument(
+        "--user", required=True, action="append", metavar="ID", help="a user; may be repeated"
+    )
+    parser.add_argument("-k", type=int, default=10, metavar="K", help="how many items for each (default: 10)")
+    parser.add_argument("--include-seen", action="store_true", help="let items the user has had take part")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the best items of every user, with their scores."""
+    import fastinc as fi
+
+    require("safetensors", extra="checkpoint", purpose="loading a model")
+    if args.k < 1:
+        raise ValueError(f"-k must be at least 1, got {args.k}")
+    if not Path(args.model).exists():
+        raise FileNotFoundError(f"{args.model}: there is no model")
+    model, _ = fi.checkpoint.load(args.model)
+    users, ids, scores = _ask(model, args.user, args.k, not args.include_seen)
+    answers = []
+    for user, row, values in zip(users.tolist(), ids.tolist(), scores.tolist(), strict=True):
+        pairs = [(item, score) for item, score in zip(row, values, strict=True) if score != -np.inf]
+        answers.append({"user": user, "items": [i for i, _ in pairs], "scores": [s for _, s in pairs]})
+    if args.json:
+        print(to_json(answers))
+        return
+    for answer in answers:
+        print(f"user {answer['user']}")
+        for rank, (item, score) in enumerate(zip(answer["items"], answer["scores"], strict=True), 1):
+            print(f"{rank:>4}  {item!s:<20} {score:.4f}")
+        if not answer["items"]:
+            print("      no items")
+
+
+def _ask(model: Any, texts: list[str], k: int, exclude_seen: bool) -> tuple[npt.NDArray[Any], Any, Any]:
+    """Return the users as ids of the model's type, their items and the scores.
+
+    A shell knows strings only. A model learned from integers or from strings, and refuses the others: so
+    users that read as integers are first asked for as such.
+    """
+    integers = ids_from_text(texts)
+    if integers.dtype.kind == "i":
+        try:
+            return integers, *model.recommend(integers, k=k, exclude_seen=exclude_seen)
+        except TypeError:
+            pass
+    users = np.array(texts, dtype=np.str_)
+    try:
+        return users, *model.recommend(users, k=k, exclude_seen=exclude_seen)
+    except TypeError as error:
+        raise ValueError(f"--user {' '.join(texts)}: {error}") from error

@@ -1,0 +1,45 @@
+"""``fastinc train``: learn a file of events and save the model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fastinc._extras import require
+from fastinc.cli._console import progress
+from fastinc.cli._options import add_events, add_model, add_seed, make_model, open_events
+
+_BATCH = 5000  # events between two steps of the progress bar
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser("train", help="learn a file of events and save the model")
+    add_events(parser)
+    parser.add_argument("--model", required=True, metavar="DIR", help="where to save the model")
+    add_model(parser)
+    add_seed(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Learn the events in the order of time (of the file, where they have no time) and save the model."""
+    import fastinc as fi
+
+    require("safetensors", extra="checkpoint", purpose="saving a model")
+    target = Path(args.model)
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"--model must be a directory, and {target} is a file")
+    model = make_model(args)
+    events = open_events(args.events, args.columns, args.min_label, args.errors)
+    if events.timestamps is not None:
+        events = events.sorted()
+    with progress() as advance:
+        for begin in range(0, len(events), _BATCH):
+            part = events[begin : begin + _BATCH]
+            model.partial_fit(part.users, part.items, part.labels, part.timestamps)
+            advance("learning", begin + len(part), len(events))
+    fi.checkpoint.save(model, target, position=len(events))
+    skipped = f" ({events.skipped} rows skipped)" if events.skipped else ""
+    print(f"learned {len(events):,} events of {events.name}{skipped}; the model is in {target}")

@@ -1,0 +1,354 @@
+"""Kernels over your own arrays: in place, zero copy.
+
+Arrays are NumPy arrays, torch CPU tensors, or anything with DLPack. Rows are float32, ids int32 or int64;
+arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their gradients are
+summed in float32 in a fixed order and each row takes one step, with the same bytes for any number of threads and
+any instruction set. The GIL is released.
+
+All updates share these parameters:
+
+``weights`` (num_rows, dim) float32, written; state arrays likewise, as each function says; ``ids`` (n,) int32 or
+int64 in [0, num_rows); ``grads`` (n, dim) float32; ``nonfinite`` "raise" refuses a batch with a gradient (or a
+sum of squares of summed gradients) that isn't finite in float32 and changes nothing, "skip" leaves out those rows.
+They return how many rows were skipped. Errors: TypeError (dtype), ValueError (shape, layout, non-finite,
+hyper-parameter), IndexError (id out of range); each names the argument and the value, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Literal
+
+import numpy as np
+
+from fastinc import _core
+
+__all__ = [
+    "adagrad_update",
+    "adam_update",
+    "dequantize_rowwise",
+    "quantize_rowwise",
+    "rowwise_adagrad_update",
+    "sgd_update",
+]
+
+NonFinite = Literal["raise", "skip"]
+#: A NumPy array, a torch CPU tensor, or anything with ``__dlpack__``.
+Array = Any
+
+
+@functools.lru_cache(maxsize=256)
+def _optimizer(name: str, parameters: tuple[tuple[str, float], ...]) -> _core.Optimizer:
+    core = _core.Optimizer(name)
+    for parameter, value in parameters:
+        core.set(parameter, value)
+    return core
+
+
+def _update(
+    name: str,
+    weights: Array,
+    state: dict[str, Array],
+    ids: Array,
+    grads: Array,
+    nonfinite: str,
+    **parameters: float,
+) -> int:
+    optimizer = _optimizer(name, tuple((key, float(value)) for key, value in parameters.items()))
+    return _core.update(optimizer, weights, list(state.values()), list(state), ids, grads, nonfinite)
+
+
+def sgd_update(
+    weights: Array,
+    ids: Array,
+    grads: Array,
+    *,
+    lr: float = 0.1,
+    momentum: float = 0.0,
+    momentum_buffer: Array | None = None,
+    weight_decay: float = 0.0,
+    nonfinite: NonFinite = "raise",
+) -> int:
+    """SGD on the rows in `ids`: ``w -= lr * (G + weight_decay * w)``; see :class:`fastinc.SGD`.
+
+    Parameters
+    ----------
+    weights, ids, grads, nonfinite
+        See :mod:`fastinc.ops`.
+    lr, weight_decay
+        Learning rate and L2 penalty, >= 0.
+    momentum
+        In [0, 1); above 0 it needs `momentum_buffer`.
+    momentum_buffer
+        (num_rows, dim) float32, written.
+
+    Returns
+    -------
+    int
+        Rows skipped.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> weights = np.zeros((3, 2), dtype=np.float32)
+    >>> fi.ops.sgd_update(weights, np.array([1, 1]), np.ones((2, 2), dtype=np.float32), lr=0.5)
+    0
+    >>> weights[1].tolist()
+    [-1.0, -1.0]
+    """
+    if momentum_buffer is None:
+        if momentum != 0.0:
+            raise ValueError(f"momentum_buffer is needed for momentum = {momentum}")
+        return _update("sgd", weights, {}, ids, grads, nonfinite, lr=lr, weight_decay=weight_decay)
+    state = {"momentum_buffer": momentum_buffer}
+    return _update(
+        "momentum_sgd",
+        weights,
+        state,
+        ids,
+        grads,
+        nonfinite,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+    )
+
+
+def adagrad_update(
+    weights: Array,
+    state: Array,
+    ids: Array,
+    grads: Array,
+    *,
+    lr: float = 0.1,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    nonfinite: NonFinite = "raise",
+) -> int:
+    """Adagrad: ``h += G**2; w -= lr * G / (sqrt(h) + eps)``; see :class:`fastinc.Adagrad`.
+
+    Parameters
+    ----------
+    weights, ids, grads, nonfinite
+        See :mod:`fastinc.ops`.
+    state
+        (num_rows, dim) float32: h, written.
+    lr, eps, weight_decay, decoupled_weight_decay
+        As in :class:`fastinc.Adagrad`.
+
+    Returns
+    -------
+    int
+        Rows skipped.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> weights, state = np.zeros((3, 2), dtype=np.float32), np.zeros((3, 2), dtype=np.float32)
+    >>> fi.ops.adagrad_update(weights, state, np.array([1]), np.full((1, 2), 3, dtype=np.float32), lr=0.5)
+    0
+    >>> weights[1].tolist(), state[1].tolist()
+    ([-0.5, -0.5], [9.0, 9.0])
+    """
+    return _update(
+        "adagrad",
+        weights,
+        {"state": state},
+        ids,
+        grads,
+        nonfinite,
+        lr=lr,
+        eps=eps,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+    )
+
+
+def rowwise_adagrad_update(
+    weights: Array,
+    state: Array,
+    ids: Array,
+    grads: Array,
+    *,
+    lr: float = 0.1,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    nonfinite: NonFinite = "raise",
+) -> int:
+    """Rowwise Adagrad: ``h += mean(G**2); w -= lr * G / (sqrt(h) + eps)``; see :class:`fastinc.RowWiseAdagrad`.
+
+    Parameters
+    ----------
+    weights, ids, grads, nonfinite
+        See :mod:`fastinc.ops`.
+    state
+        (num_rows,) float32: h, written.
+    lr, eps, weight_decay, decoupled_weight_decay
+        As in :class:`fastinc.RowWiseAdagrad`.
+
+    Returns
+    -------
+    int
+        Rows skipped.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> weights, state = np.zeros((3, 2), dtype=np.float32), np.zeros(3, dtype=np.float32)
+    >>> grads = np.full((1, 2), 3, dtype=np.float32)
+    >>> fi.ops.rowwise_adagrad_update(weights, state, np.array([1]), grads, lr=0.5)
+    0
+    >>> weights[1].tolist(), float(state[1])
+    ([-0.5, -0.5], 9.0)
+    """
+    return _update(
+        "rowwise_adagrad",
+        weights,
+        {"state": state},
+        ids,
+        grads,
+        nonfinite,
+        lr=lr,
+        eps=eps,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+    )
+
+
+def adam_update(
+    weights: Array,
+    exp_avg: Array,
+    exp_avg_sq: Array,
+    steps: Array,
+    ids: Array,
+    grads: Array,
+    *,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled_weight_decay: bool = False,
+    nonfinite: NonFinite = "raise",
+) -> int:
+    """Lazy Adam with a step count per row; see :class:`fastinc.Adam`.
+
+    Parameters
+    ----------
+    weights, ids, grads, nonfinite
+        See :mod:`fastinc.ops`.
+    exp_avg, exp_avg_sq
+        (num_rows, dim) float32: m and v, written.
+    steps
+        (num_rows,) float32: t of each row, written.
+    lr, beta1, beta2, eps, weight_decay, decoupled_weight_decay
+        As in :class:`fastinc.Adam`.
+
+    Returns
+    -------
+    int
+        Rows skipped.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> weights, m, v = (np.zeros((3, 2), dtype=np.float32) for _ in range(3))
+    >>> steps = np.zeros(3, dtype=np.float32)
+    >>> fi.ops.adam_update(weights, m, v, steps, np.array([1]), np.ones((1, 2), dtype=np.float32), lr=0.5)
+    0
+    >>> weights[1].round(6).tolist(), steps.tolist()
+    ([-0.5, -0.5], [0.0, 1.0, 0.0])
+    """
+    return _update(
+        "adam",
+        weights,
+        {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps},
+        ids,
+        grads,
+        nonfinite,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        eps=eps,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+    )
+
+
+def _shape_of(x: Array, name: str) -> tuple[int, int]:
+    shape = tuple(getattr(x, "shape", ()))
+    if len(shape) != 2:
+        raise ValueError(f"{name} has shape {shape}; it must be 2-D")
+    return int(shape[0]), int(shape[1])
+
+
+def _as_kind_of(x: Array, result: np.ndarray[Any, Any]) -> Array:
+    """Return `result` as a torch tensor on the same memory if x is one, else as it is."""
+    torch = sys.modules.get("torch")
+    return torch.from_numpy(result) if torch is not None and isinstance(x, torch.Tensor) else result
+
+
+def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
+    """Quantise rows to 8 bits in the fused rowwise format of FBGEMM and torch.
+
+    A row becomes its ``dim`` codes, then a float32 scale and a float32 bias: ``range = max - min``,
+    ``scale = range / 255``, ``bias = min``, ``code = rint((x - min) * 255 / (range + 1e-8))`` half to even.
+    Bit-exact with ``torch.ops.quantized.embedding_bag_byte_prepack``.
+
+    Parameters
+    ----------
+    x
+        (n, dim) float32, finite, dim >= 1.
+    out
+        (n, dim + 8) uint8 to write to; made if None.
+
+    Returns
+    -------
+    array
+        `out`; a torch tensor if `x` is one, else a NumPy array.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> fi.ops.quantize_rowwise(np.array([[0, 1, 2.55]], dtype=np.float32))[0, :3].tolist()
+    [0, 100, 255]
+    """
+    if out is None:
+        rows, dim = _shape_of(x, "x")
+        out = _as_kind_of(x, np.empty((rows, dim + 8), dtype=np.uint8))
+    _core.quantize_rowwise(x, out)
+    return out
+
+
+def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
+    """Undo :func:`quantize_rowwise`: ``float32(float64(code) * scale + bias)``.
+
+    Parameters
+    ----------
+    q
+        (n, dim + 8) uint8.
+    out
+        (n, dim) float32 to write to; made if None.
+
+    Returns
+    -------
+    array
+        `out`; a torch tensor if `q` is one, else a NumPy array.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> x = np.array([[0, 1, 2.55]], dtype=np.float32)
+    >>> fi.ops.dequantize_rowwise(fi.ops.quantize_rowwise(x)).round(4).tolist()
+    [[0.0, 1.0, 2.549999952316284]]
+    """
+    if out is None:
+        rows, columns = _shape_of(q, "q")
+        if columns < 9:
+            raise ValueError(f"q has {columns} columns; a row is at least 9 bytes (1 code, scale, bias)")
+        out = _as_kind_of(q, np.empty((rows, columns - 8), dtype=np.float32))
+    _core.dequantize_rowwise(q, out)
+    return out

@@ -1,0 +1,296 @@
+"""The online recommender: learns every event as it comes, answers from it at once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastinc import _core
+from fastinc._stream import StreamModel, _request_time
+from fastinc.init import Normal
+from fastinc.optimizers import Adagrad, Optimizer
+from fastinc.table import EmbeddingTable
+
+__all__ = ["Recommender"]
+
+#: Losses that learn from labels.
+_LABELLED = ("logistic", "mse")
+
+
+def _whole(value: Any, name: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} = {value!r} must be a whole number >= {least}")
+    return int(value)
+
+
+class Recommender(StreamModel):
+    """An embedding recommender that learns from the event stream while it serves.
+
+    A user is what they did lately, so a new user is served well from the first event on. With
+    ``h`` the user's last `window` items, most recent first, X their context vectors and U a vector of the user's
+    own, an item j with vector V_j and bias b_j scores
+
+    ``score(j) = <q, V_j> + b_j``, ``q = sum_l w_l X[h_l] + U[user]``,
+    ``w_l = l**-recency_exponent / (1 + age_l / time_scale)``.
+
+    One inner product, so any index can serve it; the item rows are an :class:`EmbeddingTable`
+    (:attr:`item_table`), and a :class:`fastinc.LiveIndex` over it is always up to date. Every event takes one
+    optimizer step per row it touches, in C++, in order; the same events and seed give the same bytes for any
+    batching, number of threads and instruction set.
+
+    Parameters
+    ----------
+    dim
+        Length of the vectors.
+    loss
+        "softmax": over the item and the negatives, whose logits get ``log((items - 1) / negatives)``.
+        "bpr": Bayesian personalised ranking (Rendle et al. 2009), the mean over the negatives.
+        "logistic": on labels in [0, 1], or without labels on 1 for the event against 0 for the negatives.
+        "mse": on labels, such as ratings.
+    user
+        "history" (the sum over recent items), "vector" (U alone: online matrix factorisation) or "both".
+    optimizer
+        For all rows; default ``Adagrad(lr=0.12, initial_accumulator_value=0.1)``.
+    negatives
+        Items drawn per event, uniformly and without repeats from the items seen, the user's last 100 left out.
+    window
+        Recent items in the user's sum.
+    history_size
+        Items remembered per user, for `window` and to leave out of recommendations.
+    recency_exponent
+        How fast weights fall with rank; 0 weighs all alike.
+    time_scale
+        Seconds; weights fall with age as ``1 / (1 + age / time_scale)``. None: age doesn't count.
+    init_std
+        Standard deviation of start vectors. Biases start at 0.
+    seed
+        Of start vectors and negatives.
+
+    Raises
+    ------
+    ValueError
+        An argument is out of range.
+
+    See Also
+    --------
+    fastinc.evaluate.prequential : test-then-train evaluation with baselines.
+
+    Examples
+    --------
+    >>> import fastinc as fi
+    >>> events = fi.datasets.synthetic(2000, n_users=50, n_items=40, seed=1)
+    >>> model = fi.Recommender(dim=16)
+    >>> _ = model.partial_fit(events.users, events.items, timestamps=events.timestamps)
+    >>> ids, scores = model.recommend(events.users[:3], k=5)
+    >>> ids.shape
+    (3, 5)
+    >>> ids, scores = model.recommend(123456, k=5)  # a user never seen
+    >>> len(ids)
+    5
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        loss: Literal["softmax", "bpr", "logistic", "mse"] = "softmax",
+        user: Literal["history", "vector", "both"] = "history",
+        optimizer: Optimizer | None = None,
+        *,
+        negatives: int = 200,
+        window: int = 20,
+        history_size: int = 1000,
+        recency_exponent: float = 0.7,
+        time_scale: float | None = 120.0,
+        init_std: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        if optimizer is None:
+            optimizer = Adagrad(lr=0.12, initial_accumulator_value=0.1)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()"
+            )
+        if time_scale is not None and not time_scale > 0:
+            raise ValueError(f"time_scale = {time_scale} must be > 0, or None")
+        self._config: dict[str, Any] = {
+            "dim": _whole(dim, "dim", 1),
+            "loss": loss,
+            "user": user,
+            "negatives": _whole(negatives, "negatives", 1),
+            "window": _whole(window, "window", 1),
+            "history_size": _whole(history_size, "history_size", 1),
+            "recency_exponent": float(recency_exponent),
+            "time_scale": None if time_scale is None else float(time_scale),
+            "init_std": float(init_std),
+            "seed": _whole(seed, "seed"),
+        }
+        self._optimizer = optimizer
+        core = _core.Recommender(optimizer._core, **{**self._config, "time_scale": time_scale or 0.0})
+        super().__init__(core)
+        self._core: _core.Recommender = core
+        self.uses_labels = loss in _LABELLED
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of all rows; set its parameters to change them from the next call on."""
+        return self._optimizer
+
+    @property
+    def item_table(self) -> EmbeddingTable:
+        """Item rows, (dim + 1): vector and bias. Keyed by item code (:meth:`item_codes`); only the model writes it."""
+        init = Normal(std=self._config["init_std"])
+        return EmbeddingTable._view(self._core.items, self._optimizer, init, "Recommender")
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the constructor's arguments.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender(dim=8).get_params()["dim"]
+        8
+        """
+        return {**self._config, "optimizer": self._optimizer}
+
+    def __repr__(self) -> str:
+        return (
+            f"Recommender(dim={self._config['dim']}, loss={self._config['loss']!r}, "
+            f"user={self._config['user']!r}, users={self.n_users}, items={self.n_items}, events={self.n_events})"
+        )
+
+    def _check_labels(self, labels: NDArray[np.float32] | None, n: int) -> None:
+        loss = self._config["loss"]
+        if labels is None:
+            if loss == "mse" and n > 0:
+                raise ValueError("labels: loss='mse' needs them")
+            return
+        if loss not in _LABELLED:
+            raise ValueError(
+                f"labels: loss={loss!r} learns from events that happened; leave labels out (and drop events that "
+                "aren't positive), or use loss='logistic' or 'mse'"
+            )
+        if loss == "logistic":
+            outside = ~((labels >= 0) & (labels <= 1))
+            if outside.any():
+                first = int(np.argmax(outside))
+                raise ValueError(f"labels[{first}] = {labels[first]} must be in [0, 1] for loss='logistic'")
+
+    def predict(self, users: Any, items: Any, at: float | None = None) -> NDArray[np.float32]:
+        """Return the score of each (user, item) pair; nothing is learned or allocated for unknown ids.
+
+        Parameters
+        ----------
+        users, items
+            (n,) ids, or one of each.
+        at
+            Request time in seconds; default the latest event's.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n,) float32: a probability for loss "logistic", in label units for "mse", else a score. An unknown
+            item scores as one without vector and bias.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender(loss="mse").partial_fit([1, 1], [10, 11], labels=[4.0, 2.0])
+        >>> model.predict([1], [99]).tolist()
+        [3.0]
+        """
+        single = np.ndim(users) == 0 and np.ndim(items) == 0
+        user_codes = self._user_ids.encode(np.atleast_1d(users), add=False)
+        item_codes = self._item_ids.encode(np.atleast_1d(items), add=False)
+        if len(user_codes) != len(item_codes):
+            raise ValueError(f"items has length {len(item_codes)}; users has {len(user_codes)}")
+        scores = self._core.predict(user_codes, item_codes, _request_time(at))
+        return scores[0] if single else scores
+
+    def similar_items(self, items: Any, k: int = 10) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return the k items nearest to each item by cosine of their vectors, itself left out.
+
+        Parameters
+        ----------
+        items
+            (n,) ids, or one.
+        k
+            Neighbours per item, >= 1.
+
+        Returns
+        -------
+        ids
+            (n, k) item ids, padded with -1 (or ""); all padding for an unknown item. (k,) for one item.
+        scores
+            (n, k) float32 cosines, padded with -inf.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender().partial_fit(["ann", "ann"], ["tea", "milk"])
+        >>> model.similar_items("tea", k=1)[0].tolist()
+        ['milk']
+        """
+        single = np.ndim(items) == 0
+        codes = self._item_ids.encode(np.atleast_1d(items), add=False)
+        neighbours, scores = self._core.similar_items(codes, _whole(k, "k", 1))
+        ids = self._item_ids.decode(neighbours)
+        return (ids[0], scores[0]) if single else (ids, scores)
+
+    def user_vectors(self, users: Any, at: float | None = None) -> NDArray[np.float32]:
+        """Return (n, dim + 1) query vectors: their inner product with a row of :attr:`item_table` is the score.
+
+        Parameters
+        ----------
+        users
+            (n,) ids.
+        at
+            Request time in seconds; default the latest event's.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender(dim=4).user_vectors([1]).tolist()
+        [[0.0, 0.0, 0.0, 0.0, 1.0]]
+        """
+        codes = self._user_ids.encode(np.atleast_1d(users), add=False)
+        return self._core.user_vectors(codes, _request_time(at))
+
+    def item_codes(self, items: Any) -> NDArray[np.int64]:
+        """Return the ids of `items` in :attr:`item_table`; -1 for items never seen."""
+        return self._item_ids.encode(np.atleast_1d(items), add=False)
+
+    def items_of(self, codes: Any) -> NDArray[Any]:
+        """Return the item ids of codes, as :attr:`item_table` and an index over it know them."""
+        return self._item_ids.decode(np.asarray(codes, dtype=np.int64))
+
+    def memory_usage(self) -> dict[str, int]:
+        """Return allocated bytes by part: items, contexts, users, histories, ids, and their total.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender().memory_usage()["items"]
+        0
+        """
+        parts = self._core.memory_usage()
+        total = parts.pop("total")
+        ids = self._user_ids.memory_usage() + self._item_ids.memory_usage()
+        return {**parts, "ids": ids, "total": total + ids}
+
+    def stats(self) -> dict[str, int]:
+        """Return counters: users, items, events, and events skipped because a step would not have been finite.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender().stats()["events"]
+        0
+        """
+        return {
+            "users": self.n_users,
+            "items": self.n_items,
+            "events": self.n_events,
+            "skipped": self._core.skipped_events,
+        }
