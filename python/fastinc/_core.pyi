@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,3 +113,29 @@ class Recommender(StreamModel):
     def export_state(self) -> dict[str, Any]: ...
     def import_state(self, state: dict[str, Any]) -> None: ...
     def memory_usage(self) -> dict[str, int]: ...
+
+class Popularity(StreamModel):
+    def __init__(self, history_size: int) -> None: ...
+
+class ItemKnn(StreamModel):
+    def __init__(self, recency: str, history_size: int) -> None: ...
+
+class PrequentialRun:
+    NEW_ITEM: ClassVar[int]
+    WARM_UP: ClassVar[int]
+    NOT_TARGET: ClassVar[int]
+    NO_HISTORY: ClassVar[int]
+    REPEAT: ClassVar[int]
+    NON_FINITE: ClassVar[int]
+    def __init__(self, warm_up: int, exclude_seen: bool) -> None: ...
+    @property
+    def position(self) -> int: ...
+    def run(
+        self,
+        model: StreamModel,
+        users: NDArray[np.int64],
+        items: NDArray[np.int64],
+        labels: NDArray[np.float32] | None,
+        times: NDArray[np.float64] | None,
+        targets: NDArray[np.uint8] | None,
+    ) -> NDArray[np.int32]: ...

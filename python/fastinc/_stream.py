@@ -15,6 +15,8 @@ from fastinc._ids import IdMap
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from fastinc.datasets import Events
+
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.float64] | None]
 
 
@@ -77,7 +79,7 @@ class StreamModel:
                 "(and drop events that aren't positive)"
             )
 
-    def _encode_events(self, events: Any) -> Columns:
+    def _encode_events(self, events: Events) -> Columns:
         """Columns of a :class:`fastinc.datasets.Events`, labels only if this model uses them."""
         labels = events.labels if self.uses_labels else None
         return self._encode_columns(events.users, events.items, labels, events.timestamps)
@@ -108,6 +110,28 @@ class StreamModel:
             labels = None if labels is None else np.atleast_1d(labels)
             timestamps = None if timestamps is None else np.atleast_1d(timestamps)
         self._core.partial_fit(*self._encode_columns(users, items, labels, timestamps))
+        return self
+
+    def partial_fit_events(self, events: Events) -> Self:
+        """Learn a :class:`fastinc.datasets.Events` in order, with its labels only if this model uses labels.
+
+        Parameters
+        ----------
+        events
+            Columns of events, in the order to learn them (``events.sorted()`` sorts by time).
+
+        Returns
+        -------
+        self
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> events = fi.datasets.synthetic(500, n_users=20, n_items=30)
+        >>> fi.Recommender().partial_fit_events(events).n_events
+        500
+        """
+        self._core.partial_fit(*self._encode_events(events))
         return self
 
     def recommend(

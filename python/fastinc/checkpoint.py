@@ -197,13 +197,11 @@ def save(obj: EmbeddingTable | Recommender, path: str | os.PathLike[str], positi
     >>> restored, position
     (Recommender(dim=4, loss='softmax', user='history', users=1, items=2, events=2), 2)
     """
-    for kind, (type_, parts, _) in _KINDS.items():
-        if isinstance(obj, type_):
-            break
-    else:
+    kind = next((name for name, (type_, _, _) in _KINDS.items() if isinstance(obj, type_)), None)
+    if kind is None:
         raise TypeError(f"obj = {obj!r} is not an EmbeddingTable or a Recommender")
     safetensors = _safetensors()
-    parameters, arrays = parts(obj)
+    parameters, arrays = _KINDS[kind][1](obj)
     data: bytes = safetensors.save(arrays)
     digest = hashlib.sha256(data).hexdigest()
     manifest: dict[str, Any] = {

@@ -6,19 +6,20 @@ Each distinct id of a batch takes one step on the float32 sum G of its gradients
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
-from fastinc import _core
+from fastinc._core import Optimizer as _CoreOptimizer
 
 __all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "RowWiseAdagrad"]
 
-_T = TypeVar("_T", float, bool)
+_T = TypeVar("_T")
 
 
 class _Parameter(Generic[_T]):
     """An attribute that lives in the engine, which checks its range."""
 
-    def __init__(self, kind: type[_T]) -> None:
+    def __init__(self, kind: Callable[[float], _T]) -> None:
         self._kind = kind
 
     def __set_name__(self, owner: type[Optimizer], name: str) -> None:
@@ -35,7 +36,7 @@ class _Parameter(Generic[_T]):
         return self._kind(instance._core.get(self._name))
 
     def __set__(self, instance: Optimizer, value: _T) -> None:
-        instance._core.set(self._name, float(value))
+        instance._core.set(self._name, float(value))  # type: ignore[arg-type]  # float or bool
 
 
 class Optimizer:
@@ -51,13 +52,13 @@ class Optimizer:
     """
 
     _parameters: ClassVar[tuple[str, ...]] = ()
-    _core: _core.Optimizer
+    _core: _CoreOptimizer
 
     def __init__(self) -> None:
         raise TypeError("Optimizer is a base class; make one of its subclasses, such as fastinc.Adagrad")
 
     def _configure(self, name: str, **parameters: float) -> None:
-        core = _core.Optimizer(name)
+        core = _CoreOptimizer(name)
         for parameter, value in parameters.items():
             core.set(parameter, float(value))
         self._core = core

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -412,6 +412,6 @@ class EmbeddingTable:
         self._core.import_state(state["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingTable:
-        twin = cast(EmbeddingTable, type(self).__new__(type(self)))
+        twin = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return twin

@@ -51,6 +51,11 @@ struct Kernels {
   /// out[j] = <query, row r[j]>; rows null means 0 .. n-1
   void (*score_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
                      float* out);
+  /// out[j] = |query - row r[j]|^2
+  void (*squared_distances)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
+                            float* out);
+  /// out[j] = |row r[j]|^2
+  void (*squared_norms)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, float* out);
   /// out += sum_j coefficients[j] * row r[j], in order of j
   void (*accumulate_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
                           const float* coefficients, float* out);

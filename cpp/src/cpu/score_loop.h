@@ -23,6 +23,21 @@ static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std
   }
 }
 
+static void squared_distances(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
+                              float* out) {
+  for (std::size_t j = 0; j < n; ++j) {
+    const float* x = row_pointer(rows, rows.weights, row_numbers[j]);
+    out[j] = lane_sum(rows.dim, [=](std::size_t i) { return (query[i] - x[i]) * (query[i] - x[i]); });
+  }
+}
+
+static void squared_norms(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, float* out) {
+  for (std::size_t j = 0; j < n; ++j) {
+    const float* x = row_pointer(rows, rows.weights, row_numbers[j]);
+    out[j] = dot(x, x, rows.dim);
+  }
+}
+
 static void add_scaled(float* __restrict out, const float* __restrict x, float c, std::size_t n) {
   FASTINC_VECTORIZE
   for (std::size_t i = 0; i < n; ++i) out[i] += c * x[i];

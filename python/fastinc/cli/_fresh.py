@@ -112,7 +112,7 @@ def _visit(model: fi.Recommender, events: Events, own: npt.NDArray[np.int64], le
 
 def _learn(model: fi.Recommender, events: Events) -> None:
     if len(events):
-        model.partial_fit(events.users, events.items, events.labels, events.timestamps)
+        model.partial_fit_events(events)
 
 
 def _ask(model: fi.Recommender, fresh: Events, at: int) -> list[Any]:

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     with progress() as advance:
         for begin in range(0, len(events), _BATCH):
             part = events[begin : begin + _BATCH]
-            model.partial_fit(part.users, part.items, part.labels, part.timestamps)
+            model.partial_fit_events(part)
             advance("learning", begin + len(part), len(events))
     fi.checkpoint.save(model, target, position=len(events))
     skipped = f" ({events.skipped} rows skipped)" if events.skipped else ""

@@ -117,7 +117,7 @@ def prequential(
     Examples
     --------
     >>> import fastinc as fi
-    >>> events = fi.datasets.synthetic(2000, 40, 100, seed=1)
+    >>> events = fi.datasets.synthetic(2000, 60, 200, seed=1)
     >>> report = fi.evaluate.prequential(fi.Recommender(dim=8), events, metrics=["recall@10"], window=500)
     >>> list(report.models)
     ['fastinc', 'popularity', 'item-kNN', 'item-kNN (recency)']
@@ -160,6 +160,8 @@ def _check(
     if not 0.0 <= warmup < 1.0:
         raise ValueError(f"warmup must be from 0 to below 1, got {warmup}")
     if isinstance(model, StreamModel):
+        # All labels now: a bad one at the end must not stop a model that has learned all before it.
+        model._check_labels(events.labels if model.uses_labels else None, len(events))
         return
     for method in ("partial_fit", "recommend"):
         if not callable(getattr(model, method, None)):
@@ -211,8 +213,8 @@ def _words(events: Events, ties: str, seed: int, warm_up: int, exclude_seen: boo
         f"request time: {'the time of the event' if timed else '0 (no timestamps)'}",
         "equal scores: the item met first ranks first",
         "not finite: where the item's score is not finite, or a candidate's NaN or +inf, that is a miss",
-        "intervals: 95 %, events taken as independent; Wilson for recall, normal for the others; "
-        f"windows of {window:,} scored events",
+        "intervals: 95 %, events taken as independent; Wilson for recall, normal for the others",
+        f"windows: {window:,} scored events",
     ]
     if events.labels is not None:
         lines.insert(5, "labels: an event with a label of at most 0 is skipped")

@@ -1,0 +1,50 @@
+"""Fixtures that every engine test shares: instruction set and thread count, restored afterwards."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import fastinc as fi
+
+# `_reference` and its kin, under every import mode of pytest.
+sys.path.insert(0, str(Path(__file__).parent))
+
+settings.register_profile(
+    "fastinc", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("fastinc")
+
+
+@pytest.fixture(params=["base", "v3", "v4"])
+def isa(request):
+    """Run the test under each instruction set this CPU and build have."""
+    if request.param not in fi.info()["isas"]:
+        pytest.skip(f"this CPU or build has {fi.info()['isas']}, not {request.param}")
+    before = fi.get_isa()
+    fi.set_isa(request.param)
+    assert fi.get_isa() == request.param
+    yield request.param
+    fi.set_isa(before)
+
+
+@pytest.fixture(params=[1, 2, 4])
+def threads(request):
+    """Run the test with several thread counts, whatever the number of CPUs."""
+    before = fi.get_num_threads()
+    fi.set_num_threads(request.param)
+    assert fi.get_num_threads() == request.param
+    yield request.param
+    fi.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread():
+    """One thread for the engine, so that timing tests have the other CPU."""
+    before = fi.get_num_threads()
+    fi.set_num_threads(1)
+    yield
+    fi.set_num_threads(before)
