@@ -39,9 +39,10 @@ struct Lists {
 
 /// A search's arguments, checked, and its results.
 struct Call {
-  Call(const Table& table, py::handle queries_in, std::int64_t k, const std::string& metric, const Lists& exclude,
-       const Lists& only)
-      : queries(float32_matrix(queries_in, "queries", Access::kRead, kAny, static_cast<std::int64_t>(table.dim()))) {
+  Call(const Table& table, py::handle queries_in, std::int64_t k, const std::string& metric,
+       const Lists& exclude, const Lists& only)
+      : queries(float32_matrix(queries_in, "queries", Access::kRead, kAny,
+                               static_cast<std::int64_t>(table.dim()))) {
     if (k < 1) throw py::value_error("k = " + std::to_string(k) + " must be at least 1");
     request.queries = queries.data<float>();
     request.n = queries.size(0);
@@ -80,7 +81,8 @@ py::tuple search(const Table& table, py::handle queries, std::int64_t k, const s
 
 py::tuple merged_search(const Table& table, py::handle queries, std::int64_t k, const std::string& metric,
                         const py::object& exclude_ids, const py::object& exclude_offsets,
-                        const py::object& candidate_ids, const py::object& candidate_offsets, std::uint64_t since) {
+                        const py::object& candidate_ids, const py::object& candidate_offsets,
+                        std::uint64_t since) {
   const Lists exclude(exclude_ids, exclude_offsets, "exclude");
   const Lists candidates(candidate_ids, candidate_offsets, "candidate");
   Call call(table, queries, k, metric, exclude, candidates);
@@ -100,8 +102,8 @@ py::tuple rows(const Table& table) {
   float* const weights = held->weights.data();
   const std::uint64_t version = held->version;
   const py::capsule owner(held.release(), [](void* p) { delete static_cast<RowsAtVersion*>(p); });
-  return py::make_tuple(py::array_t<std::int64_t>(n, ids, owner), py::array_t<float>({n, dim}, weights, owner),
-                        version);
+  return py::make_tuple(py::array_t<std::int64_t>(n, ids, owner),
+                        py::array_t<float>({n, dim}, weights, owner), version);
 }
 
 }  // namespace
@@ -111,10 +113,11 @@ void register_index(py::module_& m) {
   m.def("exact_search", &search, py::arg("table"), py::arg("queries"), py::arg("k"), py::arg("metric"),
         py::arg("exclude_ids") = py::none(), py::arg("exclude_offsets") = py::none(),
         py::arg("only_ids") = py::none(), py::arg("only_offsets") = py::none());
-  // -> scores, ids, version, the table's rows, its rows written after `since`, candidates scored for each query (n,)
-  m.def("merged_search", &merged_search, py::arg("table"), py::arg("queries"), py::arg("k"), py::arg("metric"),
-        py::arg("exclude_ids"), py::arg("exclude_offsets"), py::arg("candidate_ids"), py::arg("candidate_offsets"),
-        py::arg("since"));
+  // -> scores, ids, version, the table's rows, its rows written after `since`, candidates scored for each
+  // query (n,)
+  m.def("merged_search", &merged_search, py::arg("table"), py::arg("queries"), py::arg("k"),
+        py::arg("metric"), py::arg("exclude_ids"), py::arg("exclude_offsets"), py::arg("candidate_ids"),
+        py::arg("candidate_offsets"), py::arg("since"));
   // -> ids (rows,) ascending, weights (rows, dim), version: one state of the table
   m.def("rows_at_version", &rows, py::arg("table"));
 }

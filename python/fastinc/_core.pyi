@@ -61,6 +61,29 @@ class Table:
     def export_state(self, state_floats: int) -> dict[str, Any]: ...
     def import_state(self, state: dict[str, Any]) -> None: ...
 
+def exact_search(
+    table: Table,
+    queries: Any,
+    k: int,
+    metric: str,
+    exclude_ids: Any = ...,
+    exclude_offsets: Any = ...,
+    only_ids: Any = ...,
+    only_offsets: Any = ...,
+) -> tuple[_Float32, _Int64, int]: ...
+def merged_search(
+    table: Table,
+    queries: Any,
+    k: int,
+    metric: str,
+    exclude_ids: Any,
+    exclude_offsets: Any,
+    candidate_ids: Any,
+    candidate_offsets: Any,
+    since: int,
+) -> tuple[_Float32, _Int64, int, int, int, _Int64]: ...
+def rows_at_version(table: Table) -> tuple[_Int64, _Float32, int]: ...
+
 class IdMap:
     def __init__(self) -> None: ...
     def __len__(self) -> int: ...

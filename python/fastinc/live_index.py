@@ -267,8 +267,8 @@ class LiveIndex:
 
     def _may_tie(self, worst: Float32, last: Float32) -> NDArray[np.bool_]:
         """Whether rows that the base kept back may score as well as the k-th, rounding included."""
-        margin = 1e-5 * np.maximum(np.abs(worst), np.abs(last))
-        ahead: NDArray[np.bool_] = last <= worst + margin if self._metric == "l2" else last >= worst - margin
+        lead = last.astype(np.float64) - worst if self._metric != "l2" else worst.astype(np.float64) - last
+        ahead: NDArray[np.bool_] = lead >= -1e-5 * np.maximum(np.abs(worst), np.abs(last))
         return ahead
 
     def _rebuild(self, stale: FaissBase | None, *, wait: bool) -> None:

@@ -14,7 +14,7 @@ import fastinc as fi
 sys.path.insert(0, str(Path(__file__).parent))
 
 settings.register_profile(
-    "fastinc", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+    "fastinc", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fastinc")
 

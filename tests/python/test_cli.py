@@ -290,8 +290,9 @@ class Recorder:
     def __init__(self):
         self.learned, self.asked, self.count = [], [], 0
 
-    def partial_fit(self, users, items, labels=None, timestamps=None):
-        self.learned += zip(users.tolist(), items.tolist(), timestamps.tolist(), strict=True)
+    def partial_fit_events(self, events):
+        columns = (events.users, events.items, events.timestamps)
+        self.learned += zip(*(column.tolist() for column in columns), strict=True)
 
     def recommend(self, users, k, at):
         self.asked.append((users.tolist(), at, len(self.learned)))

@@ -14,8 +14,8 @@ namespace fastinc {
 /// What a score is. The best come first: largest inner product or cosine, smallest squared distance.
 enum class Metric : std::uint8_t { kIp, kCosine, kL2 };
 
-/// Ids for every query (no offsets), or lists of their own: query i has ids[offsets[i]] .. ids[offsets[i + 1] - 1].
-/// Ids without a row, and repeats, are allowed and count for nothing.
+/// Ids for every query (no offsets), or lists of their own: query i has ids[offsets[i]] .. ids[offsets[i + 1]
+/// - 1]. Ids without a row, and repeats, are allowed and count for nothing.
 struct IdLists {
   std::span<const std::int64_t> ids;      // (ids,)
   std::span<const std::int64_t> offsets;  // () or (n + 1,): from 0 to the number of ids, non-decreasing
@@ -27,8 +27,8 @@ struct SearchRequest {
   std::size_t k = 0;  // at least 1
   Metric metric = Metric::kIp;
   IdLists exclude;
-  /// Without `only` and `since` every row is a candidate. With either, candidates are the rows in `only` and every
-  /// row written after version `since`.
+  /// Without `only` and `since` every row is a candidate. With either, candidates are the rows in `only` and
+  /// every row written after version `since`.
   std::optional<IdLists> only;
   std::optional<std::uint64_t> since;
 };
@@ -43,9 +43,10 @@ struct SearchedState {
 /// The k best rows of each query, best first, equal float32 scores by smaller id, under one shared lock.
 ///   scores, ids: (n, k), padded with id -1 and score -3.4028235e38 (kL2: +3.4028235e38)
 ///   found: (n,) or nullptr: rows of `only`, not excluded and not written after `since`, that were scored
-/// Scores are float32, in the same bytes for any thread count and instruction set; one that float32 arithmetic
-/// would overflow on the way to is summed in float64 and saturates at the largest float32. The cosine of a zero
-/// row or a zero query is 0. Throws std::invalid_argument, naming the argument and the value.
+/// Scores are float32, in the same bytes for any thread count and instruction set; one that float32
+/// arithmetic would overflow on the way to is summed in float64 and saturates at the largest float32. The
+/// cosine of a zero row or a zero query is 0. Throws std::invalid_argument, naming the argument and the
+/// value.
 SearchedState exact_search(const Table& table, const SearchRequest& request, float* scores, std::int64_t* ids,
                            std::int64_t* found = nullptr);
 

@@ -83,7 +83,7 @@ class Table {
   /// Bytes by part ("weights", "state", "codes", "ids", "versions", "map", "removed", "total").
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
 
-  /// Counters by name ("rows", "capacity", "version", "inserted", "removed", "skipped").
+  /// Counters by name ("rows", "slots", "version", "inserted", "removed", "skipped_nonfinite").
   std::vector<std::pair<std::string, std::uint64_t>> stats() const;
 
   TableState export_state() const;

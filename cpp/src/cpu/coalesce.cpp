@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -23,7 +24,8 @@ unsigned bits_for(std::uint64_t count) {
 
 unsigned position_bits_for(std::size_t n, std::uint64_t num_rows) {
   const unsigned position_bits = bits_for(n);
-  if (position_bits > 32 || position_bits + bits_for(num_rows) > 64) {
+  // positions and starts are 32 bits, and the last start is n itself
+  if (n > std::numeric_limits<std::uint32_t>::max() || position_bits + bits_for(num_rows) > 64) {
     throw std::invalid_argument("ids: a batch of " + std::to_string(n) + " over " + std::to_string(num_rows) +
                                 " rows is too large for one call; split it");
   }

@@ -18,9 +18,9 @@ namespace {
 
 using ReadLock = std::shared_lock<std::shared_mutex>;
 
-constexpr std::size_t kRowBlock = 256;       // rows scored for every query of a block while they are in the cache
-constexpr std::size_t kQueryBlock = 64;      // queries answered in one pass over the rows
-constexpr std::size_t kMaxHeld = 1u << 22;   // candidates held at once, by all threads
+constexpr std::size_t kRowBlock = 256;   // rows scored for every query of a block while they are in the cache
+constexpr std::size_t kQueryBlock = 64;  // queries answered in one pass over the rows
+constexpr std::size_t kMaxHeld = 1u << 22;  // candidates held at once, by all threads
 constexpr std::uint64_t kNever = ~std::uint64_t{0};
 
 /// rank is the score, negated where small is good: larger is better.
@@ -98,7 +98,9 @@ SlotLists find_slots(const RowStore& store, const IdLists& lists, std::uint64_t 
 }
 
 /// Outside this range a float32 norm, or a product of two, may overflow or lose its digits.
-bool is_safe(float squared_norm) { return squared_norm > 1e-30f && squared_norm < 1e30f; }
+bool is_safe(float squared_norm) {
+  return squared_norm > 1e-30f && squared_norm < 1e30f;
+}
 
 float saturate(double x) {
   constexpr double kLargest = FLT_MAX;
@@ -292,8 +294,8 @@ void Search::run(float* scores, std::int64_t* ids, std::int64_t* found) {
   }
   const std::size_t capacity = std::min(request_.k, scanned_ + longest);
   const std::size_t queries = std::min(kQueryBlock, request_.n);
-  const std::size_t threads = std::min(std::max<std::size_t>(scanned_, 1),
-                                       threads_for(scanned_ * store_.dim() * queries));
+  const std::size_t threads =
+      std::min(std::max<std::size_t>(scanned_, 1), threads_for(scanned_ * store_.dim() * queries));
   const std::size_t block =
       std::clamp<std::size_t>(kMaxHeld / (std::max<std::size_t>(capacity, 1) * threads), 1, kQueryBlock);
   std::vector<Candidate> held(std::min(block, queries) * threads * capacity);

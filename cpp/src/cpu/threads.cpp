@@ -26,8 +26,14 @@ constexpr int kMaxThreads = 1024;
 
 class Pool {
  public:
-  explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  explicit Pool(int threads) : threads_(threads) {
+    try {
+      workers_.reserve(static_cast<std::size_t>(threads - 1));
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::exception&) {
+      // The system has no more threads or memory to give: the same work, on those there are. An exception here
+      // would leave a caller's update half done.
+    }
   }
   ~Pool() {
     {
@@ -40,7 +46,8 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  /// As many as were asked for.
+  int threads() const { return threads_; }
 
   void run(std::size_t count, void (*task)(void*, std::size_t) noexcept, void* context) {
     {
@@ -81,6 +88,7 @@ class Pool {
     }
   }
 
+  const int threads_;
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::vector<std::thread> workers_;
@@ -112,9 +120,25 @@ int default_threads() {
 }
 
 struct State {
-  std::mutex in_use;  // held by the call that has the pool
+  std::atomic<bool> in_use{false};  // by the call that has the pool; not a mutex, for a nested call asks as well
   std::unique_ptr<Pool> pool;
   std::atomic<int> threads{default_threads()};
+};
+
+/// The pool for as long as this lives, if nobody has it.
+class Turn {
+ public:
+  explicit Turn(std::atomic<bool>& in_use) : in_use_(in_use), mine_(!in_use.exchange(true)) {}
+  ~Turn() {
+    if (mine_) in_use_ = false;
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  bool mine() const { return mine_; }
+
+ private:
+  std::atomic<bool>& in_use_;
+  const bool mine_;
 };
 
 // Never destroyed: daemon threads of the caller may still be in a call while the process exits. After a fork
@@ -141,11 +165,12 @@ State& state() {
 void run_tasks(std::size_t count, void (*task)(void*, std::size_t) noexcept, void* context) {
   State& shared = state();
   if (count > 1 && shared.threads > 1) {
-    const std::unique_lock lock(shared.in_use, std::try_to_lock);
-    if (lock.owns_lock()) {
-      if (shared.pool == nullptr || shared.pool->threads() != shared.threads) {
+    const Turn turn(shared.in_use);
+    if (turn.mine()) {
+      const int threads = shared.threads;
+      if (shared.pool == nullptr || shared.pool->threads() != threads) {
         shared.pool = nullptr;
-        shared.pool = std::make_unique<Pool>(shared.threads);
+        shared.pool = std::make_unique<Pool>(threads);
       }
       shared.pool->run(count, task, context);
       return;

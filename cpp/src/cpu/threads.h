@@ -21,11 +21,10 @@ void parallel_tasks(std::size_t count, Task&& task) {
 /// How many threads are worth starting for this many floats of work.
 std::size_t threads_for(std::size_t floats);
 
-/// Split [0, n) evenly into threads_for(n * floats_each) ranges: task(begin, end, range index).
+/// Split [0, n) evenly into at most `most` ranges: task(begin, end, range index).
 template <class Task>
-void parallel_ranges(std::size_t n, std::size_t floats_each, Task&& task) {
-  const std::size_t wanted = threads_for(n * floats_each);
-  const std::size_t parts = wanted < n ? wanted : (n > 0 ? n : 1);
+void parallel_parts(std::size_t n, std::size_t most, Task&& task) {
+  const std::size_t parts = most < n ? most : (n > 0 ? n : 1);
   if (parts <= 1) {
     task(std::size_t{0}, n, std::size_t{0});
     return;
@@ -34,6 +33,13 @@ void parallel_ranges(std::size_t n, std::size_t floats_each, Task&& task) {
     task(n / parts * part + (n % parts) * part / parts, n / parts * (part + 1) + (n % parts) * (part + 1) / parts,
          part);
   });
+}
+
+/// The same with threads_for(n * floats_each) ranges. Where each range needs memory of its own, ask threads_for()
+/// once and use parallel_parts(): the number of threads may change at any time.
+template <class Task>
+void parallel_ranges(std::size_t n, std::size_t floats_each, Task&& task) {
+  parallel_parts(n, threads_for(n * floats_each), task);
 }
 
 }  // namespace fastinc

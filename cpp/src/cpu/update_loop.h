@@ -147,10 +147,9 @@ static void scaled_step(const ScaledStepTask& task) {
 
 static std::uint32_t max_abs_bits(const float* x, std::size_t n) {
   std::uint32_t largest = 0;
-  const std::uint32_t* bits = reinterpret_cast<const std::uint32_t*>(x);
   FASTINC_VECTORIZE
   for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t magnitude = bits[i] & 0x7fffffffu;
+    const std::uint32_t magnitude = float_bits(x[i]) & 0x7fffffffu;
     largest = magnitude > largest ? magnitude : largest;
   }
   return largest;

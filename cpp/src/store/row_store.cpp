@@ -66,12 +66,10 @@ void RowStore::add_page() {
 }
 
 void RowStore::reserve(std::size_t new_rows) {
-  if (new_rows == 0) return;
   const std::size_t fresh = new_rows > free_.size() ? new_rows - free_.size() : 0;
   if (slot_count_ + fresh >= kNoSlot) {
     throw std::length_error("table: more than " + std::to_string(kNoSlot) + " rows");
   }
-  map_.reserve(map_.size() + new_rows);
   while (pages_.size() * rows_per_page() < slot_count_ + fresh) add_page();
 }
 
@@ -90,22 +88,32 @@ void RowStore::find_or_create(std::span<const std::int64_t> ids, std::uint64_t v
     unknown += slots[i] == kNoSlot;
   }
   if (unknown == 0) return;
-  reserve(unknown);  // everything that can fail; nothing below allocates
+  thread_local std::vector<std::size_t> created;  // where each new id occurs first
+  created.clear();
+  created.reserve(unknown);
+  try {
+    for (std::size_t i = 0; i < n; ++i) {
+      if (slots[i] == kNoSlot && map_.try_emplace(ids[i], kNoSlot).second) created.push_back(i);
+    }
+    reserve(created.size());
+  } catch (...) {
+    for (const std::size_t i : created) map_.erase(ids[i]);
+    throw;
+  }
+  // nothing below allocates
   const auto start = kernels().start_row;
   const float fresh = initial_state(optimizer_->params());
+  for (const std::size_t i : created) {
+    const Slot slot = slots[i] = map_.find(ids[i])->second = take_slot();
+    start(init_, ids[i], weights(slot), dim_);
+    std::fill_n(state(slot), state_shape().floats(dim_), fresh);
+    id_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = ids[i];
+    version_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = version;
+    removed_.erase(ids[i]);
+  }
+  counters.inserted += created.size();
   for (std::size_t i = 0; i < n; ++i) {
-    if (slots[i] != kNoSlot) continue;
-    const auto [it, inserted] = map_.try_emplace(ids[i], kNoSlot);
-    if (inserted) {
-      const Slot slot = it->second = take_slot();
-      start(init_, ids[i], weights(slot), dim_);
-      std::fill_n(state(slot), state_shape().floats(dim_), fresh);
-      id_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = ids[i];
-      version_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = version;
-      removed_.erase(ids[i]);
-      ++counters.inserted;
-    }
-    slots[i] = it->second;
+    if (slots[i] == kNoSlot) slots[i] = find(ids[i]);
   }
 }
 

@@ -132,9 +132,10 @@ void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t
   const std::size_t dim = store.dim();
   const Kernels& kernel = kernels();
   const std::size_t floats_a_bag = dim * (n / (bags > 0 ? bags : 1) + 1);
-  std::vector<float> scratch(dim * threads_for(bags * floats_a_bag));
+  const std::size_t parts = threads_for(bags * floats_a_bag);
+  std::vector<float> scratch(dim * parts);
   const ReadLock lock(store.mutex);
-  parallel_ranges(bags, floats_a_bag, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
+  parallel_parts(bags, parts, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
     float* unknown = scratch.data() + part * dim;
     for (std::size_t b = begin; b < end; ++b) {
       float* sum = out + b * dim;

@@ -4,8 +4,7 @@
 
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(coalesce)
 
@@ -93,3 +92,5 @@ BOOST_AUTO_TEST_CASE(reserve_is_enough) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

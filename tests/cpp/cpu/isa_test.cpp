@@ -6,8 +6,7 @@
 #include "fastinc/runtime.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(isa)
 
@@ -61,3 +60,5 @@ BOOST_AUTO_TEST_CASE(every_kernel_is_there) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

@@ -7,8 +7,7 @@
 #include "support/reference_update.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(ops)
 
@@ -43,3 +42,5 @@ BOOST_AUTO_TEST_CASE(calls_from_many_threads_at_once) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

@@ -1,14 +1,13 @@
 // The kernels that read rows: the same bytes as a plain loop, on every instruction set.
-#include "cpu/score_loop.h"
-
 #include <cmath>
 
 #include "cpu/kernels.h"
+#include "math/random.h"
+#include "math/scalar.h"
 #include "support/reference_update.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(score_loop)
 
@@ -152,3 +151,5 @@ BOOST_AUTO_TEST_CASE(largest_magnitude) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

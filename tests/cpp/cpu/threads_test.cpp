@@ -12,8 +12,7 @@
 #include <unistd.h>
 #endif
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(threads)
 
@@ -179,3 +178,5 @@ BOOST_AUTO_TEST_CASE(a_fork_in_the_middle_of_another_threads_call) {
 #endif
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

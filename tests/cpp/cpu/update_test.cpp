@@ -6,8 +6,7 @@
 #include "support/reference_update.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(update)
 
@@ -204,7 +203,8 @@ BOOST_AUTO_TEST_CASE(sums_that_overflow_are_not_finite_and_sums_that_cancel_are)
   Rows cancelled(params, 10, 3);
   BOOST_CHECK_EQUAL(
       update_rows(params, cancelled.view(), cancelling.ids, cancelling.grads.data(), NonFinite::kRaise), 0u);
-  check_same_bytes({cancelled.weights.begin() + 15, cancelled.weights.begin() + 18}, {0.0f, -2.0f, -2.0f}, "row 5 ");
+  const std::vector<float> row(cancelled.weights.begin() + 15, cancelled.weights.begin() + 18);
+  check_same_bytes(row, {0.0f, -2.0f, -2.0f}, "row 5 ");
 }
 
 BOOST_AUTO_TEST_CASE(many_bad_rows_are_counted_once_each) {
@@ -267,3 +267,5 @@ BOOST_AUTO_TEST_CASE(a_scaled_step_is_an_update_with_the_product) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

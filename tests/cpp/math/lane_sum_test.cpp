@@ -3,8 +3,7 @@
 #include "support/reference_update.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(lane_sum)
 
@@ -37,3 +36,5 @@ BOOST_AUTO_TEST_CASE(halving_tree) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

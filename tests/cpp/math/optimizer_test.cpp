@@ -6,8 +6,7 @@
 
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(optimizer)
 
@@ -129,3 +128,5 @@ BOOST_AUTO_TEST_CASE(a_shared_optimizer_can_be_tuned) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

@@ -7,8 +7,7 @@
 #include "support/reference_update.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(optimizers)
 
@@ -73,3 +72,5 @@ BOOST_AUTO_TEST_CASE(adam_stays_finite_after_ten_million_steps) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

@@ -5,8 +5,7 @@
 #include "fastinc/ops.h"
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(quantize)
 
@@ -71,6 +70,18 @@ BOOST_AUTO_TEST_CASE(ranges_of_every_size_match_the_format) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_range_beyond_float32_gives_the_same_bytes_everywhere) {
+  std::vector<float> x(40, 1.0f);
+  x[3] = -kLargest;
+  x[39] = kLargest;
+  std::vector<std::uint8_t> expected;
+  for (const std::string& isa : available_isas()) {
+    const UseIsa use(isa);
+    if (expected.empty()) expected = quantized(x, 1, x.size());
+    check_same_bytes(quantized(x, 1, x.size()), expected, isa + ": ");
+  }
+}
+
 BOOST_AUTO_TEST_CASE(same_bytes_for_any_threads_and_instruction_set) {
   constexpr std::size_t kRows = 3001, kDim = 37;
   Generator random(3);
@@ -121,3 +132,5 @@ BOOST_AUTO_TEST_CASE(refusals) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

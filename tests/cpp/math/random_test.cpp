@@ -4,8 +4,7 @@
 
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(random)
 
@@ -96,3 +95,5 @@ BOOST_AUTO_TEST_CASE(keys_differ_by_seed_and_id) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

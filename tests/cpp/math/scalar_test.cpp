@@ -4,8 +4,7 @@
 
 #include "support/support.h"
 
-using namespace fastinc;
-using namespace fastinc::test;
+namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(scalar)
 
@@ -97,3 +96,5 @@ BOOST_AUTO_TEST_CASE(bits_and_magnitudes) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

@@ -33,7 +33,7 @@ inline constexpr float kLargest = std::numeric_limits<float>::max();
 
 /// Uniform in [low, high]. The standard distributions differ between libraries; these don't.
 inline float uniform(Generator& random, float low, float high) {
-  return low + (high - low) * static_cast<float>(random() >> 40) * 0x1p-24f;
+  return low + (high - low) * (static_cast<float>(random() >> 40) * 0x1p-24f);
 }
 
 inline std::size_t below(Generator& random, std::size_t n) { return static_cast<std::size_t>(random() % n); }

@@ -1,0 +1,198 @@
+// Readers and writers at once. Every row is a function of the table's version, so that a reader can tell a state
+// that never was. Checked with ThreadSanitizer as well.
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "fastinc/exact_search.h"
+#include "fastinc/table.h"
+#include "support/support.h"
+
+namespace fastinc::test {
+
+BOOST_AUTO_TEST_SUITE(table_concurrency)
+
+namespace {
+
+constexpr auto kDuration = std::chrono::milliseconds(2000);
+constexpr std::size_t kDim = 24, kRows = 3000;
+
+/// Boost's checks are for one thread: the first failure is kept and told at the end.
+class Failure {
+ public:
+  void unless(bool holds, const char* what) {
+    if (holds) return;
+    const std::lock_guard lock(mutex_);
+    if (first_.empty()) first_ = what;
+    failed_ = true;
+  }
+  bool failed() const { return failed_; }
+  const std::string& first() const { return first_; }
+
+ private:
+  std::mutex mutex_;
+  std::string first_;
+  std::atomic<bool> failed_{false};
+};
+
+bool all_equal(const float* x, std::size_t n, float value) {
+  return std::all_of(x, x + n, [value](float v) { return v == value; });
+}
+
+/// Ids 0 .. kRows - 1: each update adds 1 to every weight of them all, so that version v has rows of v. Other ids,
+/// whose rows hold one value each, are loaded and removed meanwhile.
+struct Shared {
+  Table table{kDim, std::make_shared<Optimizer>(SgdParams{.lr = 1.0}), {}};
+  std::vector<std::int64_t> ids;
+  std::vector<float> minus_ones = std::vector<float>(kRows * kDim, -1.0f);
+  std::atomic<bool> stop{false};
+  std::atomic<std::size_t> reads{0};
+  std::atomic<std::uint64_t> others{0};  // versions that loads and removals took, or are about to
+  Failure failure;
+
+  Shared() {
+    for (std::size_t i = 0; i < kRows; ++i) ids.push_back(static_cast<std::int64_t>(i));
+    table.update(ids, minus_ones.data(), NonFinite::kRaise);
+  }
+  bool running() const { return !stop && !failure.failed(); }
+};
+
+void write(Shared& s) {
+  while (s.running()) s.table.update(s.ids, s.minus_ones.data(), NonFinite::kRaise);
+}
+
+/// Versions only go up, and every row is of one version that was current during the call.
+void read_rows(Shared& s) {
+  std::vector<float> rows(kRows * kDim);
+  float last = 0.0f;
+  while (s.running()) {
+    const std::uint64_t before = s.table.version();
+    s.table.lookup(s.ids, rows.data());
+    const std::uint64_t after = s.table.version();
+    const float value = rows[0];
+    s.failure.unless(all_equal(rows.data(), rows.size(), value), "lookup: rows of several versions");
+    s.failure.unless(value >= last, "lookup: older than the one before");
+    s.failure.unless(static_cast<double>(value) <= static_cast<double>(after), "lookup: newer than the table");
+    s.failure.unless(static_cast<double>(value) + static_cast<double>(s.others) >= static_cast<double>(before),
+                     "lookup: older than an update that had returned");
+    last = value;
+    ++s.reads;
+  }
+}
+
+void read_codes_and_bags(Shared& s) {
+  constexpr std::size_t kBytes = kDim + kQuantizedTail;
+  const std::vector<std::int64_t> some(s.ids.begin(), s.ids.begin() + 500), offsets = {0, 100, 300};
+  std::vector<std::uint8_t> codes(some.size() * kBytes);
+  std::vector<float> rows(some.size() * kDim), bags(offsets.size() * kDim);
+  while (s.running()) {
+    s.table.lookup_quantized(some, codes.data());
+    dequantize_rowwise(codes.data(), some.size(), kDim, rows.data());
+    s.failure.unless(all_equal(rows.data(), rows.size(), rows[0]), "codes of several versions");
+    s.table.pool(some, offsets, PoolMode::kMean, nullptr, bags.data());
+    s.failure.unless(all_equal(bags.data(), bags.size(), bags[0]), "bags of several versions");
+    s.failure.unless(bags[0] >= rows[0], "bags older than codes that were read before");
+    ++s.reads;
+  }
+}
+
+void read_states(Shared& s) {
+  while (s.running()) {
+    const TableState state = s.table.export_state();
+    std::uint64_t newest = 0;
+    for (std::size_t r = 0; r < state.ids.size(); ++r) {
+      const float* row = state.weights.data() + r * kDim;
+      s.failure.unless(all_equal(row, kDim, row[0]), "export: a torn row");
+      s.failure.unless(state.row_versions[r] <= state.version, "export: a row newer than the table");
+      newest = std::max(newest, state.row_versions[r]);
+      if (state.ids[r] >= static_cast<std::int64_t>(kRows)) continue;
+      s.failure.unless(row[0] == state.weights[0], "export: rows of several versions");
+      s.failure.unless(state.row_versions[r] == state.row_versions[0], "export: row versions differ");
+    }
+    for (const std::uint64_t version : state.removed_versions) newest = std::max(newest, version);
+    s.failure.unless(newest == state.version, "export: nothing was written at the table's version");
+    const Changes changes = s.table.changes(state.version);
+    s.failure.unless(changes.version >= state.version, "changes: older than the export");
+    s.failure.unless(changes.updated.size() <= kRows + 100, "changes: more rows than there are");
+    ++s.reads;
+  }
+}
+
+void search(Shared& s) {
+  const std::vector<float> query(kDim, 1.0f);
+  std::vector<float> scores(5);
+  std::vector<std::int64_t> found(5);
+  SearchRequest request;
+  request.queries = query.data();
+  request.n = 1;
+  request.k = 5;
+  while (s.running()) {
+    const SearchedState state = exact_search(s.table, request, scores.data(), found.data());
+    s.failure.unless(state.rows >= kRows, "search: rows are missing");
+    // the loaded rows are negative: the best are those of the version, equal, by id
+    for (std::size_t j = 0; j < 5; ++j) {
+      s.failure.unless(found[j] == static_cast<std::int64_t>(j), "search: not the best rows");
+      s.failure.unless(scores[j] == scores[0], "search: rows of several versions");
+    }
+    ++s.reads;
+  }
+}
+
+void load_and_remove(Shared& s) {
+  Generator random(5);
+  std::vector<std::int64_t> ids(100);
+  std::vector<float> vectors(ids.size() * kDim), rows(ids.size() * kDim);
+  while (s.running()) {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      ids[i] = static_cast<std::int64_t>(kRows + i + below(random, 50) * 1000);
+      std::fill_n(&vectors[i * kDim], kDim, -static_cast<float>(ids[i]));
+    }
+    s.others += 2;
+    s.table.load(ids, vectors.data());
+    s.table.lookup(ids, rows.data());  // this thread alone writes them
+    s.failure.unless(rows == vectors, "a load isn't seen by the next lookup");
+    const std::size_t gone = s.table.remove(ids);
+    s.failure.unless(gone == ids.size(), "a loaded row is gone");
+    s.table.lookup(ids, rows.data());
+    s.failure.unless(all_equal(rows.data(), rows.size(), 0.0f), "a removed row is still there");
+  }
+}
+
+void tune(Shared& s) {
+  const std::vector<std::string> isas = available_isas();
+  for (std::size_t round = 0; s.running(); ++round) {
+    set_num_threads(1 + static_cast<int>(round % 4));
+    set_isa(isas[round % isas.size()]);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(readers_see_whole_batches_only) {
+  const UseThreads restore_threads(2);
+  const UseIsa restore_isa(available_isas().back());
+  Shared shared;
+  std::vector<std::thread> threads;
+  for (const auto work : {write, write, read_rows, read_rows, read_codes_and_bags, read_states, search,
+                          load_and_remove, tune}) {
+    threads.emplace_back(work, std::ref(shared));
+  }
+  std::this_thread::sleep_for(kDuration);
+  shared.stop = true;
+  for (std::thread& thread : threads) thread.join();
+  BOOST_CHECK_MESSAGE(!shared.failure.failed(), shared.failure.first());
+  BOOST_CHECK_GT(shared.table.version(), 10u);
+  BOOST_CHECK_GT(shared.reads.load(), 10u);
+  std::vector<float> rows(kRows * kDim);
+  shared.table.lookup(shared.ids, rows.data());
+  BOOST_CHECK_EQUAL(static_cast<double>(rows[0]) + static_cast<double>(shared.others),
+                    static_cast<double>(shared.table.version()));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test

@@ -1,0 +1,304 @@
+"""LiveIndex while its table changes: FAISS bases, rebuilds, any sequence of writes, threads."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+import fastinc as fi
+from _brute_force import HIGH, LOW, METRICS, assert_answer, assert_index, contents, make_table, whole_rows
+
+FACTORIES = ["exact", "Flat", "IVF16,Flat", "HNSW16", "IVF16,SQ8", "PQ4x4", "OPQ2_8,IVF4,PQ4x4", "SQ8,RFlat"]
+
+
+@pytest.mark.parametrize("factory", ["exact", "Flat", "HNSW16"])
+def test_an_update_is_in_the_next_answer(factory):
+    rng = np.random.default_rng(6)
+    table = make_table(range(1500), rng.standard_normal((1500, 8)))
+    index = fi.LiveIndex(table, factory)
+    query = np.ones(8, dtype=np.float32)
+    for step in range(30):
+        target = np.array([step * 40])
+        table.update(target, np.full((1, 8), -100.0 - step, dtype=np.float32))
+        scores, ids, version = index.search(query, 3, with_version=True)
+        assert ids[0] == target[0]
+        assert scores[0] == pytest.approx(float(table.lookup(target)[0].sum()), rel=1e-5)
+        assert version == table.version
+        table.remove(target)
+        assert target[0] not in index.search(query, 1500)[1]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_changed_rows_are_exact_and_removed_ones_gone(factory, metric):
+    rng = np.random.default_rng(7)
+    dim = 8
+    n = 10_000 if factory.startswith("OPQ") else 1500
+    table = make_table(rng.permutation(2 * n)[:n] - n, rng.standard_normal((n, dim)))
+    index = fi.LiveIndex(table, factory, metric=metric)
+    if factory != "exact":
+        assert index.stats()["base_rows"] == n, index.stats()
+    base_version = table.version
+    for _ in range(4):
+        ids = table.ids()
+        table.update(rng.choice(ids, 30, replace=False), rng.standard_normal((30, dim)).astype(np.float32))
+        table.remove(rng.choice(ids, 30))
+        table.load(rng.integers(5 * n, 6 * n, 20), rng.standard_normal((20, dim)).astype(np.float32))
+        content = contents(table)
+        changed = set(table.changes(since=base_version).updated.tolist())
+        queries = rng.standard_normal((5, dim)).astype(np.float32)
+        scores, ids = index.search(queries, 40)
+        for i, query in enumerate(queries):
+            rows = {j: content[j] for j in ids[i].tolist() if j in content}
+            assert len(rows) == 40, "a removed row, or none"
+            assert_answer(scores[i], ids[i], rows, query, 40, metric)
+            # every changed row that belongs to the answer is in it
+            fresh = {j: content[j] for j in changed | set(rows)}
+            assert_answer(scores[i], ids[i], fresh, query, 40, metric)
+        if factory == "Flat":
+            exact = fi.LiveIndex(table, metric=metric).search(queries, 40)
+            assert (exact[0] == scores).all()
+            assert (exact[1] == ids).all()
+    if factory != "exact":
+        stats = index.stats()
+        assert stats["base_version"] == base_version
+        assert stats["fresh_rows"] == len(changed)
+        assert stats["masked_rows"] >= stats["fresh_rows"] - 80
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+def test_the_base_is_asked_again_when_its_best_rows_are_gone(factory, metric):
+    rng = np.random.default_rng(13)
+    table = make_table(range(5000), rng.standard_normal((5000, 6)))
+    index = fi.LiveIndex(table, factory, metric=metric)
+    nprobe = {"nprobe": 16} if "IVF" in factory else {}
+    queries = rng.standard_normal((2, 6)).astype(np.float32)
+    best = index.search(queries, 300, **nprobe)[1]
+    table.remove(best[0, :150])
+    table.load(best[0, 150:], np.zeros((150, 6), dtype=np.float32))
+    assert_index(index, queries, 10, **nprobe)
+    assert_index(index, queries, 10, excluded=[[], best[1].tolist()], **nprobe)
+    assert index.stats()["rebuilds"] == 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n", [900, 4000])
+def test_flat_resolves_ties_as_exact_does(metric, n):
+    rng = np.random.default_rng(14)
+    table = make_table(rng.permutation(n) - n // 2, whole_rows(rng, n, 2))
+    index, exact = fi.LiveIndex(table, "Flat", metric=metric), fi.LiveIndex(table, metric=metric)
+    queries = whole_rows(rng, 40, 2)  # enough queries and k for FAISS to sum and select in other ways
+    for k in (1, 10, 150):
+        for got, wanted in zip(index.search(queries, k), exact.search(queries, k), strict=True):
+            assert (got == wanted).all()
+
+
+def test_recall_is_the_base_index_s():
+    rng = np.random.default_rng(8)
+    table = make_table(range(4000), rng.standard_normal((4000, 16)))
+    queries = rng.standard_normal((50, 16)).astype(np.float32)
+    truth = fi.LiveIndex(table).search(queries, 10)[1]
+
+    def recall(index, **parameters):
+        got = index.search(queries, 10, **parameters)[1]
+        return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(got.tolist(), truth.tolist(), strict=True)])
+
+    ivf, hnsw = fi.LiveIndex(table, "IVF32,Flat"), fi.LiveIndex(table, "HNSW16")
+    assert recall(ivf, nprobe=1) < recall(ivf, nprobe=8) < recall(ivf, nprobe=32) == 1.0
+    assert recall(hnsw, efSearch=16) < recall(hnsw, efSearch=500)
+    assert recall(fi.LiveIndex(table, "PCA8,IVF32,Flat"), nprobe=32) > 0.3
+    assert recall(fi.LiveIndex(table, "IVF32_HNSW8,Flat"), nprobe=32, efSearch=64) == 1.0
+    assert recall(fi.LiveIndex(table, "IVF32,SQ8,RFlat"), nprobe=32) == 1.0
+    assert recall(fi.LiveIndex(table, "IDMap,Flat")) == 1.0
+
+
+def test_rebuild_when_enough_has_changed():
+    rng = np.random.default_rng(9)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "Flat", rebuild_share=0.1, rebuild_rows=20)
+    query = np.ones(4, dtype=np.float32)
+    assert index.stats()["rebuilds"] == 1
+    table.load(range(100), rng.standard_normal((100, 4)).astype(np.float32))
+    index.search(query)
+    stats = index.stats()
+    assert (stats["rebuilds"], stats["fresh_rows"], stats["masked_rows"]) == (1, 100, 100)
+    table.remove([500])
+    index.search(query)
+    stats = index.stats()
+    assert (stats["rebuilds"], stats["fresh_rows"], stats["masked_rows"]) == (2, 0, 0)
+    assert stats["base_version"] == table.version
+    assert stats["last_rebuild_seconds"] > 0
+    table.load([3], np.ones((1, 4), dtype=np.float32))
+    index.compact()
+    assert index.stats()["base_version"] == table.version
+    table.remove(range(1000))
+    assert index.search(query, 3)[1].tolist() == [-1, -1, -1]
+    stats = index.stats()
+    assert (stats["base_rows"], stats["base_version"]) == (0, None)
+    assert "0 rows" in stats["exact_because"]
+
+
+def test_exact_until_there_is_enough_to_train_on():
+    rng = np.random.default_rng(10)
+    table = make_table(range(100), rng.standard_normal((100, 4)))
+    index = fi.LiveIndex(table, "IVF16,Flat")
+    queries = rng.standard_normal((3, 4)).astype(np.float32)
+    assert "training takes 624" in index.stats()["exact_because"]
+    assert_index(index, queries, 120)
+    with pytest.raises(ValueError, match="efSearch = 8"):
+        index.search(queries, efSearch=8)
+    table.load(range(1000, 1600), rng.standard_normal((600, 4)).astype(np.float32))
+    assert_index(index, queries, 10, nprobe=16)
+    stats = index.stats()
+    assert stats["base_rows"] == 700
+    assert stats["exact_because"] is None
+
+
+def test_a_table_set_back_to_an_older_state():
+    table = make_table(range(50), np.ones((50, 2)))
+    older = table.__getstate__()["state"]
+    for _ in range(5):
+        table.load(range(10), np.full((10, 2), 9.0, dtype=np.float32))
+    index = fi.LiveIndex(table, "Flat")
+    table._core.import_state(older)
+    scores, ids, version = index.search(np.ones(2, dtype=np.float32), 3, with_version=True)
+    assert (scores.tolist(), ids.tolist(), version) == ([2.0] * 3, [0, 1, 2], 1)
+    assert index.stats()["base_version"] == 1
+
+
+class LiveIndexMachine(RuleBasedStateMachine):
+    """Any sequence of writes: each search must equal brute force over a dict."""
+
+    factory = "exact"
+
+    @initialize(
+        dim=st.sampled_from([1, 3]),
+        metric=st.sampled_from(METRICS),
+        rebuild_rows=st.sampled_from([0, 3, 1000]),
+        rebuild_share=st.sampled_from([0.0, 0.5]),
+    )
+    def start(self, dim, metric, rebuild_rows, rebuild_share):
+        self.dim, self.metric, self.content = dim, metric, {}
+        self.table = fi.EmbeddingTable(dim=dim, optimizer=fi.SGD(lr=1.0), init=fi.init.Zeros())
+        self.index = fi.LiveIndex(
+            self.table, self.factory, metric=metric, rebuild_rows=rebuild_rows, rebuild_share=rebuild_share
+        )
+
+    ids = st.lists(st.integers(-4, 12) | st.sampled_from([LOW, HIGH]), min_size=1, max_size=8)
+
+    @rule(ids=ids, seed=st.integers(0, 99))
+    def load(self, ids, seed):
+        rows = whole_rows(np.random.default_rng(seed), len(ids), self.dim)
+        self.table.load(ids, rows)
+        self.content.update(zip(ids, rows, strict=True))
+
+    @rule(ids=ids, seed=st.integers(0, 99))
+    def update(self, ids, seed):
+        grads = whole_rows(np.random.default_rng(seed), len(ids), self.dim)
+        self.table.update(ids, grads)
+        for i, grad in zip(ids, grads, strict=True):
+            self.content[i] = self.content.get(i, np.zeros(self.dim, dtype=np.float32)) - grad
+
+    @rule(ids=ids)
+    def remove(self, ids):
+        self.table.remove(ids)
+        for i in ids:
+            self.content.pop(i, None)
+
+    @rule()
+    def compact(self):
+        self.index.compact()
+
+    @rule(
+        seed=st.integers(0, 99),
+        k=st.integers(1, 12),
+        exclude=st.none() | ids | st.lists(ids, min_size=2, max_size=2),
+    )
+    def search(self, seed, k, exclude):
+        queries = whole_rows(np.random.default_rng(seed), 2, self.dim)
+        scores, ids, version = self.index.search(queries, k, exclude=exclude, with_version=True)
+        assert version == self.table.version
+        for i in range(2):
+            nested = exclude is not None and isinstance(exclude[0], list)
+            mine = () if exclude is None else (exclude[i] if nested else exclude)
+            tied = self.metric != "cosine"
+            assert_answer(scores[i], ids[i], self.content, queries[i], k, self.metric, mine, tied)
+
+
+class FlatMachine(LiveIndexMachine):
+    factory = "Flat"
+
+
+SMALL = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestExactSequences = LiveIndexMachine.TestCase
+TestExactSequences.settings = SMALL
+TestFlatSequences = FlatMachine.TestCase
+TestFlatSequences.settings = SMALL
+
+
+# --- threads -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factory", ["exact", "Flat", "HNSW8"])
+def test_searches_while_rows_change(factory):
+    """Version v's content is known beforehand: an answer that says v must be that content's, and v current."""
+    rng = np.random.default_rng(12)
+    n, versions = 400, 250
+    states = [np.arange(1, n + 1, dtype=np.int64) * 1000]  # by version - 1: each id's value, 0 where it has no row
+    plan = []
+    for version in range(2, versions + 1):
+        chosen = rng.choice(n, 25, replace=False)
+        state = states[-1].copy()
+        removes = version % 3 == 0 and (state[chosen] > 0).any()
+        state[chosen] = 0 if removes else 1000 * rng.integers(1, n, 25) + version
+        states.append(state)
+        plan.append((removes, chosen))
+    table = make_table(range(n), np.stack([states[0], np.zeros(n)], axis=1))
+    index = fi.LiveIndex(table, factory, rebuild_rows=60)
+    query = np.array([[1, 0]], dtype=np.float32)
+    done, wrong = threading.Event(), []
+    searched = [0, 0, 0]
+
+    def search(slot):
+        try:
+            while True:
+                last = done.is_set()
+                before = table.version
+                scores, ids, version = index.search(query, 15, with_version=True)
+                state = states[version - 1]
+                best = np.lexsort((np.arange(n), -state))[:15]
+                assert before <= version <= table.version
+                assert (ids >= 0).all()
+                assert (state[ids[0]] == scores[0]).all(), "removed, or another version's row"
+                if factory != "HNSW8":
+                    assert (ids[0] == best).all()
+                searched[slot] += 1
+                if last:
+                    return
+        except BaseException as error:
+            wrong.append(error)
+            raise
+
+    threads = [threading.Thread(target=search, args=(slot,)) for slot in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for (removes, chosen), state in zip(plan, states[1:], strict=True):
+            if removes:
+                table.remove(chosen)
+            else:
+                rows = np.stack([state[chosen], np.zeros(25)], axis=1).astype(np.float32)
+                table.load(chosen, rows)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong, wrong[0]
+    assert table.version == versions
+    assert min(searched) > 0
+    if factory != "exact":
+        assert index.stats()["rebuilds"] > 1
