@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _rounding import Bounded, group_sum
 
 import fastinc as fi
+from _rounding import Bounded, group_sum
 
 NAN, INF = float("nan"), float("inf")
 
@@ -242,9 +242,7 @@ class Case:
 
     def make_state(self, rows: int, dim: int) -> dict[str, np.ndarray]:
         shapes = {ELEMENT: (rows, dim), ROW: (rows,)}
-        return {
-            name: np.full(shapes[shape], self.start, np.float32) for name, shape in self.spec.state.items()
-        }
+        return {name: np.full(shapes[shape], self.start, np.float32) for name, shape in self.spec.state.items()}
 
     def update(self, weights, state, ids, grads, **more) -> int:
         params = {k: v for k, v in self.params.items() if k not in self.spec.only_constructor}
@@ -272,8 +270,7 @@ class Reference:
         self.case = case
         self.weights = Bounded(weights.copy())
         self.state = {
-            name: Bounded(array.copy() if array.ndim == 2 else array[:, None].copy())
-            for name, array in state.items()
+            name: Bounded(array.copy() if array.ndim == 2 else array[:, None].copy()) for name, array in state.items()
         }
 
     def update(self, ids, grads) -> None:

@@ -50,9 +50,7 @@ class Bounded:
 
     def __mul__(self, other):
         other = self._of(other)
-        error = (
-            np.abs(self.value) * other.error + np.abs(other.value) * self.error + self.error * other.error
-        )
+        error = np.abs(self.value) * other.error + np.abs(other.value) * self.error + self.error * other.error
         return self._rounded(self.value * other.value, error)
 
     __radd__ = __add__
@@ -97,6 +95,18 @@ class Bounded:
                 f"{what}{list(at)} = {actual[at]!r}, reference {self.value[at]!r} +- {self.error[at]:.2e}; "
                 f"{int(outside.sum())} of {outside.size} outside"
             )
+
+
+def lane_sum(terms):
+    """The engine's float32 sum along a row: 32 lanes, then a halving tree, the order of a warp."""
+    terms = np.asarray(terms, dtype=np.float32)
+    lanes = np.zeros(32, np.float32)
+    for first in range(0, len(terms), 32):
+        block = terms[first : first + 32]
+        lanes[: len(block)] += block
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return lanes[0]
 
 
 def group_sum(terms):

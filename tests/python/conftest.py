@@ -13,9 +13,7 @@ import fastinc as fi
 # `_reference` and its kin, under every import mode of pytest.
 sys.path.insert(0, str(Path(__file__).parent))
 
-settings.register_profile(
-    "fastinc", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("fastinc", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastinc")
 
 

@@ -38,7 +38,9 @@ def public_functions():
 
 
 @pytest.mark.parametrize(
-    ("name", "thing"), [(n, t) for n, t in public_functions() if callable(t)], ids=lambda v: v if isinstance(v, str) else ""
+    ("name", "thing"),
+    [(n, t) for n, t in public_functions() if callable(t)],
+    ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_public_things_are_documented(name, thing):
     assert thing.__doc__, f"{name} has no docstring"

@@ -60,9 +60,7 @@ def normal_cdf(z):
 def test_uniform_values_are_the_documented_stream(seed, ids, dim):
     expected = uniforms(seed, ids, dim)
     np.testing.assert_array_equal(rows(Uniform(0.0, 1.0, seed), ids, dim), expected.astype(np.float32))
-    np.testing.assert_array_equal(
-        rows(Uniform(-1.0, 1.0, seed), ids, dim), (2 * expected - 1).astype(np.float32)
-    )
+    np.testing.assert_array_equal(rows(Uniform(-1.0, 1.0, seed), ids, dim), (2 * expected - 1).astype(np.float32))
 
 
 @pytest.mark.parametrize("seed", [0, 7, MASK])

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 import torch
-from _reference import BAD_PARAMETERS, ELEMENT, PLAIN_CASES, Case, bytes_of, case_ids
 
 import fastinc as fi
+from _reference import BAD_PARAMETERS, ELEMENT, PLAIN_CASES, Case, bytes_of, case_ids
 
 ROWS, DIM = 6, 4
 

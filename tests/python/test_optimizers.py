@@ -7,9 +7,9 @@ import pickle
 import re
 
 import pytest
-from _reference import BAD_PARAMETERS, CASES, ELEMENT, Case, case_ids
 
 import fastinc as fi
+from _reference import BAD_PARAMETERS, CASES, ELEMENT, Case, case_ids
 
 
 @pytest.mark.parametrize(("name", "parameter", "value"), BAD_PARAMETERS)

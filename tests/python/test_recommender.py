@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from _reference import PLAIN_CASES, bytes_of
 
 import fastinc as fi
+from _reference import PLAIN_CASES, bytes_of
 
 LOSSES = ("softmax", "bpr", "logistic", "mse")
 USERS = ("history", "vector", "both")
@@ -189,9 +189,7 @@ def test_mse_by_hand():
         seen.append(label)
     model.partial_fit([7, 7, 7], [0, 1, 0], labels=[4.0, 1.0, 5.0])
     np.testing.assert_allclose(model.item_table.lookup([0, 1]), v, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        model.predict([7, 7], [0, 1]), v @ np.r_[u[0], 1] + np.mean(seen), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(model.predict([7, 7], [0, 1]), v @ np.r_[u[0], 1] + np.mean(seen), rtol=1e-5, atol=1e-6)
 
 
 def test_logistic_with_labels_by_hand():
@@ -335,14 +333,15 @@ def fingerprint(model):
     users, items, _, times = stream()
     context = np.empty((model.n_items, model.get_params()["dim"]), np.float32)
     model._core.contexts.lookup(codes, context)
-    return bytes_of(
+    arrays = bytes_of(
         model.user_vectors(range(31)),
         model.item_table.lookup(codes),
         model.item_table.lookup_quantized(codes),
         context,
         model.predict(users, items, at=times[-1] + 100),
         *model.recommend(range(31), k=30),
-    ) + (str(model.stats()).encode(),)
+    )
+    return *arrays, model.stats()
 
 
 def small(loss, user):

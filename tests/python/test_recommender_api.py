@@ -58,10 +58,10 @@ def test_ids_come_back_as_they_went_in(kind, seed, names):
     names = [s for s in names if not any(0xD800 <= ord(c) < 0xE000 for c in s)] or ["x"]
     items = names if kind == "str" else np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, len(names))
     model = model_of().partial_fit(items, items)
-    assert sorted(model.items_of(range(model.n_items)).tolist()) == sorted(set(list(items)))
+    assert sorted(model.items_of(range(model.n_items)).tolist()) == sorted(set(items))
     np.testing.assert_array_equal(model.item_codes(items), np.arange(len(items)))
     ids, _ = model.recommend(items, k=len(names), exclude_seen=False)
-    assert set(ids[0].tolist()) == set(list(items))
+    assert set(ids[0].tolist()) == set(items)
 
 
 @pytest.mark.parametrize("items", [[5, 6], (5, 6), np.array([5, 6], np.int8), np.array([5, 6], np.uint64)], ids=repr)
@@ -121,9 +121,9 @@ def test_mixing_kinds_is_refused_and_named():
 def test_two_kinds_in_one_list_are_refused(mixed):
     """NumPy would turn all of them into strings, and 1 would come back as "1"."""
     model = model_of()
-    with pytest.raises(TypeError, match="^users"):
+    with pytest.raises(TypeError, match=r"^users"):
         model.partial_fit(mixed, [5, 6])
-    with pytest.raises(TypeError, match="^items"):
+    with pytest.raises(TypeError, match=r"^items"):
         model.partial_fit([5, 6], mixed)
     assert model.stats()["events"] == 0
 

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from _reference import CASES, PLAIN_CASES, bytes_of, case_ids
 
 import fastinc as fi
+from _reference import CASES, PLAIN_CASES, bytes_of, case_ids
 
 # (ids, rows, dim): enough work for four threads, with rows on both sides of every block of lanes; a long tail of
 # duplicates; and rows of one number.
@@ -22,7 +22,7 @@ SIZES = [(9000, 700, 33), (5000, 3, 64), (3000, 4000, 130), (80_000, 5000, 1)]
 def baseline(compute):
     """What the function gives with the base instruction set and one thread, computed once per argument."""
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def cached(*args):
         isa, threads = fi.get_isa(), fi.get_num_threads()
         fi.set_isa("base")

@@ -7,12 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
-from _rounding import group_sum
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastinc as fi
+from _rounding import group_sum
 
 FEW_IDS = st.sampled_from([-(2**63), -(2**63) + 1, -2, -1, 0, 1, 2, 2**31, 2**32, 2**62, 2**63 - 1])
 ANY_ID = st.one_of(FEW_IDS, FEW_IDS, st.integers(-(2**63), 2**63 - 1))

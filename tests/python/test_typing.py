@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+#: pybind11 gives its classes a metaclass of its own, which a stub can't name.
+UNAVOIDABLE = "is inconsistent, metaclass differs"
+
 
 @pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy isn't installed")
 def test_stub_matches_the_module(tmp_path):
@@ -19,4 +22,6 @@ def test_stub_matches_the_module(tmp_path):
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    found = [line for line in done.stdout.splitlines() if line.strip() and not line.endswith(UNAVOIDABLE)]
+    assert not done.stderr, done.stderr
+    assert found in ([], ["Success: no issues found in 1 module"])

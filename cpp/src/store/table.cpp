@@ -82,16 +82,16 @@ void Table::lookup(std::span<const std::int64_t> ids, float* out) const {
 void Table::lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* out) const {
   const RowStore& store = *store_;
   const std::size_t dim = store.dim(), bytes = dim + kQuantizedTail;
-  std::vector<float> unknown(dim * threads_for(ids.size() * dim + 1));
+  std::vector<float> unknown(dim);
   const Kernels& kernel = kernels();
   const ReadLock lock(store.mutex);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const Slot slot = store.find(ids[i]);
-    if (slot == kNoSlot) {
+    if (slot != kNoSlot) {
+      std::copy_n(store.codes(slot), bytes, out + i * bytes);
+    } else {
       kernel.start_row(store.initializer(), ids[i], unknown.data(), dim);
       kernel.quantize_rows(unknown.data(), 1, dim, out + i * bytes);
-    } else {
-      std::copy_n(store.codes(slot), bytes, out + i * bytes);
     }
   }
 }
