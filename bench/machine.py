@@ -77,12 +77,16 @@ def commit() -> str | None:
     return f"{head}+changes" if head and changes else head
 
 
-def describe(settings: Settings) -> dict[str, Any]:
-    """Return the machine, the versions and the conditions of a run."""
+def load() -> float | None:
+    """Return how many threads wanted to run in the last minute: on a quiet machine, at most our own."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def describe(settings: Settings, load_before: float | None) -> dict[str, Any]:
+    """Return the machine, the versions and the conditions of a run (after it: torch's settings show then)."""
     import fastinc as fi
 
     info = fi.info()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -94,7 +98,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         "virtualised": "hypervisor" in _field("/proc/cpuinfo", "flags").split(),
         "transparent_huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
         "torch_huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE", "0") == "1",
-        "load_at_start": load,
+        "load_before": load_before,
         "isa": info["isa"],
         "threads": settings.threads,
         "compiler": info["compiler"],

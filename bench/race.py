@@ -82,9 +82,7 @@ def _told(error: Exception) -> str:
 def _run_case(
     contestants: Sequence[Contestant], case: Case, settings: Settings, key: tuple[int, int]
 ) -> list[Standing]:
-    standings = [
-        Standing(c.name, c.role, c.timed, work=c.work() or case.work, calls=case.calls) for c in contestants
-    ]
+    standings = [Standing(c.name, c.role, c.timed, work=c.work() or case.work, calls=case.calls) for c in contestants]
     inputs = case.draw(settings.random(*key, _CHECK))
     for contestant, standing in zip(contestants, standings, strict=True):
         _check(contestant, standing, inputs)

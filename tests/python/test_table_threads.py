@@ -396,7 +396,9 @@ def work(table):
     return table.lookup(range(3000)).tobytes()
 
 def child(table, queue):
-    queue.put((fi.get_num_threads(), work(table)))
+    threads = fi.get_num_threads()
+    fi.set_num_threads(3)  # a new pool takes the place of the parent's, whose threads aren't here
+    queue.put((threads, work(table)))
 
 table = fi.EmbeddingTable(32)
 work(table)  # the pool's threads run now
@@ -420,3 +422,52 @@ def test_a_forked_child_can_update():
         [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (0, "same bytes\n"), done.stderr
+
+
+FORK_DURING_CALLS = """
+import os
+import threading
+import numpy as np
+import fastinc as fi
+
+fi.set_num_threads(4)
+rng = np.random.default_rng(0)
+ids, grads = rng.integers(0, 3000, 20_000), rng.standard_normal((20_000, 32)).astype(np.float32)
+
+def work():
+    weights = np.zeros((3000, 32), np.float32)
+    fi.ops.sgd_update(weights, ids, grads)
+    return weights.tobytes()
+
+expected, stop = work(), threading.Event()
+
+def busy():
+    while not stop.is_set():
+        work()
+
+workers = [threading.Thread(target=busy) for _ in range(2)]
+for worker in workers:
+    worker.start()
+codes = []
+for k in range(20):
+    child = os.fork()
+    if child == 0:
+        fi.set_num_threads(2 + k % 3)
+        os._exit(0 if work() == expected and work() == expected else 1)
+    codes.append(os.waitpid(child, 0)[1])
+stop.set()
+for worker in workers:
+    worker.join()
+print(set(codes))
+"""
+
+
+def test_a_fork_during_calls_of_other_threads():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK_DURING_CALLS],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "{0}\n"), done.stderr

@@ -146,8 +146,8 @@ class Turn {
 std::atomic<State*> state_pointer{nullptr};
 
 State& state() {
-  static std::once_flag once;
-  std::call_once(once, [] {
+  // Not std::call_once: it hangs in some libraries when the first call throws, as State's constructor may.
+  static const bool started = [] {
     state_pointer = new State;
 #if defined(__unix__) || defined(__APPLE__)
     pthread_atfork(nullptr, nullptr, [] {
@@ -156,7 +156,9 @@ State& state() {
       state_pointer.load()->threads = threads;
     });
 #endif
-  });
+    return true;
+  }();
+  static_cast<void>(started);
   return *state_pointer;
 }
 

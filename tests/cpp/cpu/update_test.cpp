@@ -240,8 +240,8 @@ BOOST_AUTO_TEST_CASE(a_scaled_step_is_an_update_with_the_product) {
   std::vector<std::int64_t> ids;
   std::vector<float> grads;
   for (std::uint32_t j = 0; j < 20; ++j) {
-    row_numbers.push_back(j * 7 % kRows);
-    ids.push_back(j * 7 % kRows);
+    row_numbers.push_back(j * 7 % static_cast<std::uint32_t>(kRows));
+    ids.push_back(row_numbers.back());
     for (const float d : direction) grads.push_back(coefficients[j] * d);
   }
   for (const OptimizerParams& params : optimizer_settings()) {

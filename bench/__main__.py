@@ -1,0 +1,90 @@
+"""The command line: ``python -m bench [NAME ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import fastinc as fi
+import bench.workloads  # noqa: F401  # registers them
+from bench import machine, report
+from bench.core import ROUNDS, WORKLOADS, CaseResult, Settings, Workload, choose
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Run fastinc and its peers in turns on the same inputs: medians, and ratios of medians.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="workloads, or groups of them: update/sgd, update")
+    parser.add_argument("--size", choices=tuple(ROUNDS), default="full", help="how large (default: full)")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"measurements of each contestant ({ROUNDS})")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads a call may use (default: the CPUs)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all random inputs (default: 0)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where results go (default: bench/results of the clone for full, else build/bench/SIZE)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the workloads and stop")
+    return parser
+
+
+def run_workload(workload: Workload, settings: Settings, folder: Path) -> list[CaseResult]:
+    """Run one workload, print each case when it is done, and write the files."""
+    load = machine.load()
+    begin = time.monotonic()
+    print(f"\n# {workload.name}: {workload.summary}", flush=True)
+    results = []
+    for result in workload.run(settings):
+        results.append(result)
+        print(f"\n{report.table(result)}", flush=True)
+    facts = machine.describe(settings, load)
+    written = report.write(folder, workload, results, settings, facts)
+    print(
+        f"\n{report.footnotes(results)}\n{time.monotonic() - begin:.0f} s; {', '.join(map(str, written))}", flush=True
+    )
+    return results
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run; return 0, 1 where something of fastinc's was wrong or failed, 2 for a wrong argument."""
+    options = parser().parse_args(argv)
+    try:
+        chosen = choose(options.names)
+        threads = machine.cpus() if options.threads is None else options.threads
+        rounds = ROUNDS[options.size] if options.rounds is None else options.rounds
+        if threads < 1 or rounds < 1 or options.seed < 0:
+            raise ValueError("--threads and --rounds must be at least 1, --seed at least 0")
+    except ValueError as error:
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 2
+    if options.list:
+        for workload in WORKLOADS.values():
+            print(f"{workload.name:<24}{workload.summary}")
+        return 0
+    settings = Settings(options.size, rounds, threads, options.seed)
+    folder = options.out or (
+        ROOT / "bench" / "results" if settings.size == "full" else ROOT / "build" / "bench" / settings.size
+    )
+    before = fi.get_num_threads()
+    fi.set_num_threads(threads)
+    try:
+        results = [result for workload in chosen for result in run_workload(workload, settings, folder)]
+    finally:
+        fi.set_num_threads(before)
+    unsound = [result.label for result in results if not result.sound]
+    if unsound:
+        print(f"\nbench: fastinc was wrong or failed in: {'; '.join(unsound)}", file=sys.stderr)
+    return 1 if unsound else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
