@@ -9,7 +9,7 @@ SOURCES := $(shell find cpp python cmake CMakeLists.txt pyproject.toml -type f \
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CMAKE := env VIRTUAL_ENV=$(abspath $(VENV)) PATH=$(abspath $(BIN)):$(PATH)
 
-.PHONY: all demo test test-cpp test-python lint asan tsan tidy format clean help
+.PHONY: all bench demo test test-cpp test-python lint asan tsan tidy format clean help
 
 all: help
 
@@ -33,8 +33,15 @@ $(VENV)/test: $(VENV)/created $(SOURCES) README.md
 	$(PIP) '.[test,lint,cpp]'
 	touch $@ $(VENV)/demo
 
+$(VENV)/bench: $(VENV)/created $(SOURCES) README.md
+	$(PIP) '.[bench]'
+	touch $@
+
 demo: $(VENV)/demo $(VENV)/data  ## stream MovieLens-100k through the engine and show what it learns
 	$(BIN)/fastinc demo --out demo-output
+
+bench: $(VENV)/bench  ## run the benchmarks beside the peers; results in bench/results (minutes; wants a quiet machine)
+	$(BIN)/python -m bench $(NAMES)
 
 test: lint test-cpp asan test-python  ## everything CI runs
 

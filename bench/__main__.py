@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import fastinc as fi
 import bench.workloads  # noqa: F401  # registers them
+import fastinc as fi
 from bench import machine, report
 from bench.core import ROUNDS, WORKLOADS, CaseResult, Settings, Workload, choose
 
@@ -48,9 +48,8 @@ def run_workload(workload: Workload, settings: Settings, folder: Path) -> list[C
         print(f"\n{report.table(result)}", flush=True)
     facts = machine.describe(settings, load)
     written = report.write(folder, workload, results, settings, facts)
-    print(
-        f"\n{report.footnotes(results)}\n{time.monotonic() - begin:.0f} s; {', '.join(map(str, written))}", flush=True
-    )
+    print(f"\n{report.footnotes(results)}", flush=True)
+    print(f"{time.monotonic() - begin:.0f} s; {', '.join(map(str, written))}", flush=True)
     return results
 
 
@@ -71,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{workload.name:<24}{workload.summary}")
         return 0
     settings = Settings(options.size, rounds, threads, options.seed)
-    folder = options.out or (
-        ROOT / "bench" / "results" if settings.size == "full" else ROOT / "build" / "bench" / settings.size
-    )
+    # Only full results are for the repository.
+    usual = "bench/results" if settings.size == "full" else f"build/bench/{settings.size}"
+    folder = options.out or ROOT / usual
     before = fi.get_num_threads()
     fi.set_num_threads(threads)
     try:

@@ -39,7 +39,8 @@ class Draw:
             return rng.integers(0, self.rows, count, dtype=np.int64)
         cumulative, row_of_rank = _zipf(self.rows)
         ranks = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
-        return row_of_rank[np.minimum(ranks, self.rows - 1)]
+        drawn: Ids = row_of_rank[np.minimum(ranks, self.rows - 1)]
+        return drawn
 
 
 @functools.lru_cache(maxsize=1)  # 80 MB at 5M rows
@@ -87,7 +88,8 @@ def fill(out: Float32, low: float, high: float, seed: int) -> Float32:
 
 def scattered(rows: NDArray[Any]) -> Ids:
     """Return int64 keys for row numbers, spread over all of int64: what a user's ids look like to a hash map."""
-    return (rows.astype(np.uint64) * _SCATTER).view(np.int64)
+    keys: Ids = (rows.astype(np.uint64) * _SCATTER).view(np.int64)
+    return keys
 
 
 def shape_name(rows: int, dim: int) -> str:

@@ -1,6 +1,6 @@
-// What the memory can do: the rows of a batch alone, in the order they come, with the best prefetch. No sorting, no
-// state, no gradients: no exact update can be faster than update_rows on the same ids, as long as few of them repeat.
-// Compiled on first use by limit.py, for the CPU it runs on.
+// What the memory can do: the rows of a batch alone, in the order they come, with the best prefetch. No
+// sorting, no state, no gradients: no exact update can be faster than update_rows on the same ids, as long as
+// few of them repeat. Compiled on first use by limit.py, for the CPU it runs on.
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace {
 
-// Threads that wait between calls. Work is claimed in pieces, so that the caller isn't idle while the others wake up.
+// Threads that wait between calls. Work is claimed in pieces, so that the caller isn't idle while the others
+// wake up.
 class Pool {
  public:
   explicit Pool(int threads) {
@@ -25,7 +26,8 @@ class Pool {
   }
 
   // Calls task(context, begin, end) for pieces of [0, count).
-  void run(void (*task)(void*, std::size_t, std::size_t), void* context, std::size_t count, std::size_t piece) {
+  void run(void (*task)(void*, std::size_t, std::size_t), void* context, std::size_t count,
+           std::size_t piece) {
     if (workers_.empty() || count <= piece) {
       task(context, 0, count);
       return;
@@ -86,7 +88,7 @@ std::unique_ptr<Pool>& pool() {
   return instance;
 }
 
-constexpr std::size_t kPiece = 1024;       // ids
+constexpr std::size_t kPiece = 1024;         // ids
 constexpr std::size_t kCopyPiece = 4 << 20;  // bytes
 constexpr std::size_t kLine = 64 / sizeof(float);
 
@@ -181,21 +183,22 @@ void set_threads(int threads) {
 }
 
 // Adds delta to each element of each row in ids. Rows that repeat may lose some of it: there is no lock.
-void update_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count, std::size_t distance,
-                 float delta) {
+void update_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
+                 std::size_t distance, float delta) {
   Rows rows{weights, dim, ids, distance, delta, nullptr, nullptr};
   pool()->run(update_piece, &rows, count, kPiece);
 }
 
 // Copies the rows in ids to out (count x dim).
-void gather_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count, std::size_t distance,
-                 float* out) {
+void gather_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
+                 std::size_t distance, float* out) {
   Rows rows{weights, dim, ids, distance, 0, out, nullptr};
   pool()->run(gather_piece, &rows, count, kPiece);
 }
 
 // Returns the sum of all elements of the rows in ids.
-float read_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count, std::size_t distance) {
+float read_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
+                std::size_t distance) {
   std::atomic<float> total{0};
   Rows rows{weights, dim, ids, distance, 0, nullptr, &total};
   pool()->run(read_piece, &rows, count, kPiece);

@@ -50,7 +50,7 @@ def _library() -> ctypes.CDLL:
         partial.replace(target)
     library = ctypes.CDLL(str(target))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
-    rows = [pointer, size, pointer, size, size]
+    rows: list[Any] = [pointer, size, pointer, size, size]
     library.set_threads.argtypes = [ctypes.c_int]
     library.update_rows.argtypes = [*rows, ctypes.c_float]
     library.gather_rows.argtypes = [*rows, pointer]

@@ -31,6 +31,7 @@ def torch(settings: Settings) -> Any:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     module = _load("torch", "torch")
     module.set_num_threads(settings.threads)
+    module.sparse.check_sparse_tensor_invariants.disable()  # the default, and no warning that it is
     return module
 
 

@@ -150,34 +150,35 @@ def plot(path: Path, workload: Workload, results: list[CaseResult]) -> bool:
     figure = Figure(figsize=(9, 1.2 + 0.24 * bars), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    place, ticks = 0.0, []
+    place, ticks = 0.0, {}
     for result in results:
-        scale, unit = _UNITS[result.unit]
-        axes.annotate(
-            result.label, (0, place), xycoords=("axes fraction", "data"), fontsize=8, weight="bold", va="center"
-        )
+        _note(axes, 0, place, result.label, weight="bold")
         for standing in result.standings:
             place += 1
-            ticks.append((place, standing.name))
-            if not standing.counts:
-                note = f" {standing.status}"
-                axes.annotate(
-                    note, (0, place), xycoords=("axes fraction", "data"), fontsize=7, va="center", color="#9a1c1c"
-                )
-                continue
-            rate = standing.rate / scale
-            axes.barh(place, rate, color=_COLORS[standing.role], height=0.8)
-            note = f" {rate:.3g}"
-            if standing is not result.subject:
-                note += f"  ({ratio_text(result.ratio(standing.name))})"
-            axes.annotate(note, (rate, place), fontsize=7, va="center")
+            ticks[place] = standing.name
+            _bar(axes, place, standing, result)
         place += 1.4
-    axes.set_yticks([at for at, _ in ticks], [name for _, name in ticks], fontsize=7)
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.margins(x=0.15, y=0.01)
     units = " or ".join(dict.fromkeys(_UNITS[result.unit][1] for result in results))
     axes.set_xlabel(f"{units} by the median (in brackets: how many times that the first has)", fontsize=8)
     axes.set_title(f"{workload.name}: {workload.summary}", fontsize=9)
     figure.savefig(path, dpi=120)
     return True
+
+
+def _bar(axes: Any, place: float, standing: Standing, result: CaseResult) -> None:
+    if not standing.counts:
+        _note(axes, 0, place, f" {standing.status}", color="#9a1c1c")
+        return
+    rate = standing.rate / _UNITS[result.unit][0]
+    axes.barh(place, rate, color=_COLORS[standing.role], height=0.8)
+    ratio = result.ratio(standing.name)
+    against = "" if standing is result.subject or math.isnan(ratio) else f"  ({ratio_text(ratio)})"
+    axes.annotate(f" {rate:.3g}{against}", (rate, place), fontsize=7, va="center")
+
+
+def _note(axes: Any, x: float, place: float, text: str, **style: Any) -> None:
+    axes.annotate(text, (x, place), xycoords=("axes fraction", "data"), fontsize=7, va="center", **style)

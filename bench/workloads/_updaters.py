@@ -131,14 +131,16 @@ class TorchSparse(ArrayUpdater):
         self.kind = self._KINDS[optimizer]
         self.formula = "adagrad" if self.kind == "Adagrad" else optimizer
         self.name = f"torch sparse {self.kind}"
-        self.timed = (
-            f"torch.optim.{self.kind}.step() alone, on a ready sparse gradient (not coalesced, as backward gives)"
-        )
+        self.timed = f"{self.kind}.step() alone, on a ready sparse gradient (not coalesced, as backward gives it)"
 
     def set_up(self, settings: Settings) -> None:
         self.torch = torch = peers.torch(settings)
         self.parameter = torch.nn.Parameter(torch.empty(self.shape))
-        more = {"SGD": {}, "Adagrad": {"eps": EPS}, "SparseAdam": {"eps": EPS, "betas": (BETA1, BETA2)}}
+        more: dict[str, dict[str, Any]] = {
+            "SGD": {},
+            "Adagrad": {"eps": EPS},
+            "SparseAdam": {"eps": EPS, "betas": (BETA1, BETA2)},
+        }
         self.step = getattr(torch.optim, self.kind)([self.parameter], lr=LR, **more[self.kind])
         self.weights = self.parameter.detach().numpy()
         self.parameter.grad = self._sparse(np.zeros(1, np.int64), np.ones((1, self.shape[1]), np.float32))
@@ -172,7 +174,7 @@ class TorchSparse(ArrayUpdater):
 
 
 class NumPy(ArrayUpdater):
-    """The formula in NumPy: sort, sum with reduceat (faster than np.add.at), index."""
+    """The formula in NumPy: sort, sum with reduceat (np.add.at takes as long), index."""
 
     name = "NumPy"
     timed = "argsort, np.add.reduceat, the formula on the rows found by index, written back by index"
@@ -215,9 +217,7 @@ class RowLimit(ArrayUpdater):
     """The same rows read and written in the order they come."""
 
     name, role = "limit", "limit"
-    timed = (
-        "a C++ loop: every id's row read, a constant added, written; no sort, sum or state; tuned prefetch; all threads"
-    )
+    timed = "a C++ loop: every id's row read, a constant added, written; no sort, sum, state; tuned prefetch; all threads above 1,024 ids"
 
     def __init__(self, rows: int, dim: int) -> None:
         super().__init__("sgd", rows, dim)

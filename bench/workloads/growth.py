@@ -10,10 +10,9 @@ import numpy as np
 import fastinc as fi
 from bench import machine
 from bench.core import CaseResult, Goal, Settings, Standing, WrongError, workload
-from bench.inputs import Float32, count_name, normals, scattered
+from bench.inputs import Batch, Float32, count_name, normals, scattered
 from bench.race import free_memory
 from bench.reference import EPS, LR, Rows, check_update
-from bench.inputs import Batch
 
 _POOL = 16
 _REACHED = 10.0
@@ -74,7 +73,10 @@ def growth(settings: Settings) -> Iterator[CaseResult]:
     standing = Standing("fastinc table", "subject", timed, work=size)
     run = _Growth(total, size, dim, settings)
     worst: list[float] = []
+    needs = total * (run.owed() + 64) + 2**30
     try:
+        if needs > machine.available_memory():
+            raise MemoryError(f"needs {needs / 2**30:.1f} GiB of memory")
         for number in range(min(settings.rounds, 3)):
             seconds = run.fill(number)
             if number == 0:
@@ -86,6 +88,8 @@ def growth(settings: Settings) -> Iterator[CaseResult]:
             free_memory()
     except WrongError as error:
         standing.status, standing.reason = "wrong", str(error)
+    except MemoryError as error:
+        standing.status, standing.reason = "failed", str(error)
     result = CaseResult(f"{count_name(total)} ids x {dim}, {size:,} ids a batch", "rows", [standing])
     if standing.counts:
         result.figures = _figures(standing, worst, run)

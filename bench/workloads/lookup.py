@@ -54,15 +54,15 @@ class Reader(Contestant):
 class TableLookup(Reader):
     """fastinc's table."""
 
-    name, role = "fastinc table", "subject"
+    name = "fastinc table"
+    role: Role = "subject"
     timed = "table.lookup(ids, out=out): any int64 ids, found by hash; safe beside a writer"
 
     def set_up(self, settings: Settings) -> None:
         self.table = make_table(*self.shape)
-        self.weights = self.table
 
     def own_rows(self, ids: Ids) -> Float32:
-        """Return rows by their int8 copies' neighbours: each was loaded from `fill`, so that is what they must be."""
+        """Return rows as they were loaded, not as the table has them."""
         chunks, places = np.divmod(ids, 65_536)
         out = np.empty((len(ids), self.shape[1]), np.float32)
         for chunk in np.unique(chunks):
@@ -151,7 +151,7 @@ class GatherLimit(Reader):
     """The rows copied with tuned prefetch."""
 
     name, role = "limit", "limit"
-    timed = "a C++ loop: every id's row copied to an array; tuned prefetch; all threads"
+    timed = "a C++ loop: every id's row copied to an array; tuned prefetch; all threads above 1,024 ids"
 
     def set_up(self, settings: Settings) -> None:
         self.make_weights()
@@ -210,7 +210,6 @@ class Pooled(Reader):
 class TablePool(Pooled, TableLookup):
     """fastinc's table."""
 
-    role: Role = "subject"
     timed = 'table.pool(ids, offsets, mode="sum", out=out)'
 
     def prepare(self, inputs: list[Ids]) -> Any:

@@ -98,37 +98,43 @@ def lookup(settings: Settings) -> Iterator[CaseResult]:
     rows, dim = settings.pick((1_000_000, 64), (100_000, 64), (500, 8))
     readers = max(1, machine.cpus() - 1)
     seconds = settings.pick(1.0, 0.5, 0.05)
-    names = ("reader beside writer", "reader alone", "writer beside reader", "writer alone")
     threads_before = fi.get_num_threads()
     fi.set_num_threads(1)  # otherwise one call alone would take the CPUs that the other side needs
     try:
         shared = _Shared(rows, dim, settings)
-        standings = {name: _standing(name, shared, readers) for name in names}
-        result = CaseResult(f"{shape_name(rows, dim)}, 1 writer, {readers} readers", "rows", list(standings.values()))
+        results = [_pair(side, shared, readers, shape_name(rows, dim)) for side in ("reader", "writer")]
+        standings = {standing.name: standing for result in results for standing in result.standings}
         try:
             shared.check(min(seconds, 0.5))
             _alternate(shared, standings, readers, seconds, settings)
         except WrongError as error:
             for standing in standings.values():
                 standing.status, standing.reason = "wrong", str(error)
-        for side in ("reader", "writer"):
-            other = "writer" if side == "reader" else "reader"
-            kept = standings[f"{side} beside {other}"].rate / standings[f"{side} alone"].rate
-            result.figures[f"{side} keeps, of its rate alone"] = kept
+        for result in results:
             if settings.size == "full":
-                result.goals.append(Goal(f"{side} keeps, of its rate alone", kept, 0.7))
-        yield result
+                beside, alone = result.standings
+                result.goals.append(Goal(f"{beside.name}, rate against {alone.name}", result.ratio(alone.name), 0.7))
+            yield result
     finally:
         fi.set_num_threads(threads_before)
         free_memory()
 
 
-def _standing(name: str, shared: _Shared, readers: int) -> Standing:
-    if name.startswith("reader"):
-        timed = f"table.lookup of {shared.read_size:,} ids in a loop, {readers} threads in total"
-        return Standing(name, "subject" if "beside" in name else "variant", timed, work=shared.read_size)
-    timed = f"table.update of {shared.write_size:,} ids in a loop, one thread"
-    return Standing(name, "variant", timed, work=shared.write_size)
+def _pair(side: str, shared: _Shared, readers: int, shape: str) -> CaseResult:
+    if side == "reader":
+        other, size = "writer", shared.read_size
+        timed = f"table.lookup of {size:,} ids in a loop for a while; rates of all {readers} readers together"
+    else:
+        other, size = "readers", shared.write_size
+        timed = f"table.update of {size:,} ids in a loop for a while"
+    return CaseResult(
+        f"{shape}, 1 writer, {readers} {'reader' if readers == 1 else 'readers'}: the {side}'s rate",
+        "rows",
+        [
+            Standing(f"{side} beside {other}", "subject", timed, work=size),
+            Standing(f"{side} alone", "variant", timed, work=size),
+        ],
+    )
 
 
 def _alternate(
@@ -138,7 +144,7 @@ def _alternate(
         "readers": ({"reader": "reader alone"}, lambda: {"reader": [shared.reader() for _ in range(readers)]}),
         "writer": ({"writer": "writer alone"}, lambda: {"writer": [shared.writer()]}),
         "both": (
-            {"reader": "reader beside writer", "writer": "writer beside reader"},
+            {"reader": "reader beside writer", "writer": "writer beside readers"},
             lambda: {"reader": [shared.reader() for _ in range(readers)], "writer": [shared.writer()]},
         ),
     }

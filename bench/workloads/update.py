@@ -59,7 +59,7 @@ def run_optimizer(optimizer: str, settings: Settings) -> Iterator[CaseResult]:
 
 @workload("update/rowwise_adagrad", "one step of rowwise Adagrad on the rows of a batch, in place")
 def rowwise_adagrad(settings: Settings) -> Iterator[CaseResult]:
-    """torch has no rowwise Adagrad: its Adagrad is what people use, and is checked as that."""
+    """Torch has no rowwise Adagrad: its Adagrad is what people use, and is checked as that."""
     return run_optimizer("rowwise_adagrad", settings)
 
 
@@ -77,5 +77,5 @@ def sgd(settings: Settings) -> Iterator[CaseResult]:
 
 @workload("update/adam", "one step of lazy Adam on the rows of a batch, in place")
 def adam(settings: Settings) -> Iterator[CaseResult]:
-    """fastinc counts the steps of each row, SparseAdam those of the table: each is checked with its own."""
+    """Fastinc counts the steps of each row, SparseAdam those of the table: each is checked with its own."""
     return run_optimizer("adam", settings)

@@ -69,6 +69,19 @@ struct DlpackHolder {
   }
 };
 
+[[noreturn]] void refused(const char* name, const py::error_already_set& error) {
+  throw py::value_error(std::string(name) + ": its DLPack export refused: " +
+                        py::str(error.value()).cast<std::string>());
+}
+
+std::pair<int, int> dlpack_device(py::handle object, const char* name) {
+  try {
+    return object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
+  } catch (py::error_already_set& error) {
+    refused(name, error);
+  }
+}
+
 py::object dlpack_capsule(py::handle object, const char* name) {
   try {
     try {
@@ -78,7 +91,7 @@ py::object dlpack_capsule(py::handle object, const char* name) {
     }
     return object.attr("__dlpack__")();
   } catch (py::error_already_set& error) {
-    throw py::value_error(std::string(name) + ": its __dlpack__ refused: " + py::str(error.value()).cast<std::string>());
+    refused(name, error);
   }
 }
 
@@ -133,7 +146,7 @@ void Tensor::view_numpy(py::handle object, const char* name, Access access) {
 
 void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
   if (py::hasattr(object, "__dlpack_device__")) {
-    const auto device = object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
+    const auto device = dlpack_device(object, name);
     if (device.first != kDLCPU && device.first != kDLCUDAHost) {
       throw py::value_error(std::string(name) + " is on DLPack device type " + std::to_string(device.first) +
                             " (1 is the CPU, 2 is CUDA); this call needs it on the CPU");

@@ -127,7 +127,7 @@ class StreamModel:
         Examples
         --------
         >>> import fastinc as fi
-        >>> events = fi.datasets.synthetic(500, n_users=20, n_items=30)
+        >>> events = fi.datasets.synthetic(500, n_users=50, n_items=100)
         >>> fi.Recommender().partial_fit_events(events).n_events
         500
         """

@@ -261,9 +261,7 @@ def _read_arrays(folder: Path, entry: dict[str, Any]) -> Arrays:
     file = folder / name
     data = file.read_bytes()
     if len(data) != size:
-        raise ValueError(
-            f"{file} has {len(data)} bytes; the manifest says {size}: it is truncated or damaged"
-        )
+        raise ValueError(f"{file} has {len(data)} bytes; the manifest says {size}: it is truncated or damaged")
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{file} doesn't match its SHA-256 in the manifest: it is damaged")
     arrays: Arrays = _safetensors().load(data)

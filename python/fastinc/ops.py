@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastinc import _core
+from fastinc.optimizers import as_number
 
 __all__ = [
     "adagrad_update",
@@ -55,7 +56,7 @@ def _update(
     nonfinite: str,
     **parameters: float,
 ) -> int:
-    optimizer = _optimizer(name, tuple((key, float(value)) for key, value in parameters.items()))
+    optimizer = _optimizer(name, tuple((key, as_number(value, key)) for key, value in parameters.items()))
     return _core.update(optimizer, weights, list(state.values()), list(state), ids, grads, nonfinite)
 
 
@@ -98,7 +99,7 @@ def sgd_update(
     [-1.0, -1.0]
     """
     if momentum_buffer is None:
-        if momentum != 0.0:
+        if as_number(momentum, "momentum") != 0.0:
             raise ValueError(f"momentum_buffer is needed for momentum = {momentum}")
         return _update("sgd", weights, {}, ids, grads, nonfinite, lr=lr, weight_decay=weight_decay)
     state = {"momentum_buffer": momentum_buffer}

@@ -9,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
+import numpy as np
+
 from fastinc._core import Optimizer as _CoreOptimizer
 
 __all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "RowWiseAdagrad"]
 
 _T = TypeVar("_T")
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return `value` as a float, or raise naming the argument; the engine checks ranges."""
+    if isinstance(value, (int, float, np.number, np.bool_)):
+        return float(value)
+    raise TypeError(f"{name} = {value!r} must be a number")
 
 
 class _Parameter(Generic[_T]):
@@ -36,7 +45,7 @@ class _Parameter(Generic[_T]):
         return self._kind(instance._core.get(self._name))
 
     def __set__(self, instance: Optimizer, value: _T) -> None:
-        instance._core.set(self._name, float(value))  # type: ignore[arg-type]  # float or bool
+        instance._core.set(self._name, as_number(value, self._name))
 
 
 class Optimizer:
@@ -60,7 +69,7 @@ class Optimizer:
     def _configure(self, name: str, **parameters: float) -> None:
         core = _CoreOptimizer(name)
         for parameter, value in parameters.items():
-            core.set(parameter, float(value))
+            core.set(parameter, as_number(value, parameter))
         self._core = core
 
     def get_params(self) -> dict[str, Any]:
@@ -127,7 +136,7 @@ class SGD(Optimizer):
     _parameters = ("lr", "momentum", "weight_decay")
 
     def __init__(self, lr: float = 0.1, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
-        if momentum == 0.0:
+        if as_number(momentum, "momentum") == 0.0:
             self._configure("sgd", lr=lr, weight_decay=weight_decay)
         else:
             self._configure("momentum_sgd", lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -140,7 +149,7 @@ class SGD(Optimizer):
     @momentum.setter
     def momentum(self, value: float) -> None:
         if self._core.name == "momentum_sgd":
-            self._core.set("momentum", float(value))
+            self._core.set("momentum", as_number(value, "momentum"))
         elif value != 0.0:
             raise ValueError(f"momentum = {value}: this SGD was made without momentum and keeps no buffer")
 

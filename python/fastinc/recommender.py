@@ -80,7 +80,7 @@ class Recommender(StreamModel):
     Examples
     --------
     >>> import fastinc as fi
-    >>> events = fi.datasets.synthetic(2000, n_users=50, n_items=40, seed=1)
+    >>> events = fi.datasets.synthetic(2000, n_users=100, n_items=200, seed=1)
     >>> model = fi.Recommender(dim=16)
     >>> _ = model.partial_fit(events.users, events.items, timestamps=events.timestamps)
     >>> ids, scores = model.recommend(events.users[:3], k=5)
@@ -109,9 +109,7 @@ class Recommender(StreamModel):
         if optimizer is None:
             optimizer = Adagrad(lr=0.12, initial_accumulator_value=0.1)
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()"
-            )
+            raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
         if time_scale is not None and not time_scale > 0:
             raise ValueError(f"time_scale = {time_scale} must be > 0, or None")
         self._config: dict[str, Any] = {

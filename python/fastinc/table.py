@@ -21,13 +21,27 @@ Ids = Any
 Array = Any
 
 
-def _as_ids(ids: Ids) -> Any:
-    """Turn a list, range or scalar into an int64 array; arrays pass as they are and are checked by the engine."""
-    if isinstance(ids, (list, tuple, range)):
-        return np.asarray(ids, dtype=np.int64) if len(ids) else np.empty(0, dtype=np.int64)
-    if isinstance(ids, (int, np.integer)) and not isinstance(ids, bool):
-        return np.asarray([ids], dtype=np.int64)
-    return ids
+def _as_ids(ids: Ids, name: str = "ids") -> Any:
+    """Turn a list, range or int into an int64 array; arrays pass as they are and are checked by the engine."""
+    if isinstance(ids, bool) or not isinstance(ids, (list, tuple, range, int, np.integer)):
+        return ids
+    values = [ids] if isinstance(ids, (int, np.integer)) else ids
+    for i, value in enumerate(values):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name}[{i}] = {value!r} must be an integer")
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name}[{i}] = {value} doesn't fit int64")
+    return np.array(values, dtype=np.int64)
+
+
+def _count(ids: Any, name: str = "ids") -> int:
+    """Return how many ids there are, to make an output for them."""
+    shape = getattr(ids, "shape", None)
+    if shape is None:
+        raise TypeError(f"{name} must be an array or a list of ints, not {type(ids).__name__}")
+    if len(shape) != 1:
+        raise ValueError(f"{name} has shape {tuple(shape)}; it must be (any,)")
+    return int(shape[0])
 
 
 @dataclass(frozen=True)
@@ -96,14 +110,14 @@ class EmbeddingTable:
     ) -> None:
         if device != "cpu":
             raise ValueError(f"device = {device!r}: this version of fastinc has the CPU engine only ('cpu')")
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= 2**20:
             raise ValueError(f"dim = {dim!r} must be a whole number from 1 to {2**20}")
         self._optimizer = RowWiseAdagrad(lr=0.05) if optimizer is None else optimizer
         self._init = Normal() if init is None else init
         if not isinstance(self._optimizer, Optimizer):
-            raise TypeError(
-                f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()"
-            )
+            raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
+        if isinstance(self._init, type) or not hasattr(self._init, "_spec"):
+            raise TypeError(f"init = {init!r} must be an initializer, such as fastinc.init.Normal()")
         self._core = _core.Table(int(dim), self._optimizer._core, *self._init._spec())
         self._owner: str | None = None
 
@@ -153,8 +167,7 @@ class EmbeddingTable:
 
     def __repr__(self) -> str:
         return (
-            f"EmbeddingTable(dim={self.dim}, optimizer={self._optimizer!r}, rows={len(self)}, "
-            f"version={self.version})"
+            f"EmbeddingTable(dim={self.dim}, optimizer={self._optimizer!r}, rows={len(self)}, version={self.version})"
         )
 
     def lookup(self, ids: Ids, *, out: Array | None = None) -> Array:
@@ -181,7 +194,7 @@ class EmbeddingTable:
         """
         ids = _as_ids(ids)
         if out is None:
-            out = np.empty((len(ids), self.dim), dtype=np.float32)
+            out = np.empty((_count(ids), self.dim), dtype=np.float32)
         self._core.lookup(ids, out)
         return out
 
@@ -210,7 +223,7 @@ class EmbeddingTable:
         """
         ids = _as_ids(ids)
         if out is None:
-            out = np.empty((len(ids), self.dim + 8), dtype=np.uint8)
+            out = np.empty((_count(ids), self.dim + 8), dtype=np.uint8)
         self._core.lookup_quantized(ids, out)
         return out
 
@@ -251,9 +264,9 @@ class EmbeddingTable:
         >>> table.pool([4, 5, 6], [0, 1], mode="sum").tolist()
         [[1.0, 1.0], [2.0, 2.0]]
         """
-        ids, offsets = _as_ids(ids), _as_ids(offsets)
+        ids, offsets = _as_ids(ids), _as_ids(offsets, "offsets")
         if out is None:
-            out = np.empty((len(offsets), self.dim), dtype=np.float32)
+            out = np.empty((_count(offsets, "offsets"), self.dim), dtype=np.float32)
         self._core.pool(ids, offsets, mode, weights, out)
         return out
 

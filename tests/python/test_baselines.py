@@ -66,14 +66,10 @@ def random_stream(seed, n_events, n_users, n_items, growing=False):
     rng = np.random.default_rng(seed)
     users = rng.integers(0, n_users, n_events)
     items = rng.integers(0, n_items, n_events)
-    if (
-        growing
-    ):  # ever new items and users, and late the first items again: their few neighbours were once many
+    if growing:  # ever new items and users, and late the first items again: their few neighbours were once many
         front = 4 + np.arange(n_events) * (n_items - 4) // n_events
         users = np.arange(n_events) * n_users // n_events
-        items = np.where(
-            rng.random(n_events) < np.linspace(-0.6, 0.2, n_events), items % 4, front - 1 - items % 4
-        )
+        items = np.where(rng.random(n_events) < np.linspace(-0.6, 0.2, n_events), items % 4, front - 1 - items % 4)
     return users, items, rng.integers(-1, 4, n_events).astype(np.float32)
 
 

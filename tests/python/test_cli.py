@@ -117,9 +117,7 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
                 "matplotlib": ["evaluate", "--events", "synthetic", "--plot", tmp_path / "p.png"],
             }
             result = run(capsys, *commands[module])
-            assert_one_line_error(
-                result, f"needs {module}, which is not installed: pip install 'fastinc[{extra}]'"
-            )
+            assert_one_line_error(result, f"needs {module}, which is not installed: pip install 'fastinc[{extra}]'")
 
 
 def test_json_is_json_and_written_whole(tmp_path):
@@ -183,9 +181,7 @@ def test_evaluate_counts_skipped_rows(capsys, folder, tmp_path):
     file = tmp_path / "u.data"
     file.write_text((folder / "u.data").read_text() + "1\t2\n")
     assert_one_line_error(run(capsys, "evaluate", "--events", file), "u.data:3001: expected 4 fields")
-    status, out, _ = run(
-        capsys, "evaluate", "--events", file, "--errors", "skip", "--no-baselines", "--dim", 8
-    )
+    status, out, _ = run(capsys, "evaluate", "--events", file, "--errors", "skip", "--no-baselines", "--dim", 8)
     assert status == 0
     assert "1 rows of" in out
 
@@ -204,9 +200,7 @@ def test_the_engines_refusals_are_one_line_too(capsys, folder, options, name):
 
 
 def test_recommend(capsys, folder, model):
-    status, out, _ = run(
-        capsys, "recommend", "--model", model, "--user", 3, "--user", 12345, "-k", 4, "--json"
-    )
+    status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "--user", 12345, "-k", 4, "--json")
     assert status == 0
     known, stranger = json.loads(out)
     assert (known["user"], stranger["user"]) == (3, 12345)
@@ -222,9 +216,7 @@ def test_recommend(capsys, folder, model):
     # What does not exist is left out, not padded.
     status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json")
     assert len(json.loads(out)[0]["items"]) <= 200 - len(seen)
-    status, out, _ = run(
-        capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json", "--include-seen"
-    )
+    status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json", "--include-seen")
     assert seen <= set(json.loads(out)[0]["items"])
     assert_one_line_error(run(capsys, "recommend", "--model", model, "--user", "bob"), "--user bob")
 
@@ -265,12 +257,7 @@ def test_demo(capsys, folder, tmp_path):
     assert report["seed"] == 1
     assert len(report["fresh_events"]) == 3
     for visit in report["fresh_events"]:
-        assert (
-            len(visit["before"]["items"])
-            == len(visit["after"]["items"])
-            == len(visit["fresh"]["items"])
-            == 10
-        )
+        assert len(visit["before"]["items"]) == len(visit["after"]["items"]) == len(visit["fresh"]["items"]) == 10
         assert not set(visit["after"]["items"]) & set(visit["fresh"]["items"])
         assert all(name.startswith("[b]Film ") for name in visit["after"]["titles"])
 

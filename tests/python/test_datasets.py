@@ -112,8 +112,7 @@ TEXTS = {
     "x.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     "1\t10\t5\t100\n2\t11\t3.5\t99\n1\t12\t1\t1e2\n",
     "nameless.csv": "1,10,5,100\n2,11,3.5,99\n1,12,1,100\n\n",
-    "quoted.csv": '"user","title","item","label","time"\n'
-    '1,"a, ""b""",10,5,100\n2,,11,3.5,99\n"1",x,12,1,100\n',
+    "quoted.csv": '"user","title","item","label","time"\n1,"a, ""b""",10,5,100\n2,,11,3.5,99\n"1",x,12,1,100\n',
     "bom.tsv": "\ufeffTimestamp\tUser ID\tItem_ID\tStars\n100\t1\t10\t5\n99\t2\t11\t3.5\n100\t1\t12\t1\n",
 }
 
@@ -260,10 +259,7 @@ def write_parquet(tmp_path):
 
     def write(**columns):
         table = pa.table(
-            {
-                name: column if hasattr(column, "type") else pa.array(column)
-                for name, column in columns.items()
-            }
+            {name: column if hasattr(column, "type") else pa.array(column) for name, column in columns.items()}
         )
         pq.write_table(table, tmp_path / "events.parquet")
         return tmp_path / "events.parquet"
@@ -297,17 +293,13 @@ def test_parquet_rows_without_values_are_reported_or_skipped(write_parquet):
     events = load_events(file, errors="skip")
     assert as_tuples(events) == [(1, "a", 1.0, 1.0)]
     assert events.skipped == 3
-    assert (
-        load_events(write_parquet(user=[1, 2], item=[1, 2], label=[np.nan, 1.0]), errors="skip").skipped == 1
-    )
+    assert load_events(write_parquet(user=[1, 2], item=[1, 2], label=[np.nan, 1.0]), errors="skip").skipped == 1
     with pytest.raises(ValueError, match="no events in 1 rows"):
         load_events(write_parquet(user=[1], item=[""]), errors="skip")
 
 
 def test_parquet_refuses_what_are_no_ids(write_parquet):
-    with pytest.raises(
-        ValueError, match=r"column 'user' must hold integers or strings for the users, got double"
-    ):
+    with pytest.raises(ValueError, match=r"column 'user' must hold integers or strings for the users, got double"):
         load_events(write_parquet(user=[1.0], item=[1]))
     with pytest.raises(ValueError, match="column 'rating' must hold numbers for the labels, got string"):
         load_events(write_parquet(user=[1], item=[1], rating=["5"]))
@@ -324,9 +316,7 @@ def test_parquet_refuses_what_are_no_ids(write_parquet):
 def test_a_missing_extra_is_named(monkeypatch, write_parquet):
     file = write_parquet(user=[1], item=[1])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(
-        ImportError, match=r"reading Parquet files needs pyarrow.*pip install 'fastinc\[parquet\]'"
-    ):
+    with pytest.raises(ImportError, match=r"reading Parquet files needs pyarrow.*pip install 'fastinc\[parquet\]'"):
         load_events(file)
 
 
@@ -390,8 +380,7 @@ def test_synthetic_is_what_its_description_says():
 
 def test_drift_begins_where_it_is_said_to():
     streams = {
-        drift: synthetic(20_000, 200, 500, drift=drift, drift_at=0.4, seed=9)
-        for drift in ("none", "gradual", "abrupt")
+        drift: synthetic(20_000, 200, 500, drift=drift, drift_at=0.4, seed=9) for drift in ("none", "gradual", "abrupt")
     }
     start = 1_600_000_000
     moment = start + 0.4 * 90 * 86_400
@@ -406,9 +395,7 @@ def test_drift_begins_where_it_is_said_to():
         assert name in moved.name
     # Just after the moment a gradual drift has hardly begun, an abrupt one is complete.
     soon = slice(before, before + 1000)
-    changed = {
-        name: (streams[name].items[soon] != still.items[soon]).mean() for name in ("gradual", "abrupt")
-    }
+    changed = {name: (streams[name].items[soon] != still.items[soon]).mean() for name in ("gradual", "abrupt")}
     assert changed["abrupt"] > changed["gradual"] + 0.1
 
 

@@ -56,8 +56,7 @@ def engine_outcomes(core, users, items, labels, warm_up, exclude_seen, cuts=()):
     targets = (labels > 0).astype(np.uint8)
     bounds = [0, *cuts, len(users)]
     parts = [
-        run.run(core, users[a:b], items[a:b], labels[a:b], None, targets[a:b])
-        for a, b in itertools.pairwise(bounds)
+        run.run(core, users[a:b], items[a:b], labels[a:b], None, targets[a:b]) for a, b in itertools.pairwise(bounds)
     ]
     assert run.position == len(users)
     return np.concatenate(parts)
@@ -288,9 +287,7 @@ def test_a_model_that_learned_before_is_asked_like_a_new_one(synthetic):
 def test_report_of_the_recommender(synthetic):
     seen = []
     model = fi.Recommender(dim=8)
-    report = fi.evaluate.prequential(
-        model, synthetic, window=300, progress=lambda *progress: seen.append(progress)
-    )
+    report = fi.evaluate.prequential(model, synthetic, window=300, progress=lambda *progress: seen.append(progress))
     names = ["fastinc", "popularity", "item-kNN", "item-kNN (recency)"]
     assert list(report.models) == names
     assert report.metrics == ("recall@10", "ndcg@10", "mrr")
@@ -413,10 +410,7 @@ def test_a_list_with_fewer_scores_than_ids_is_refused():
 
 def test_metrics_of_ranks():
     ranks = np.array([0, 1, 2, 10, 11], dtype=np.int32)
-    values = {
-        metric.name: metric.values(ranks)
-        for metric in parse_metrics(["recall@10", "ndcg@10", "mrr", "mrr@10"])
-    }
+    values = {metric.name: metric.values(ranks) for metric in parse_metrics(["recall@10", "ndcg@10", "mrr", "mrr@10"])}
     np.testing.assert_array_equal(values["recall@10"], [0, 1, 1, 1, 0])
     np.testing.assert_allclose(values["ndcg@10"], [0, 1, 1 / np.log2(3), 1 / np.log2(11), 0])
     np.testing.assert_allclose(values["mrr"], [0, 1, 1 / 2, 1 / 10, 1 / 11])

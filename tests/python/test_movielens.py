@@ -96,9 +96,7 @@ def test_ml_100k_comes_from_recbole_without_importing_it():
         "print(len(e), len(u), len(i), e.item_titles[50], e.name, e.source)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(
-        "100000 943 1682 Star Wars (1977) ml-100k ml-100k.inter of the package recbole"
-    )
+    assert done.stdout.startswith("100000 943 1682 Star Wars (1977) ml-100k ml-100k.inter of the package recbole")
 
 
 @pytest.fixture

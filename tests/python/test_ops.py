@@ -110,6 +110,8 @@ def test_rows_outside_the_batch_keep_their_bytes(case):
 
 def test_lr_zero_moves_state_only():
     for case in PLAIN_CASES:
+        if 0.0 in case.spec.bad["lr"]:
+            continue  # its formula divides by lr
         weights, state, ids, grads = make_problem(case, 2, 4, 8, 5)
         before = weights.copy()
         case.update(weights, state, ids, grads, lr=0.0)

@@ -4,11 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <shared_mutex>
 #include <span>
 #include <vector>
 
 #include "fastinc/history.h"
+#include "fastinc/shared_mutex.h"
 
 namespace fastinc {
 
@@ -33,7 +33,7 @@ void validate(const EventBatch& events);
 /// Not synchronised: callers hold `mutex`, exclusive to learn and shared for everything that only reads.
 class StreamModel {
  public:
-  mutable std::shared_mutex mutex;
+  mutable SharedMutex mutex;
 
   explicit StreamModel(std::size_t history_size);
   virtual ~StreamModel();

@@ -16,7 +16,7 @@
 namespace fastinc {
 namespace {
 
-using ReadLock = std::shared_lock<std::shared_mutex>;
+using ReadLock = std::shared_lock<SharedMutex>;
 
 constexpr std::size_t kRowBlock = 256;   // rows scored for every query of a block while they are in the cache
 constexpr std::size_t kQueryBlock = 64;  // queries answered in one pass over the rows

@@ -36,20 +36,21 @@ std::vector<const Kernels*> usable_kernels() {
   return usable;
 }
 
-const Kernels* find_kernels(std::string_view name) {
+/// `source` is what the caller calls the name in its error.
+const Kernels* find_kernels(std::string_view name, const char* source) {
   std::string known;
   for (const Kernels* k : usable_kernels()) {
     if (name == k->isa) return k;
     known += known.empty() ? k->isa : std::string(", ") + k->isa;
   }
-  throw std::invalid_argument("isa = '" + std::string(name) + "' is not available here; this CPU and build have: " +
+  throw std::invalid_argument(std::string(source) + " = '" + std::string(name) + "' is not available here; this CPU and build have: " +
                               known);
 }
 
 std::atomic<const Kernels*>& selected() {
   static std::atomic<const Kernels*> kernels = [] {
     const char* wanted = std::getenv("FASTINC_ISA");
-    return wanted != nullptr && *wanted != '\0' ? find_kernels(wanted) : usable_kernels().back();
+    return wanted != nullptr && *wanted != '\0' ? find_kernels(wanted, "FASTINC_ISA") : usable_kernels().back();
   }();
   return kernels;
 }
@@ -66,6 +67,6 @@ std::vector<std::string> available_isas() {
 
 std::string current_isa() { return kernels().isa; }
 
-void set_isa(std::string_view name) { selected().store(find_kernels(name), std::memory_order_release); }
+void set_isa(std::string_view name) { selected().store(find_kernels(name, "isa"), std::memory_order_release); }
 
 }  // namespace fastinc

@@ -21,8 +21,8 @@ namespace {
 constexpr std::size_t kBatch = 256;               // events between two versions of the tables
 constexpr std::size_t kHistoryNotNegative = 100;  // the last items of a user are never negatives
 
-using WriteLock = std::unique_lock<std::shared_mutex>;
-using ReadLock = std::shared_lock<std::shared_mutex>;
+using WriteLock = std::unique_lock<SharedMutex>;
+using ReadLock = std::shared_lock<SharedMutex>;
 
 float sigmoid(float x) { return 1.0f / (1.0f + base::exponential(-x)); }
 

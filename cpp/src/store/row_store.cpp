@@ -129,8 +129,11 @@ void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
 }
 
 std::size_t RowStore::remove(std::span<const std::int64_t> ids, std::uint64_t version) {
-  removed_.reserve(removed_.size() + ids.size());
-  free_.reserve(free_.size() + ids.size());
+  std::size_t known = 0;
+  for (const std::int64_t id : ids) known += find(id) != kNoSlot;
+  if (known == 0) return 0;
+  removed_.reserve(removed_.size() + known);  // nothing below allocates
+  free_.reserve(free_.size() + known);
   std::size_t gone = 0;
   for (const std::int64_t id : ids) {
     const auto it = map_.find(id);

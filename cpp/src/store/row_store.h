@@ -5,13 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <shared_mutex>
 #include <span>
 #include <vector>
 
 #include "cpu/rows.h"
 #include "fastinc/initializer.h"
 #include "fastinc/optimizer.h"
+#include "fastinc/shared_mutex.h"
 #include "math/random.h"
 
 namespace fastinc {
@@ -33,7 +33,7 @@ class RowStore {
   RowStore(const RowStore&) = delete;
   RowStore& operator=(const RowStore&) = delete;
 
-  mutable std::shared_mutex mutex;
+  mutable SharedMutex mutex;
 
   std::size_t dim() const { return dim_; }
   std::size_t size() const { return map_.size(); }

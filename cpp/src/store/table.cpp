@@ -15,8 +15,8 @@
 namespace fastinc {
 namespace {
 
-using ReadLock = std::shared_lock<std::shared_mutex>;
-using WriteLock = std::unique_lock<std::shared_mutex>;
+using ReadLock = std::shared_lock<SharedMutex>;
+using WriteLock = std::unique_lock<SharedMutex>;
 
 constexpr std::size_t kLookupBlock = 16;  // rows whose addresses are found before the first is read
 
@@ -291,8 +291,6 @@ void Table::import_state(const TableState& in) {
   require(in.weights.size() == n * dim, "weights is not (rows, dim)");
   require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
   require(in.removed_ids.size() == in.removed_versions.size(), "removed_ids and removed_versions differ in length");
-  check_finite(in.weights.data(), n, dim, "weights");
-  check_finite(in.state.data(), n, state_floats, "state");
   const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
   require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid), "a row version is out of range");
   require(std::all_of(in.removed_versions.begin(), in.removed_versions.end(), valid),

@@ -1,4 +1,4 @@
-"""The command line: ``fastinc demo | train | evaluate | recommend | info``."""
+"""The command line: ``fastinc demo | train | evaluate | recommend | bench | info``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from fastinc.cli import demo, evaluate, info, recommend, train
+from fastinc.cli import bench, demo, evaluate, info, recommend, train
 
-_COMMANDS = (demo, train, evaluate, recommend, info)
+_COMMANDS = (demo, train, evaluate, recommend, bench, info)
 # What a user can cause: a wrong value, a missing file, a missing extra, a model too large. Anything else is a
 # mistake of ours, and deserves its traceback.
 _USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
@@ -46,9 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     >>> build_parser().parse_args(["info", "--json"]).json
     True
     """
-    parser = _Parser(
-        prog="fastinc", description="Recommenders that learn from the event stream while they serve."
-    )
+    parser = _Parser(prog="fastinc", description="Recommenders that learn from the event stream while they serve.")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

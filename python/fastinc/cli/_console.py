@@ -75,9 +75,7 @@ def show_report(report: PrequentialReport) -> None:
     rich = require("rich.table", extra="demo", purpose="the table")
     boxes = require("rich.box", extra="demo", purpose="the table")
     terminal = sys.stdout.isatty()
-    table = rich.Table(
-        title=f"{report.events}, every event ranked before it is learned", title_justify="left"
-    )
+    table = rich.Table(title=f"{report.events}, every event ranked before it is learned", title_justify="left")
     if terminal:  # no lines: three metrics just fit into 80 columns
         table.box, table.pad_edge, table.padding = None, False, (0, 2, 0, 0)
     else:

@@ -88,9 +88,7 @@ def _plan(users: npt.NDArray[Any], rng: np.random.Generator) -> list[npt.NDArray
     """Return the positions of all events of each of the users to visit."""
     order = np.argsort(users, kind="stable")
     bounds = np.flatnonzero(users[order][1:] != users[order][:-1]) + 1
-    enough = [
-        own for own in np.split(order, bounds) if len(own) // 2 >= FRESH and -(-len(own) // 2) >= 2 * FRESH
-    ]
+    enough = [own for own in np.split(order, bounds) if len(own) // 2 >= FRESH and -(-len(own) // 2) >= 2 * FRESH]
     return [enough[i] for i in rng.permutation(len(enough))[:USERS]]
 
 

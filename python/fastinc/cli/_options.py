@@ -35,9 +35,7 @@ def add_events(parser: argparse.ArgumentParser) -> None:
         metavar="ROLE=NAME",
         help="name of a column: user=..., item=..., label=... or timestamp=...; may be repeated",
     )
-    group.add_argument(
-        "--min-label", type=float, metavar="X", help="keep only events with a label of at least X"
-    )
+    group.add_argument("--min-label", type=float, metavar="X", help="keep only events with a label of at least X")
     group.add_argument(
         "--errors",
         choices=("raise", "skip"),
@@ -51,20 +49,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model", "what is not given is as Recommender() has it")
     group.add_argument("--dim", type=int, help="length of the vectors")
     group.add_argument("--loss", choices=("softmax", "bpr", "logistic", "mse"))
-    group.add_argument(
-        "--user-model", choices=("history", "vector", "both"), help="what a user is to the model"
-    )
+    group.add_argument("--user-model", choices=("history", "vector", "both"), help="what a user is to the model")
     group.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
-    group.add_argument(
-        "--lr", type=float, help="learning rate (of Adagrad, unless --optimizer says otherwise)"
-    )
+    group.add_argument("--lr", type=float, help="learning rate (of Adagrad, unless --optimizer says otherwise)")
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add --seed."""
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
 
 
 def open_events(

@@ -28,9 +28,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME_OR_PATH",
         help="'ml-100k' (the default), 'synthetic', a MovieLens directory or a file of events with times",
     )
-    parser.add_argument(
-        "--out", default="demo-output", metavar="DIR", help="where to write (default: demo-output)"
-    )
+    parser.add_argument("--out", default="demo-output", metavar="DIR", help="where to write (default: demo-output)")
     add_seed(parser)
     parser.set_defaults(run=run)
 
@@ -70,9 +68,7 @@ def run(args: argparse.Namespace) -> None:
         "fresh_events": [visit.to_dict(events.item_titles) for visit in visits],
     }
     write_json(folder / "report.json", document)
-    out.print(
-        f"\nplot:   {folder / 'recall.png'}\nreport: {folder / 'report.json'}", markup=False, highlight=False
-    )
+    out.print(f"\nplot:   {folder / 'recall.png'}\nreport: {folder / 'report.json'}", markup=False, highlight=False)
 
 
 def _show_visits(visits: list[Visit], events: Events, out: Any) -> None:
@@ -114,6 +110,4 @@ def title(item: Any, events: Events) -> str:
 
 def _marked(answer: Answer, events: Events) -> list[str]:
     marks = zip(answer.items, answer.new, answer.taken, strict=True)
-    return [
-        f"{'+' if new else ' '}{'*' if taken else ' '} {title(item, events)}" for item, new, taken in marks
-    ]
+    return [f"{'+' if new else ' '}{'*' if taken else ' '} {title(item, events)}" for item, new, taken in marks]

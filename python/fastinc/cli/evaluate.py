@@ -20,9 +20,7 @@ from fastinc.cli.plot import need_matplotlib, plot_report
 
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser(
-        "evaluate", help="rank and learn a file of events, and compare with the baselines"
-    )
+    parser = commands.add_parser("evaluate", help="rank and learn a file of events, and compare with the baselines")
     add_events(parser)
     group = parser.add_argument_group("evaluation")
     group.add_argument(
@@ -32,9 +30,7 @@ def add_parser(commands: Any) -> None:
         metavar="METRIC",
         help="recall@K, ndcg@K or mrr (default: recall@10 ndcg@10 mrr)",
     )
-    group.add_argument(
-        "--window", type=int, default=5000, metavar="N", help="events in a window (default: 5000)"
-    )
+    group.add_argument("--window", type=int, default=5000, metavar="N", help="events in a window (default: 5000)")
     group.add_argument(
         "--ties",
         choices=("file", "shuffle"),

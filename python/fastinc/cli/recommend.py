@@ -18,9 +18,7 @@ def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
     parser = commands.add_parser("recommend", help="ask a saved model for the best items of some users")
     parser.add_argument("--model", required=True, metavar="DIR", help="where `fastinc train` saved the model")
-    parser.add_argument(
-        "--user", required=True, action="append", metavar="ID", help="a user; may be repeated"
-    )
+    parser.add_argument("--user", required=True, action="append", metavar="ID", help="a user; may be repeated")
     parser.add_argument("-k", type=int, default=10, metavar="K", help="how many items for each (default: 10)")
     parser.add_argument("--include-seen", action="store_true", help="let items the user has had take part")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -34,9 +34,7 @@ def _column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[A
         wanted = "integers or strings"
     else:
         if role == "timestamp" and kinds.is_timestamp(array.type):
-            array = pc.divide(
-                array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False), 1e6
-            )
+            array = pc.divide(array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
         if kinds.is_boolean(array.type):
             array = array.cast(pa.int8())
         if kinds.is_integer(array.type) or kinds.is_floating(array.type):

@@ -67,9 +67,7 @@ def movielens(
         path = _ratings_in(path)
         return load_events(path, min_label=min_label, errors=errors, name=path.parent.resolve().name)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: no such file or directory, and no data set of that name (known: ml-100k)"
-        )
+        raise FileNotFoundError(f"{path}: no such file or directory, and no data set of that name (known: ml-100k)")
     return load_events(path, min_label=min_label, errors=errors)
 
 
@@ -78,9 +76,7 @@ def _ratings_in(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(
-            f"{folder}: several ratings files, name one: {', '.join(path.name for path in found)}"
-        )
+        raise ValueError(f"{folder}: several ratings files, name one: {', '.join(path.name for path in found)}")
     raise FileNotFoundError(f"{folder}: none of {', '.join(_FILES)} or *.inter in it")
 
 
@@ -139,9 +135,7 @@ def _download(url: str, file: Path, md5: str) -> None:
             "pip install --no-deps recbole, whose package carries it, or pass the path of a ratings file"
         ) from error
     if digest.hexdigest() != md5:
-        raise ValueError(
-            f"{url}: the checksum of the {received} bytes is {digest.hexdigest()}, expected {md5}"
-        )
+        raise ValueError(f"{url}: the checksum of the {received} bytes is {digest.hexdigest()}, expected {md5}")
 
 
 def _unpack(archive: Path, folder: Path) -> None:

@@ -159,9 +159,7 @@ class _Sessions:
         return len(self.user)
 
 
-def _check(
-    n_events: int, n_users: int, n_items: int, dim: int, drift: Any, drift_at: float, seed: int
-) -> None:
+def _check(n_events: int, n_users: int, n_items: int, dim: int, drift: Any, drift_at: float, seed: int) -> None:
     least = {"n_events": (n_events, 1), "n_users": (n_users, 1), "n_items": (n_items, 8), "dim": (dim, 1)}
     for name, (value, minimum) in {**least, "seed": (seed, 0)}.items():
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
@@ -169,9 +167,7 @@ def _check(
         if value < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {value}")
     if n_events > n_users * n_items // 4:
-        raise ValueError(
-            f"n_events must be at most n_users * n_items / 4 = {n_users * n_items // 4}, got {n_events}"
-        )
+        raise ValueError(f"n_events must be at most n_users * n_items / 4 = {n_users * n_items // 4}, got {n_events}")
     if drift not in ("none", "gradual", "abrupt"):
         raise ValueError(f"drift must be 'none', 'gradual' or 'abrupt', got {drift!r}")
     if not 0.0 < drift_at < 1.0:

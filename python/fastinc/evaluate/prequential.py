@@ -31,9 +31,7 @@ class ListModel(Protocol):
     def partial_fit(self, users: Any, items: Any, labels: Any = None, timestamps: Any = None) -> Any:
         """Learn events."""
 
-    def recommend(
-        self, users: Any, k: int = 10, at: Any = None, exclude_seen: bool = True
-    ) -> tuple[Any, Any]:
+    def recommend(self, users: Any, k: int = 10, at: Any = None, exclude_seen: bool = True) -> tuple[Any, Any]:
         """Return ids and scores, best first."""
 
 
@@ -165,9 +163,7 @@ def _check(
         return
     for method in ("partial_fit", "recommend"):
         if not callable(getattr(model, method, None)):
-            raise TypeError(
-                f"model must have partial_fit and recommend, got {type(model).__name__} without {method}"
-            )
+            raise TypeError(f"model must have partial_fit and recommend, got {type(model).__name__} without {method}")
     for metric in metrics:
         if metric.k is None:
             raise ValueError(
@@ -198,9 +194,7 @@ def _in_order(events: Events, ties: Literal["file", "shuffle"], seed: int) -> Ev
 
 def _words(events: Events, ties: str, seed: int, warm_up: int, exclude_seen: bool, window: int) -> list[str]:
     """Return the protocol, a line for each rule."""
-    order = "by timestamp, equal timestamps " + (
-        "in their order" if ties == "file" else f"shuffled (seed {seed})"
-    )
+    order = "by timestamp, equal timestamps " + ("in their order" if ties == "file" else f"shuffled (seed {seed})")
     timed = events.timestamps is not None
     lines = [
         f"order: {order if timed else 'as given (no timestamps)'}; one pass, each event scored, then learned",
@@ -334,9 +328,7 @@ class _ListRun:
         if self._exclude_seen and item in self._had[user]:
             return Run.REPEAT
         at = None if events.timestamps is None else float(events.timestamps[i])
-        ids, scores = self._model.recommend(
-            events.users[i : i + 1], k=self._k, at=at, exclude_seen=self._exclude_seen
-        )
+        ids, scores = self._model.recommend(events.users[i : i + 1], k=self._k, at=at, exclude_seen=self._exclude_seen)
         return _place(np.asarray(ids).reshape(-1), np.asarray(scores, dtype=np.float64).reshape(-1), item)
 
 
