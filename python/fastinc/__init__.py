@@ -15,11 +15,12 @@ from fastinc import baselines, checkpoint, datasets, evaluate, init, ops
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
 from fastinc.live_index import LiveIndex
-from fastinc.optimizers import SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
+from fastinc.optimizers import FTRL, SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
 from fastinc.recommender import Recommender
 from fastinc.table import Changes, EmbeddingTable
 
 __all__ = [
+    "FTRL",
     "SGD",
     "Adagrad",
     "Adam",

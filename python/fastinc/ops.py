@@ -29,6 +29,7 @@ __all__ = [
     "adagrad_update",
     "adam_update",
     "dequantize_rowwise",
+    "ftrl_update",
     "quantize_rowwise",
     "rowwise_adagrad_update",
     "sgd_update",
@@ -277,6 +278,48 @@ def adam_update(
         weight_decay=weight_decay,
         decoupled_weight_decay=decoupled_weight_decay,
     )
+
+
+def ftrl_update(
+    weights: Array,
+    z: Array,
+    n: Array,
+    ids: Array,
+    grads: Array,
+    *,
+    lr: float = 0.1,
+    beta: float = 1.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    nonfinite: NonFinite = "raise",
+) -> int:
+    """FTRL-Proximal; see :class:`fastinc.FTRL`.
+
+    Parameters
+    ----------
+    weights, ids, grads, nonfinite
+        See :mod:`fastinc.ops`.
+    z, n
+        (num_rows, dim) float32, written.
+    lr, beta, l1, l2
+        As in :class:`fastinc.FTRL`.
+
+    Returns
+    -------
+    int
+        Rows skipped.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> weights, z, n = (np.zeros((3, 2), dtype=np.float32) for _ in range(3))
+    >>> grads = np.array([[3, 0.5]], dtype=np.float32)
+    >>> fi.ops.ftrl_update(weights, z, n, np.array([1]), grads, lr=0.5, l1=1.0)
+    0
+    >>> weights[1].tolist()
+    [-0.25, 0.0]
+    """
+    return _update("ftrl", weights, {"z": z, "n": n}, ids, grads, nonfinite, lr=lr, beta=beta, l1=l1, l2=l2)
 
 
 def _shape_of(x: Array, name: str) -> tuple[int, int]:

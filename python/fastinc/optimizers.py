@@ -13,7 +13,7 @@ import numpy as np
 
 from fastinc._core import Optimizer as _CoreOptimizer
 
-__all__ = ["SGD", "Adagrad", "Adam", "Optimizer", "RowWiseAdagrad"]
+__all__ = ["FTRL", "SGD", "Adagrad", "Adam", "Optimizer", "RowWiseAdagrad"]
 
 _T = TypeVar("_T")
 
@@ -279,3 +279,39 @@ class Adam(Optimizer):
             weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay,
         )
+
+
+class FTRL(Optimizer):
+    """FTRL-Proximal (McMahan et al. 2013): sparse weights by L1, each weight on its own.
+
+    ``sigma = (sqrt(n + G**2) - sqrt(n)) / lr; z += G - sigma * w; n += G**2``, then ``w = 0`` where
+    ``abs(z) <= l1``, else ``w = -(z - sign(z) * l1) / ((beta + sqrt(n)) / lr + l2)``.
+
+    The rule computes w anew from z and n, which start at 0: let rows start at 0 too (``fi.init.Zeros()``), since
+    what else they start from is forgotten at the first step.
+
+    Parameters
+    ----------
+    lr
+        Learning rate (alpha in the paper), > 0.
+    beta
+        Keeps the first steps small, > 0.
+    l1, l2
+        Penalties, >= 0.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> table = fi.EmbeddingTable(dim=2, optimizer=fi.FTRL(lr=0.5, l1=1.0), init=fi.init.Zeros())
+    >>> _ = table.update(np.array([1]), np.array([[3, 0.5]], dtype=np.float32))
+    >>> table.lookup([1]).tolist()
+    [[-0.25, 0.0]]
+    """
+
+    lr = _Parameter(float)
+    beta = _Parameter(float)
+    l1 = _Parameter(float)
+    l2 = _Parameter(float)
+
+    def __init__(self, lr: float = 0.1, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0) -> None:
+        self._configure("ftrl", lr=lr, beta=beta, l1=l1, l2=l2)

@@ -86,6 +86,15 @@ def _adam(p, w, g, state):
     return w, {"exp_avg": m, "exp_avg_sq": v, "steps": Bounded(t)}
 
 
+def _ftrl(p, w, g, state):
+    lr, l1 = Bounded.constant(p["lr"]), Bounded.constant(p.get("l1", 0.0))
+    squares = state["n"] + g * g
+    sigma = (squares.sqrt() - state["n"].sqrt()) / lr
+    z = state["z"] + (g - sigma * w)
+    quadratic = (Bounded.constant(p["beta"]) + squares.sqrt()) / lr + Bounded.constant(p.get("l2", 0.0))
+    return (-z).shrink(l1) / quadratic, {"z": z, "n": squares}
+
+
 def _torch_sgd(p):
     return lambda w: torch.optim.SGD(w, **p)
 
@@ -208,6 +217,24 @@ OPTIMIZERS: dict[str, Spec] = {
             "weight_decay": _NEGATIVE,
         },
         torch=_torch_adam,
+    ),
+    "ftrl": Spec(
+        make=fi.FTRL,
+        update=fi.ops.ftrl_update,
+        state={"z": ELEMENT, "n": ELEMENT},
+        variants={
+            "plain": {"lr": 0.3, "beta": 1.0},
+            "l1": {"lr": 0.3, "beta": 1.0, "l1": 0.2},
+            "l2": {"lr": 0.3, "beta": 0.5, "l1": 0.1, "l2": 0.7},
+        },
+        step=_ftrl,
+        bad={
+            "lr": (0.0, *_NEGATIVE),
+            "beta": (0.0, *_NEGATIVE),
+            "l1": _NEGATIVE,
+            "l2": _NEGATIVE,
+        },
+        torch=lambda p: None,
     ),
 }
 

@@ -71,6 +71,11 @@ class Bounded:
         value = np.sqrt(self.value)
         return self._rounded(value, value - np.sqrt(np.maximum(self.value - self.error, 0.0)))
 
+    def shrink(self, threshold):
+        """Soft threshold: 0 within +-threshold, else nearer to 0 by it. It moves no further than its inputs do."""
+        value = np.sign(self.value) * np.maximum(np.abs(self.value) - threshold.value, 0.0)
+        return self._rounded(value, self.error + threshold.error)
+
     def mean_of_rows(self):
         """Mean over the last axis, kept, of terms >= 0: a few roundings a lane and the tree's five."""
         n = self.value.shape[-1]

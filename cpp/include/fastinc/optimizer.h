@@ -82,13 +82,29 @@ struct AdamParams {
   double initial_state() const { return 0.0; }
 };
 
+struct FtrlParams {
+  static constexpr std::string_view kName = "ftrl";
+  static constexpr int kElementStates = 2, kRowStates = 0;  // z and n
+  double lr = 0.1, beta = 1.0, l1 = 0.0, l2 = 0.0;
+
+  template <class Self, class Visitor>
+  static void visit_fields(Self& self, Visitor&& visit) {
+    visit("lr", self.lr, Range::kPositive);
+    visit("beta", self.beta, Range::kPositive);
+    visit("l1", self.l1, Range::kNonNegative);
+    visit("l2", self.l2, Range::kNonNegative);
+  }
+  double initial_state() const { return 0.0; }
+};
+
 /// The registry: each name X has XParams above and a functor X in src/math. Everything else follows from it.
 #define FASTINC_FOR_EACH_OPTIMIZER(DO) \
   DO(Sgd)                              \
   DO(MomentumSgd)                      \
   DO(Adagrad)                          \
   DO(RowWiseAdagrad)                   \
-  DO(Adam)
+  DO(Adam)                             \
+  DO(Ftrl)
 
 namespace detail {
 template <class Ignored, class... Params>

@@ -6,6 +6,7 @@
 #include "fastinc/optimizer.h"
 #include "math/adagrad.h"
 #include "math/adam.h"
+#include "math/ftrl.h"
 #include "math/sgd.h"
 
 namespace FASTINC_ISA_NAMESPACE {

@@ -74,4 +74,15 @@ inline void step(const AdamParams& p, ReferenceRow& row, const Gradient& g) {
   }
 }
 
+inline void step(const FtrlParams& p, ReferenceRow& row, const Gradient& g) {
+  for (std::size_t i = 0; i < g.size(); ++i) {
+    double &z = row.state0[i], &n = row.state1[i];
+    const double sigma = (std::sqrt(n + g[i] * g[i]) - std::sqrt(n)) / p.lr;
+    z += g[i] - sigma * row.w[i];
+    n += g[i] * g[i];
+    const double sign = z < 0.0 ? -1.0 : 1.0;
+    row.w[i] = std::abs(z) <= p.l1 ? 0.0 : -(z - sign * p.l1) / ((p.beta + std::sqrt(n)) / p.lr + p.l2);
+  }
+}
+
 }  // namespace fastinc::test
