@@ -217,7 +217,7 @@ class RowLimit(ArrayUpdater):
     """The same rows read and written in the order they come."""
 
     name, role = "limit", "limit"
-    timed = "a C++ loop: every id's row read, a constant added, written; no sort, sum, state; tuned prefetch; all threads above 1,024 ids"
+    timed = "a C++ loop: every id's row read, a constant added, written; tuned prefetch; all threads above 1,024 ids"
 
     def __init__(self, rows: int, dim: int) -> None:
         super().__init__("sgd", rows, dim)

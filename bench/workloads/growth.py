@@ -40,7 +40,8 @@ class _Growth:
             start = time.perf_counter()
             self.table.update(ids, grads)
             seconds.append(time.perf_counter() - start)
-            if len(self.table) >= min(1_000_000, self.total) and index % report == 0:
+            last = begin + self.batch >= self.total
+            if last or (len(self.table) >= 1_000_000 and index % report == 0):
                 self.bytes_beyond.append(self.table.memory_usage()["total"] / len(self.table) - self.owed())
         self.resident_beyond = (machine.resident_memory() - start_resident) / len(self.table) - self.owed()
         return seconds

@@ -20,7 +20,7 @@ BOOST_AUTO_TEST_CASE(environment) {
     BOOST_CHECK_EQUAL(kernels().isa, wanted);
   } else {
     for (int again = 0; again < 2; ++again) {
-      check_throws<std::invalid_argument>([] { current_isa(); }, {"isa = '", wanted, "base"});
+      check_throws<std::invalid_argument>([] { current_isa(); }, {"FASTINC_ISA = '", wanted, "base"});
     }
   }
 }
