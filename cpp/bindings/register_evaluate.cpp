@@ -46,12 +46,11 @@ py::array_t<std::int32_t> run(PrequentialRun& self, StreamModel& model, py::hand
   const auto which = optional_column<std::uint8_t>(targets_in, "targets", DType::kUint8, n, targets);
   py::array_t<std::int32_t> outcomes(n);
   const std::span<std::int32_t> out(outcomes.mutable_data(), static_cast<std::size_t>(n));
-  {
-    const py::gil_scoped_release release;
+  without_gil([&] {
     validate(events);
     const std::unique_lock lock(model.mutex);
     self.run(model, events, which, out);
-  }
+  });
   return outcomes;
 }
 

@@ -60,8 +60,7 @@ struct Call {
     float* const scores_out = scores.mutable_data();
     std::int64_t* const ids_out = ids.mutable_data();
     std::int64_t* const found_out = found.mutable_data();
-    const py::gil_scoped_release release;
-    return exact_search(table, request, scores_out, ids_out, found_out);
+    return without_gil([&] { return exact_search(table, request, scores_out, ids_out, found_out); });
   }
 
   Tensor queries;
@@ -92,11 +91,7 @@ py::tuple merged_search(const Table& table, py::handle queries, std::int64_t k, 
 }
 
 py::tuple rows(const Table& table) {
-  auto held = std::make_unique<RowsAtVersion>();
-  {
-    const py::gil_scoped_release release;
-    *held = rows_at_version(table);
-  }
+  auto held = std::make_unique<RowsAtVersion>(without_gil([&] { return rows_at_version(table); }));
   const auto n = static_cast<py::ssize_t>(held->ids.size()), dim = static_cast<py::ssize_t>(table.dim());
   std::int64_t* const ids = held->ids.data();
   float* const weights = held->weights.data();

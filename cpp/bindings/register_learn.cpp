@@ -1,7 +1,7 @@
 // Ids to codes, models that learn from a stream, and the recommender.
 #include <pybind11/stl.h>
 
-#include <limits>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
@@ -10,6 +10,7 @@
 #include "bindings/tensor.h"
 #include "fastinc/id_map.h"
 #include "fastinc/recommender.h"
+#include "fastinc/shared_mutex.h"
 #include "fastinc/stream_model.h"
 
 namespace fastinc::bindings {
@@ -19,45 +20,77 @@ using Codes = py::array_t<std::int64_t>;
 
 std::string_view as_key(const std::int64_t& id) { return {reinterpret_cast<const char*>(&id), sizeof id}; }
 
-Codes encode_integers(IdMap& map, py::handle ids_in, bool add) {
-  const Ids ids(ids_in);
-  Codes codes(ids.count());
+/// An IdMap that many threads use: adding excludes everyone else.
+struct SharedIdMap {
+  IdMap map;
+  SharedMutex mutex;
+
+  void encode(std::span<const std::string_view> keys, bool add, std::int64_t* codes) {
+    if (add) {
+      const std::unique_lock lock(mutex);
+      for (const std::string_view key : keys) *codes++ = map.find_or_add(key);
+    } else {
+      const std::shared_lock lock(mutex);
+      for (const std::string_view key : keys) *codes++ = map.find(key);
+    }
+  }
+};
+
+Codes encode(SharedIdMap& shared, const std::vector<std::string_view>& keys, bool add) {
+  Codes codes(static_cast<py::ssize_t>(keys.size()));
   std::int64_t* out = codes.mutable_data();
-  for (const std::int64_t& id : ids.span()) *out++ = add ? map.find_or_add(as_key(id)) : map.find(as_key(id));
+  without_gil([&] { shared.encode(keys, add, out); });
   return codes;
 }
 
-Codes encode_strings(IdMap& map, const py::list& ids, bool add) {
-  Codes codes(static_cast<py::ssize_t>(ids.size()));
-  std::int64_t* out = codes.mutable_data();
+Codes encode_integers(SharedIdMap& map, py::handle ids_in, bool add) {
+  const Ids ids(ids_in);
+  std::vector<std::string_view> keys;
+  keys.reserve(ids.span().size());
+  for (const std::int64_t& id : ids.span()) keys.push_back(as_key(id));
+  return encode(map, keys, add);
+}
+
+/// All are read before any is added: a string that isn't UTF-8 leaves the map as it was.
+Codes encode_strings(SharedIdMap& map, const py::tuple& ids, bool add) {
+  std::vector<std::string_view> keys;
+  keys.reserve(ids.size());
   for (const py::handle id : ids) {
     Py_ssize_t length = 0;
     const char* text = PyUnicode_AsUTF8AndSize(id.ptr(), &length);
     if (text == nullptr) throw py::error_already_set();
-    const std::string_view key(text, static_cast<std::size_t>(length));
-    *out++ = add ? map.find_or_add(key) : map.find(key);
+    keys.emplace_back(text, static_cast<std::size_t>(length));
   }
-  return codes;
+  return encode(map, keys, add);
 }
 
-py::array_t<std::int64_t> decode_integers(const IdMap& map, py::handle codes_in) {
+/// Keys never move, so they may be read after the lock is given back.
+std::vector<std::string_view> keys_of(SharedIdMap& shared, std::span<const std::int64_t> codes) {
+  return without_gil([&] {
+    std::vector<std::string_view> keys(codes.size());
+    const std::shared_lock lock(shared.mutex);
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      if (codes[i] >= 0) keys[i] = shared.map.key(codes[i]);
+    }
+    return keys;
+  });
+}
+
+py::array_t<std::int64_t> decode_integers(SharedIdMap& map, py::handle codes_in) {
   const Ids codes(codes_in, "codes");
   py::array_t<std::int64_t> ids(codes.count());
   std::int64_t* out = ids.mutable_data();
-  for (const std::int64_t code : codes.span()) {
-    if (code < 0) {
-      *out++ = -1;
-    } else {
-      std::memcpy(out++, map.key(code).data(), sizeof(std::int64_t));
-    }
+  for (const std::string_view key : keys_of(map, codes.span())) {
+    *out = -1;  // code -1, which has no key
+    std::memcpy(out++, key.data(), key.size());
   }
   return ids;
 }
 
-py::list decode_strings(const IdMap& map, py::handle codes_in) {
+py::list decode_strings(SharedIdMap& map, py::handle codes_in) {
   const Ids codes(codes_in, "codes");
   py::list ids;
-  for (const std::int64_t code : codes.span()) ids.append(code < 0 ? py::str("") : py::str(std::string(map.key(code))));
+  for (const std::string_view key : keys_of(map, codes.span())) ids.append(py::str(key.data(), key.size()));
   return ids;
 }
 
@@ -86,14 +119,24 @@ struct HeldEvents {
   }
 };
 
+/// A counter, read between batches.
+template <auto Member>
+auto locked(const StreamModel& model) {
+  return without_gil([&] {
+    const std::shared_lock lock(model.mutex);
+    return (model.*Member)();
+  });
+}
+
 void partial_fit(StreamModel& model, py::handle users, py::handle items, const py::object& labels,
                  const py::object& times) {
   const HeldEvents held(users, items, labels, times);
   const EventBatch events = held.batch();
-  const py::gil_scoped_release release;
-  validate(events);
-  const std::unique_lock lock(model.mutex);
-  model.learn(events);
+  without_gil([&] {
+    validate(events);
+    const std::unique_lock lock(model.mutex);
+    model.learn(events);
+  });
 }
 
 py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k, double time, bool exclude_seen,
@@ -105,12 +148,11 @@ py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k
   Codes items({n, columns});
   float* scores_out = scores.mutable_data();
   std::int64_t* items_out = items.mutable_data();
-  {
-    const py::gil_scoped_release release;
+  without_gil([&] {
     const std::shared_lock lock(model.mutex);
     model.recommend(users.span<std::int64_t>(), k, time, exclude_seen, excluded.span<std::int64_t>(), scores_out,
                     items_out);
-  }
+  });
   return py::make_tuple(items, scores);
 }
 
@@ -151,9 +193,10 @@ py::array_t<float> predict(const Recommender& model, py::handle users_in, py::ha
   const Tensor items = int64_vector(items_in, "items", static_cast<std::int64_t>(users.size(0)));
   py::array_t<float> scores(static_cast<py::ssize_t>(users.size(0)));
   float* out = scores.mutable_data();
-  const py::gil_scoped_release release;
-  const std::shared_lock lock(model.mutex);
-  model.predict(users.span<std::int64_t>(), items.span<std::int64_t>(), time, out);
+  without_gil([&] {
+    const std::shared_lock lock(model.mutex);
+    model.predict(users.span<std::int64_t>(), items.span<std::int64_t>(), time, out);
+  });
   return scores;
 }
 
@@ -164,11 +207,10 @@ py::tuple similar_items(const Recommender& model, py::handle items_in, std::size
   Codes codes({n, columns});
   float* scores_out = scores.mutable_data();
   std::int64_t* codes_out = codes.mutable_data();
-  {
-    const py::gil_scoped_release release;
+  without_gil([&] {
     const std::shared_lock lock(model.mutex);
     model.similar_items(items.span<std::int64_t>(), k, scores_out, codes_out);
-  }
+  });
   return py::make_tuple(codes, scores);
 }
 
@@ -177,11 +219,13 @@ py::array_t<float> user_vectors(const Recommender& model, py::handle users_in, d
   const std::size_t columns = model.config().dim + 1;
   py::array_t<float> vectors({users.size(0), columns});
   float* out = vectors.mutable_data();
-  const std::shared_lock lock(model.mutex);
-  for (const std::int64_t user : users.span<std::int64_t>()) {
-    model.user_vector(user, time, out);
-    out += columns;
-  }
+  without_gil([&] {
+    const std::shared_lock lock(model.mutex);
+    for (const std::int64_t user : users.span<std::int64_t>()) {
+      model.user_vector(user, time, out);
+      out += columns;
+    }
+  });
   return vectors;
 }
 
@@ -197,8 +241,10 @@ std::vector<T> to_vector(const py::dict& in, const char* name) {
 }
 
 py::dict export_state(const Recommender& model) {
-  const std::shared_lock lock(model.mutex);
-  const RecommenderState s = model.export_state();
+  const RecommenderState s = without_gil([&] {
+    const std::shared_lock lock(model.mutex);
+    return model.export_state();
+  });
   py::dict out;
   out["history_offsets"] = to_array(s.history_offsets);
   out["history_items"] = to_array(s.history_items);
@@ -223,19 +269,32 @@ void import_state(Recommender& model, const py::dict& in) {
   s.latest_time = in["latest_time"].cast<double>();
   s.label_sum = in["label_sum"].cast<double>();
   s.label_count = in["label_count"].cast<double>();
-  const std::unique_lock lock(model.mutex);
-  model.import_state(s);
+  without_gil([&] {
+    const std::unique_lock lock(model.mutex);
+    model.import_state(s);
+  });
 }
 
 void register_id_map(py::module_& m) {
-  py::class_<IdMap>(m, "IdMap")
+  py::class_<SharedIdMap>(m, "IdMap")
       .def(py::init<>())
-      .def("__len__", &IdMap::size)
+      .def("__len__",
+           [](SharedIdMap& shared) {
+             return without_gil([&] {
+               const std::shared_lock lock(shared.mutex);
+               return shared.map.size();
+             });
+           })
       .def("encode_integers", &encode_integers, py::arg("ids"), py::arg("add"))
       .def("encode_strings", &encode_strings, py::arg("ids"), py::arg("add"))
       .def("decode_integers", &decode_integers, py::arg("codes"))
       .def("decode_strings", &decode_strings, py::arg("codes"))
-      .def("bytes", &IdMap::bytes);
+      .def("bytes", [](SharedIdMap& shared) {
+        return without_gil([&] {
+          const std::shared_lock lock(shared.mutex);
+          return shared.map.bytes();
+        });
+      });
 }
 
 void register_recommender(py::module_& m) {
@@ -253,9 +312,12 @@ void register_recommender(py::module_& m) {
       .def("export_state", &export_state)
       .def("import_state", &import_state, py::arg("state"))
       .def("memory_usage", [](const Recommender& model) {
-        const std::shared_lock lock(model.mutex);
+        const auto parts = without_gil([&] {
+          const std::shared_lock lock(model.mutex);
+          return model.memory_usage();
+        });
         py::dict out;
-        for (const auto& [name, bytes] : model.memory_usage()) out[py::str(name)] = bytes;
+        for (const auto& [name, bytes] : parts) out[py::str(name)] = bytes;
         return out;
       });
 }
@@ -268,10 +330,10 @@ void register_learn(py::module_& m) {
       .def("partial_fit", &partial_fit, py::arg("users"), py::arg("items"), py::arg("labels"), py::arg("times"))
       .def("recommend", &recommend, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
            py::arg("exclude"))
-      .def_property_readonly("item_count", &StreamModel::item_count)
-      .def_property_readonly("user_count", &StreamModel::user_count)
-      .def_property_readonly("event_count", &StreamModel::event_count)
-      .def_property_readonly("latest_time", &StreamModel::latest_time);
+      .def_property_readonly("item_count", &locked<&StreamModel::item_count>)
+      .def_property_readonly("user_count", &locked<&StreamModel::user_count>)
+      .def_property_readonly("event_count", &locked<&StreamModel::event_count>)
+      .def_property_readonly("latest_time", &locked<&StreamModel::latest_time>);
   register_recommender(m);
 }
 

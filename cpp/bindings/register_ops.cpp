@@ -36,9 +36,18 @@ std::size_t update(const Optimizer& optimizer, py::handle weights_in, const std:
   }
   const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny});
   const Tensor grads = float32_matrix(grads_in, "grads", Access::kRead, static_cast<std::int64_t>(ids.size(0)), dim);
+  check_disjoint(weights, "weights", ids, "ids");
+  check_disjoint(weights, "weights", grads, "grads");
+  for (std::size_t k = 0; k < held.size(); ++k) {
+    const char* name = state_names[k].c_str();
+    check_disjoint(weights, "weights", held[k], name);
+    check_disjoint(held[k], name, ids, "ids");
+    check_disjoint(held[k], name, grads, "grads");
+    for (std::size_t j = 0; j < k; ++j) check_disjoint(held[k], name, held[j], state_names[j].c_str());
+  }
   const NonFinite policy = nonfinite_policy(nonfinite);
   const OptimizerParams params = optimizer.params();
-  return without_gil(ids.size(0), [&] {
+  return without_gil([&] {
     return ids.dtype() == DType::kInt32
                ? update_rows(params, dense, ids.span<std::int32_t>(), grads.data<float>(), policy)
                : update_rows(params, dense, ids.span<std::int64_t>(), grads.data<float>(), policy);
@@ -49,7 +58,8 @@ void quantize(py::handle x_in, py::handle q_out) {
   const Tensor x = float32_matrix(x_in, "x", Access::kRead, kAny, kAny);
   const Tensor q(q_out, "out", Access::kWrite, {DType::kUint8},
                  {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
-  without_gil(x.size(0), [&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
+  check_disjoint(q, "out", x, "x");
+  without_gil([&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
 }
 
 void dequantize(py::handle q_in, py::handle x_out) {
@@ -57,7 +67,8 @@ void dequantize(py::handle q_in, py::handle x_out) {
   const std::size_t dim = q.size(1) > kQuantizedTail ? q.size(1) - kQuantizedTail : 0;
   const Tensor x = float32_matrix(x_out, "out", Access::kWrite, static_cast<std::int64_t>(q.size(0)),
                                   static_cast<std::int64_t>(dim));
-  without_gil(q.size(0), [&] { dequantize_rowwise(q.data<std::uint8_t>(), q.size(0), dim, x.data<float>()); });
+  check_disjoint(x, "out", q, "q");
+  without_gil([&] { dequantize_rowwise(q.data<std::uint8_t>(), q.size(0), dim, x.data<float>()); });
 }
 
 }  // namespace

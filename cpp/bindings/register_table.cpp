@@ -26,6 +26,15 @@ std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& values) {
   return {values.data(), values.data() + values.size()};
 }
 
+/// (kind, a, b, seed): what fi.init's classes are made of.
+py::tuple init_spec(const Table& table) {
+  const Initializer init = table.initializer();
+  const char* kind = init.kind == InitializerKind::kNormal    ? "normal"
+                     : init.kind == InitializerKind::kUniform ? "uniform"
+                                                              : "constant";
+  return py::make_tuple(kind, init.a, init.b, init.seed);
+}
+
 Initializer make_initializer(const std::string& kind, double a, double b, std::uint64_t seed) {
   Initializer init;
   init.kind = kind == "normal" ? InitializerKind::kNormal
@@ -34,8 +43,8 @@ Initializer make_initializer(const std::string& kind, double a, double b, std::u
   if (init.kind == InitializerKind::kConstant && kind != "constant") {
     throw py::value_error("initializer kind '" + kind + "' is not 'constant', 'uniform' or 'normal'");
   }
-  init.a = static_cast<float>(a);
-  init.b = static_cast<float>(b);
+  init.a = a;
+  init.b = b;
   init.seed = seed;
   validate(init);
   return init;
@@ -45,14 +54,14 @@ void lookup(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
   const Tensor rows =
       float32_matrix(out, "out", Access::kWrite, ids.count(), static_cast<std::int64_t>(table.dim()));
-  without_gil(ids.span().size(), [&] { table.lookup(ids.span(), rows.data<float>()); });
+  without_gil([&] { table.lookup(ids.span(), rows.data<float>()); });
 }
 
 void lookup_quantized(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
   const Tensor rows(out, "out", Access::kWrite, {DType::kUint8},
                     {ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail)});
-  without_gil(ids.span().size(), [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
+  without_gil([&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
 }
 
 void pool(const Table& table, py::handle ids_in, py::handle offsets_in, const std::string& mode,
@@ -67,7 +76,7 @@ void pool(const Table& table, py::handle ids_in, py::handle offsets_in, const st
   }
   const Tensor bags =
       float32_matrix(out, "out", Access::kWrite, offsets.count(), static_cast<std::int64_t>(table.dim()));
-  without_gil(ids.span().size(), [&] {
+  without_gil([&] {
     table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr, bags.data<float>());
   });
 }
@@ -77,30 +86,26 @@ std::size_t update(Table& table, py::handle ids_in, py::handle grads_in, const s
   const Tensor grads =
       float32_matrix(grads_in, "grads", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
   const NonFinite policy = nonfinite_policy(nonfinite);
-  return without_gil(ids.span().size(), [&] { return table.update(ids.span(), grads.data<float>(), policy); });
+  return without_gil([&] { return table.update(ids.span(), grads.data<float>(), policy); });
 }
 
 void load(Table& table, py::handle ids_in, py::handle vectors_in) {
   const Ids ids(ids_in);
   const Tensor vectors =
       float32_matrix(vectors_in, "vectors", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
-  without_gil(ids.span().size(), [&] { table.load(ids.span(), vectors.data<float>()); });
+  without_gil([&] { table.load(ids.span(), vectors.data<float>()); });
 }
 
 py::array_t<bool> contains(const Table& table, py::handle ids_in) {
   const Ids ids(ids_in);
   py::array_t<bool> found(static_cast<py::ssize_t>(ids.span().size()));
   bool* out = found.mutable_data();
-  without_gil(ids.span().size(), [&] { table.contains(ids.span(), out); });
+  without_gil([&] { table.contains(ids.span(), out); });
   return found;
 }
 
 py::dict export_state(const Table& table, std::size_t state_floats) {
-  TableState s;
-  {
-    const py::gil_scoped_release release;
-    s = table.export_state();
-  }
+  const TableState s = without_gil([&] { return table.export_state(); });
   py::dict out;
   out["ids"] = to_array(s.ids);
   out["row_versions"] = to_array(s.row_versions);
@@ -121,16 +126,11 @@ void import_state(Table& table, const py::dict& in) {
   s.removed_ids = to_vector(in["removed_ids"].cast<py::array_t<std::int64_t, py::array::c_style>>());
   s.removed_versions = to_vector(in["removed_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
   s.version = in["version"].cast<std::uint64_t>();
-  const py::gil_scoped_release release;
-  table.import_state(s);
+  without_gil([&] { table.import_state(s); });
 }
 
 py::tuple changes(const Table& table, std::uint64_t since) {
-  Changes c;
-  {
-    const py::gil_scoped_release release;
-    c = table.changes(since);
-  }
+  const Changes c = without_gil([&] { return table.changes(since); });
   return py::make_tuple(c.version, to_array(c.updated), to_array(c.removed));
 }
 
@@ -152,8 +152,9 @@ void register_table(py::module_& m) {
            py::arg("dim"), py::arg("optimizer"), py::arg("init_kind"), py::arg("init_a"), py::arg("init_b"),
            py::arg("seed"))
       .def_property_readonly("dim", &Table::dim)
-      .def_property_readonly("version", &Table::version)
-      .def("__len__", &Table::size)
+      .def_property_readonly("version", [](const Table& table) { return without_gil([&] { return table.version(); }); })
+      .def_property_readonly("init_spec", &init_spec)
+      .def("__len__", [](const Table& table) { return without_gil([&] { return table.size(); }); })
       .def("lookup", &lookup, py::arg("ids"), py::arg("out"))
       .def("lookup_quantized", &lookup_quantized, py::arg("ids"), py::arg("out"))
       .def("pool", &pool, py::arg("ids"), py::arg("offsets"), py::arg("mode"), py::arg("weights"), py::arg("out"))
@@ -162,14 +163,14 @@ void register_table(py::module_& m) {
       .def("remove",
            [](Table& table, py::handle ids_in) {
              const Ids ids(ids_in);
-             return without_gil(ids.span().size(), [&] { return table.remove(ids.span()); });
+             return without_gil([&] { return table.remove(ids.span()); });
            },
            py::arg("ids"))
       .def("contains", &contains, py::arg("ids"))
-      .def("ids", [](const Table& table) { return to_array(table.ids()); })
+      .def("ids", [](const Table& table) { return to_array(without_gil([&] { return table.ids(); })); })
       .def("changes", &changes, py::arg("since"))
-      .def("memory_usage", [](const Table& table) { return to_dict(table.memory_usage()); })
-      .def("stats", [](const Table& table) { return to_dict(table.stats()); })
+      .def("memory_usage", [](const Table& table) { return to_dict(without_gil([&] { return table.memory_usage(); })); })
+      .def("stats", [](const Table& table) { return to_dict(without_gil([&] { return table.stats(); })); })
       .def("export_state", &export_state, py::arg("state_floats"))
       .def("import_state", &import_state, py::arg("state"));
 }

@@ -3,6 +3,8 @@
 #include <dlpack/dlpack.h>
 
 #include <algorithm>
+#include <functional>
+#include <memory>
 
 namespace fastinc::bindings {
 namespace {
@@ -177,6 +179,23 @@ void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
   check_layout(name, is_contiguous(shape_, tensor.strides), !holder->read_only(), access);
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
   keep_alive_ = py::capsule(holder.release(), [](void* held) { delete static_cast<DlpackHolder*>(held); });
+}
+
+std::size_t Tensor::bytes() const {
+  std::size_t total = dtype_ == DType::kUint8                                ? 1
+                      : dtype_ == DType::kFloat32 || dtype_ == DType::kInt32 ? 4
+                                                                             : 8;
+  for (const std::int64_t length : shape_) total *= static_cast<std::size_t>(length);
+  return total;
+}
+
+void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other, const char* other_name) {
+  const char *a = written.data<char>(), *b = other.data<char>();
+  if (written.bytes() == 0 || other.bytes() == 0) return;
+  if (std::less<>()(a, b + other.bytes()) && std::less<>()(b, a + written.bytes())) {
+    throw py::value_error(std::string(other_name) + " shares memory with " + written_name +
+                          ", which this call writes to");
+  }
 }
 
 Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows, std::int64_t dim) {

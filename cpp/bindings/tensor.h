@@ -6,9 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace fastinc::bindings {
@@ -33,6 +37,7 @@ class Tensor {
 
   DType dtype() const { return dtype_; }
   std::size_t size(std::size_t axis) const { return static_cast<std::size_t>(shape_[axis]); }
+  std::size_t bytes() const;
   template <class T>
   T* data() const {
     return static_cast<T*>(data_);
@@ -72,13 +77,35 @@ class Ids {
   std::span<const std::int64_t> ids_;
 };
 
-/// Runs work() without the GIL when it is over more than a few rows.
+/// Throws ValueError when an array that is written to shares memory with another argument.
+void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other, const char* other_name);
+
+/// Runs work() without the GIL: it may wait for another thread's batch, and no Python thread should wait with it.
+/// Not a destructor's job: taking the GIL back at interpreter exit ends a daemon thread by unwinding it.
 template <class Work>
-auto without_gil(std::size_t rows, Work&& work) {
-  constexpr std::size_t kFewRows = 16;  // giving the GIL up and taking it again costs about as much as these
-  if (rows <= kFewRows) return work();
-  const py::gil_scoped_release release;
-  return work();
+auto without_gil(Work&& work) {
+  using Result = std::invoke_result_t<Work>;
+  std::exception_ptr error;
+  PyThreadState* const state = PyEval_SaveThread();
+  if constexpr (std::is_void_v<Result>) {
+    try {
+      work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    PyEval_RestoreThread(state);
+    if (error) std::rethrow_exception(error);
+  } else {
+    std::optional<Result> result;
+    try {
+      result.emplace(work());
+    } catch (...) {
+      error = std::current_exception();
+    }
+    PyEval_RestoreThread(state);
+    if (error) std::rethrow_exception(error);
+    return std::move(*result);
+  }
 }
 
 }  // namespace fastinc::bindings

@@ -13,21 +13,29 @@ Kind = Literal["int", "str"]
 
 
 def as_id_array(ids: Any, name: str) -> NDArray[Any]:
-    """Return `ids` as a 1-D int64 or str array, or raise naming the argument."""
-    array = np.asarray(ids)
-    if array.dtype == object and all(isinstance(x, str) for x in array.ravel()):
-        array = array.astype(str) if array.size else array.astype("<U1")
+    """Return `ids` as a 1-D int64 array, or an object array of str, or raise naming the argument."""
+    array = ids if isinstance(ids, np.ndarray) else _from_sequence(ids)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; it must be 1-D")
-    if array.size == 0 and array.dtype.kind not in "iU":
+    if array.size == 0:
         return np.empty(0, dtype=np.int64)
-    if array.dtype.kind == "i":
-        return np.ascontiguousarray(array, dtype=np.int64)
-    if array.dtype.kind == "u" and (array.size == 0 or int(array.max()) < 2**63):
+    if array.dtype.kind == "i" or (array.dtype.kind == "u" and int(array.max()) < 2**63):
         return np.ascontiguousarray(array, dtype=np.int64)
     if array.dtype.kind == "U":
+        return array.astype(object)
+    if array.dtype == object and all(isinstance(x, str) for x in array):
         return array
-    raise TypeError(f"{name} has dtype {array.dtype}; ids are integers that fit int64, or strings")
+    what = f"dtype {array.dtype}" if array.dtype != object else "values of several kinds"
+    raise TypeError(f"{name} has {what}; ids are integers that fit int64, or strings")
+
+
+def _from_sequence(ids: Any) -> NDArray[Any]:
+    """Return strings as an object array (NumPy's own strings drop NULs at the end and swallow numbers)."""
+    if isinstance(ids, (list, tuple)) and any(isinstance(x, str) for x in ids):
+        array = np.empty(len(ids), dtype=object)
+        array[:] = ids
+        return array
+    return np.asarray(ids)
 
 
 class IdMap:
@@ -50,7 +58,7 @@ class IdMap:
     def check(self, ids: Any) -> NDArray[Any]:
         """Return `ids` as an array of this map's kind; an empty array is of any kind."""
         array = as_id_array(ids, self.name)
-        kind: Kind = "str" if array.dtype.kind == "U" else "int"
+        kind: Kind = "str" if array.dtype == object else "int"
         if array.size and self.kind is not None and kind != self.kind:
             raise TypeError(f"{self.name} are {kind} ids, but this model has learned {self.kind} ids")
         return array
@@ -60,12 +68,12 @@ class IdMap:
         array = self.check(ids)
         if array.size == 0:
             return np.empty(0, dtype=np.int64)
-        if array.dtype.kind == "U":
-            codes = self._core.encode_strings(array.tolist(), add)
+        if array.dtype == object:
+            codes = self._core.encode_strings(tuple(array), add)
         else:
             codes = self._core.encode_integers(array, add)
         if add and self.kind is None:
-            self.kind = "str" if array.dtype.kind == "U" else "int"
+            self.kind = "str" if array.dtype == object else "int"
         return codes
 
     def decode(self, codes: NDArray[np.int64]) -> NDArray[Any]:

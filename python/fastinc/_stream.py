@@ -28,7 +28,8 @@ def _as_column(values: Any, name: str, n: int, dtype: type[np.floating[Any]]) ->
         raise TypeError(f"{name} has dtype {array.dtype}; it must be numeric")
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}; users has {n} events")
-    column = np.ascontiguousarray(array, dtype=dtype)
+    with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is named below
+        column = np.ascontiguousarray(array, dtype=dtype)
     finite = np.isfinite(column)
     if not finite.all():
         first = int(np.argmin(finite))
@@ -65,6 +66,7 @@ class StreamModel:
         time_column = _as_column(timestamps, "timestamps", len(users), np.float64)
         self._check_labels(label_column, len(users))
         with self._encoding:
+            self._item_ids.encode(items, add=False)  # refuses what isn't UTF-8 before users are added
             return (
                 self._user_ids.encode(users, add=True),
                 self._item_ids.encode(items, add=True),

@@ -7,7 +7,9 @@ instruction set, so a table can tell what a row it doesn't hold would start as.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 __all__ = ["Constant", "Initializer", "Normal", "Uniform", "Zeros"]
 
@@ -18,10 +20,19 @@ class Initializer(Protocol):
     def _spec(self) -> tuple[str, float, float, int]: ...
 
 
-def _checked_seed(seed: int) -> int:
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed = {seed} must be from 0 to 2**64 - 1")
-    return seed
+def checked_seed(seed: Any) -> int:
+    """Return `seed` as an int, or raise naming it."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed = {seed!r} must be from 0 to 2**64 - 1, a whole number")
+    return int(seed)
+
+
+def from_spec(spec: tuple[str, float, float, int]) -> Initializer:
+    """Return the initializer that has this specification."""
+    kind, a, b, seed = spec
+    if kind == "normal":
+        return Normal(a, b, seed)
+    return Uniform(a, b, seed) if kind == "uniform" else Constant(a)
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Normal:
     seed: int = 0
 
     def _spec(self) -> tuple[str, float, float, int]:
-        return "normal", self.mean, self.std, _checked_seed(self.seed)
+        return "normal", self.mean, self.std, checked_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ class Uniform:
     seed: int = 0
 
     def _spec(self) -> tuple[str, float, float, int]:
-        return "uniform", self.low, self.high, _checked_seed(self.seed)
+        return "uniform", self.low, self.high, checked_seed(self.seed)
 
 
 @dataclass(frozen=True)

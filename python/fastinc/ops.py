@@ -340,7 +340,8 @@ def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
 
     A row becomes its ``dim`` codes, then a float32 scale and a float32 bias: ``range = max - min``,
     ``scale = range / 255``, ``bias = min``, ``code = rint((x - min) * 255 / (range + 1e-8))`` half to even.
-    Bit-exact with ``torch.ops.quantized.embedding_bag_byte_prepack``.
+    Bit-exact with ``torch.ops.quantized.embedding_bag_byte_prepack``, save the sign of a zero bias where a row
+    has both 0.0 and -0.0 as its minimum (the values it gives back are equal).
 
     Parameters
     ----------

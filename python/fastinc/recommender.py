@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fastinc import _core
 from fastinc._stream import StreamModel, _request_time
-from fastinc.init import Normal
+from fastinc.init import checked_seed
 from fastinc.optimizers import Adagrad, Optimizer
 from fastinc.table import EmbeddingTable
 
@@ -122,7 +122,7 @@ class Recommender(StreamModel):
             "recency_exponent": float(recency_exponent),
             "time_scale": None if time_scale is None else float(time_scale),
             "init_std": float(init_std),
-            "seed": _whole(seed, "seed"),
+            "seed": checked_seed(seed),
         }
         self._optimizer = optimizer
         core = _core.Recommender(optimizer._core, **{**self._config, "time_scale": time_scale or 0.0})
@@ -138,8 +138,7 @@ class Recommender(StreamModel):
     @property
     def item_table(self) -> EmbeddingTable:
         """Item rows, (dim + 1): vector and bias. Keyed by item code (:meth:`item_codes`); only the model writes it."""
-        init = Normal(std=self._config["init_std"])
-        return EmbeddingTable._view(self._core.items, self._optimizer, init, "Recommender")
+        return EmbeddingTable._view(self._core.items, self._optimizer, "Recommender")
 
     def get_params(self) -> dict[str, Any]:
         """Return the constructor's arguments.

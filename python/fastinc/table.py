@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc.init import Initializer, Normal
+from fastinc.init import Initializer, Normal, from_spec
 from fastinc.optimizers import Optimizer, RowWiseAdagrad
 
 __all__ = ["Changes", "EmbeddingTable"]
@@ -122,10 +122,11 @@ class EmbeddingTable:
         self._owner: str | None = None
 
     @classmethod
-    def _view(cls, core: _core.Table, optimizer: Optimizer, init: Initializer, owner: str) -> EmbeddingTable:
+    def _view(cls, core: _core.Table, optimizer: Optimizer, owner: str) -> EmbeddingTable:
         """Wrap a table that `owner` alone writes to: it can be read, searched and watched."""
         table = cls.__new__(cls)
-        table._core, table._optimizer, table._init, table._owner = core, optimizer, init, owner
+        table._core, table._optimizer, table._owner = core, optimizer, owner
+        table._init = from_spec(core.init_spec)
         return table
 
     def _check_writable(self, method: str) -> None:

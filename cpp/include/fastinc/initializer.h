@@ -10,8 +10,8 @@ enum class InitializerKind : std::uint8_t { kConstant, kUniform, kNormal };
 
 struct Initializer {
   InitializerKind kind = InitializerKind::kConstant;
-  float a = 0.0f;  // constant: the value; uniform: low; normal: mean
-  float b = 0.0f;  // uniform: high; normal: standard deviation
+  double a = 0.0;  // constant: the value; uniform: low; normal: mean
+  double b = 0.0;  // uniform: high; normal: standard deviation
   std::uint64_t seed = 0;
 };
 

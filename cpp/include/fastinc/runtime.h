@@ -24,6 +24,9 @@ int num_threads();
 /// Throws std::invalid_argument unless 1 <= count <= 1024.
 void set_num_threads(int count);
 
+/// The shortest text that reads back as this number, for error messages.
+std::string number_text(double value);
+
 /// a * b, or std::overflow_error naming `what` when the product doesn't fit std::size_t.
 std::size_t checked_multiply(std::size_t a, std::size_t b, const char* what);
 

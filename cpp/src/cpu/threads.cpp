@@ -1,12 +1,14 @@
 #include "cpu/threads.h"
 
 #include <atomic>
+#include <charconv>
 #include <condition_variable>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -103,13 +105,14 @@ class Pool {
 
 int default_threads() {
   if (const char* text = std::getenv("FASTINC_NUM_THREADS"); text != nullptr && *text != '\0') {
-    char* end = nullptr;
-    const long count = std::strtol(text, &end, 10);
-    if (*end != '\0' || count < 1 || count > kMaxThreads) {
+    const std::string_view digits(text);
+    int count = 0;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), count);
+    if (error != std::errc() || end != digits.data() + digits.size() || count < 1 || count > kMaxThreads) {
       throw std::invalid_argument("FASTINC_NUM_THREADS = '" + std::string(text) +
                                   "' must be a whole number from 1 to 1024");
     }
-    return static_cast<int>(count);
+    return count;
   }
 #if defined(__linux__)
   cpu_set_t cpus;
@@ -195,6 +198,11 @@ void set_num_threads(int count) {
     throw std::invalid_argument("num_threads = " + std::to_string(count) + " must be from 1 to 1024");
   }
   state().threads = count;
+}
+
+std::string number_text(double value) {
+  char text[32];
+  return {text, std::to_chars(text, text + sizeof text, value).ptr};
 }
 
 std::size_t checked_multiply(std::size_t a, std::size_t b, const char* what) {

@@ -44,7 +44,7 @@ bool surely_finite(float largest, std::size_t n, std::size_t dim) {
       const float g = grads[position * dim + i];
       if (!std::isfinite(g)) {
         throw std::invalid_argument("grads[" + std::to_string(position) + ", " + std::to_string(i) +
-                                    "] = " + std::to_string(g) + " (id " + std::to_string(id) +
+                                    "] = " + number_text(static_cast<double>(g)) + " (id " + std::to_string(id) +
                                     ") is not finite; pass nonfinite='skip' to skip such rows");
       }
     }
@@ -57,11 +57,13 @@ bool surely_finite(float largest, std::size_t n, std::size_t dim) {
 }  // namespace
 
 void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name) {
-  if (std::isfinite(largest_magnitude(x, n * dim))) return;
-  for (std::size_t i = 0; i < n * dim; ++i) {
+  const std::size_t count = dim == 0 ? n : n * dim;
+  if (std::isfinite(largest_magnitude(x, count))) return;
+  for (std::size_t i = 0; i < count; ++i) {
     if (std::isfinite(x[i])) continue;
-    throw std::invalid_argument(std::string(name) + "[" + std::to_string(i / dim) + ", " + std::to_string(i % dim) +
-                                "] = " + std::to_string(x[i]) + " is not finite");
+    const std::string column = dim == 0 ? "" : ", " + std::to_string(i % dim);
+    throw std::invalid_argument(std::string(name) + "[" + std::to_string(dim == 0 ? i : i / dim) + column +
+                                "] = " + number_text(static_cast<double>(x[i])) + " is not finite");
   }
 }
 

@@ -13,7 +13,7 @@
 
 namespace fastinc {
 
-/// Throws std::invalid_argument naming the first value of x, (n, dim), that isn't finite.
+/// Throws std::invalid_argument naming the first value of x that isn't finite. x: (n, dim), or (n,) for dim 0
 void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name);
 
 /// What is left of a batch once rows with non-finite gradients are out of it.

@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "cpu/kernels.h"
+#include "fastinc/runtime.h"
 #include "learn/touched.h"
 #include "math/random.h"
 #include "math/scalar.h"
@@ -37,16 +38,18 @@ void validate(const RecommenderConfig& c) {
   require(c.window >= 1 && c.window <= c.history_size,
           "window = " + std::to_string(c.window) + " must be from 1 to history_size");
   require(std::isfinite(c.recency_exponent) && c.recency_exponent >= 0.0,
-          "recency_exponent = " + std::to_string(c.recency_exponent) + " must be finite and >= 0");
+          "recency_exponent = " + number_text(c.recency_exponent) + " must be finite and >= 0");
   require(std::isfinite(c.time_scale) && c.time_scale >= 0.0,
-          "time_scale = " + std::to_string(c.time_scale) + " must be finite and >= 0");
+          "time_scale = " + number_text(c.time_scale) + " must be finite and >= 0");
+  require(std::isfinite(static_cast<float>(c.init_std)) && c.init_std >= 0.0,
+          "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
 }
 
 std::shared_ptr<Table> make_table(std::size_t dim, const RecommenderConfig& c, std::shared_ptr<Optimizer> optimizer,
                                   std::uint64_t stream) {
   Initializer init;
   init.kind = InitializerKind::kNormal;
-  init.b = static_cast<float>(c.init_std);
+  init.b = c.init_std;
   init.seed = base::random_bits(c.seed, stream);
   return std::make_shared<Table>(dim, std::move(optimizer), init);
 }
@@ -104,7 +107,7 @@ void Recommender::learn(const EventBatch& events) {
             "labels: this loss learns from events that happened; labels are for loss='logistic' and 'mse'");
     for (std::size_t i = 0; config_.loss == Loss::kLogistic && i < events.size(); ++i) {
       require(events.labels[i] >= 0.0f && events.labels[i] <= 1.0f,
-              "labels[" + std::to_string(i) + "] = " + std::to_string(events.labels[i]) +
+              "labels[" + std::to_string(i) + "] = " + number_text(static_cast<double>(events.labels[i])) +
                   " must be in [0, 1] for loss='logistic'");
     }
   } else {

@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "fastinc/runtime.h"
+
 namespace fastinc {
 
 EventBatch EventBatch::slice(std::size_t begin, std::size_t end) const {
@@ -31,7 +33,7 @@ template <class T>
 void check_finite_column(std::span<const T> values, const char* name) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (!std::isfinite(values[i])) {
-      throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] = " + std::to_string(values[i]) +
+      throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] = " + number_text(static_cast<double>(values[i])) +
                                   " is not finite");
     }
   }

@@ -2,18 +2,13 @@
 #include "fastinc/optimizer.h"
 
 #include <cmath>
-#include <sstream>
 #include <stdexcept>
 #include <type_traits>
 
+#include "fastinc/runtime.h"
+
 namespace fastinc {
 namespace {
-
-std::string text(double value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
-}
 
 void check_range(std::string_view name, double value, Range range) {
   const bool inside = range == Range::kPositive      ? static_cast<float>(value) > 0.0f
@@ -23,7 +18,7 @@ void check_range(std::string_view name, double value, Range range) {
   const char* rule = range == Range::kPositive      ? " must be finite and > 0"
                      : range == Range::kNonNegative ? " must be finite and >= 0"
                                                     : " must be in [0, 1)";
-  throw std::invalid_argument(std::string(name) + " = " + text(value) + rule);
+  throw std::invalid_argument(std::string(name) + " = " + number_text(value) + rule);
 }
 
 template <class Params>
@@ -76,7 +71,7 @@ void set_parameter(OptimizerParams& params, std::string_view name, double value)
           found = true;
           if constexpr (std::is_same_v<std::decay_t<decltype(stored)>, bool>) {
             if (value != 0.0 && value != 1.0) {
-              throw std::invalid_argument(std::string(name) + " = " + text(value) + " must be True or False");
+              throw std::invalid_argument(std::string(name) + " = " + number_text(value) + " must be True or False");
             }
             stored = value != 0.0;
           } else {

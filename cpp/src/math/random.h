@@ -49,10 +49,11 @@ FASTINC_HD float standard_normal(float u) {
 }
 
 FASTINC_HD float start_value(const Initializer& init, std::uint64_t key, std::uint64_t column) {
-  if (init.kind == InitializerKind::kConstant) return init.a;
+  const float a = float(init.a), b = float(init.b);
+  if (init.kind == InitializerKind::kConstant) return a;
   const float u = uniform_open(random_bits(key, column));
-  if (init.kind == InitializerKind::kUniform) return init.a + (init.b - init.a) * u;
-  return init.a + init.b * standard_normal(u);
+  if (init.kind == InitializerKind::kUniform) return a + (b - a) * u;
+  return a + b * standard_normal(u);
 }
 
 }  // namespace FASTINC_ISA_NAMESPACE

@@ -5,20 +5,28 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "fastinc/runtime.h"
 
 namespace fastinc {
+
+namespace {
+
+/// Finite as the float32 it is used as.
+bool fits(double x) { return std::isfinite(static_cast<float>(x)); }
+
+}  // namespace
 
 void validate(const Initializer& init) {
   const char* a = init.kind == InitializerKind::kNormal ? "mean" : init.kind == InitializerKind::kUniform ? "low"
                                                                                                          : "value";
   const char* b = init.kind == InitializerKind::kNormal ? "std" : "high";
-  if (!std::isfinite(init.a)) throw std::invalid_argument(std::string(a) + " = " + std::to_string(init.a) + " must be finite");
-  if (!std::isfinite(init.b)) throw std::invalid_argument(std::string(b) + " = " + std::to_string(init.b) + " must be finite");
-  if (init.kind == InitializerKind::kNormal && init.b < 0.0f) {
-    throw std::invalid_argument("std = " + std::to_string(init.b) + " must be >= 0");
+  if (!fits(init.a)) throw std::invalid_argument(std::string(a) + " = " + number_text(init.a) + " must be finite in float32");
+  if (!fits(init.b)) throw std::invalid_argument(std::string(b) + " = " + number_text(init.b) + " must be finite in float32");
+  if (init.kind == InitializerKind::kNormal && init.b < 0.0) {
+    throw std::invalid_argument("std = " + number_text(init.b) + " must be >= 0");
   }
-  if (init.kind == InitializerKind::kUniform && (init.a > init.b || !std::isfinite(init.b - init.a))) {
-    throw std::invalid_argument("low = " + std::to_string(init.a) + " must be <= high = " + std::to_string(init.b));
+  if (init.kind == InitializerKind::kUniform && (init.a > init.b || !fits(init.b - init.a))) {
+    throw std::invalid_argument("low = " + number_text(init.a) + " must be <= high = " + number_text(init.b));
   }
 }
 

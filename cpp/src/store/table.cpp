@@ -126,7 +126,7 @@ void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t
     if (mode == PoolMode::kMean) {
       throw std::invalid_argument("weights are for mode='sum'; mode='mean' with weights is not defined");
     }
-    check_finite(weights, n, 1, "weights");
+    check_finite(weights, n, 0, "weights");
   }
   const RowStore& store = *store_;
   const std::size_t dim = store.dim();

@@ -19,7 +19,7 @@ BOOST_AUTO_TEST_CASE(refusals_name_the_argument_and_the_value) {
   refused({InitializerKind::kConstant, kNan, 0.0f, 0}, {"value = ", "nan", "finite"});
   refused({InitializerKind::kUniform, -kInfinity, 0.0f, 0}, {"low = -inf"});
   refused({InitializerKind::kUniform, 0.0f, kInfinity, 0}, {"high = inf"});
-  refused({InitializerKind::kUniform, 2.0f, 1.0f, 0}, {"low = 2.0", "high = 1.0"});
+  refused({InitializerKind::kUniform, 2.0f, 1.0f, 0}, {"low = 2", "high = 1"});
   refused({InitializerKind::kUniform, -kLargest, kLargest, 0}, {"low", "high"});
   refused({InitializerKind::kNormal, kNan, 1.0f, 0}, {"mean = "});
   refused({InitializerKind::kNormal, 0.0f, -0.5f, 0}, {"std = -0.5", ">= 0"});
