@@ -18,7 +18,9 @@ namespace {
 
 using Codes = py::array_t<std::int64_t>;
 
-std::string_view as_key(const std::int64_t& id) { return {reinterpret_cast<const char*>(&id), sizeof id}; }
+std::string_view as_key(const std::int64_t& id) {
+  return {reinterpret_cast<const char*>(&id), sizeof id};
+}
 
 /// An IdMap that many threads use: adding excludes everyone else.
 struct SharedIdMap {
@@ -99,7 +101,8 @@ struct HeldEvents {
   Tensor users, items;
   std::unique_ptr<Tensor> labels, times;
 
-  HeldEvents(py::handle users_in, py::handle items_in, const py::object& labels_in, const py::object& times_in)
+  HeldEvents(py::handle users_in, py::handle items_in, const py::object& labels_in,
+             const py::object& times_in)
       : users(int64_vector(users_in, "users")),
         items(int64_vector(items_in, "items", static_cast<std::int64_t>(users.size(0)))) {
     const auto n = static_cast<std::int64_t>(users.size(0));
@@ -139,8 +142,8 @@ void partial_fit(StreamModel& model, py::handle users, py::handle items, const p
   });
 }
 
-py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k, double time, bool exclude_seen,
-                    py::handle excluded_in) {
+py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k, double time,
+                    bool exclude_seen, py::handle excluded_in) {
   const Tensor users = int64_vector(users_in, "users");
   const Tensor excluded = int64_vector(excluded_in, "exclude");
   const auto n = static_cast<py::ssize_t>(users.size(0)), columns = static_cast<py::ssize_t>(k);
@@ -150,14 +153,15 @@ py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k
   std::int64_t* items_out = items.mutable_data();
   without_gil([&] {
     const std::shared_lock lock(model.mutex);
-    model.recommend(users.span<std::int64_t>(), k, time, exclude_seen, excluded.span<std::int64_t>(), scores_out,
-                    items_out);
+    model.recommend(users.span<std::int64_t>(), k, time, exclude_seen, excluded.span<std::int64_t>(),
+                    scores_out, items_out);
   });
   return py::make_tuple(items, scores);
 }
 
 template <class Value>
-Value one_of(const std::string& text, const char* name, std::initializer_list<std::pair<const char*, Value>> known) {
+Value one_of(const std::string& text, const char* name,
+             std::initializer_list<std::pair<const char*, Value>> known) {
   std::string names;
   for (const auto& [key, value] : known) {
     if (text == key) return value;
@@ -168,13 +172,14 @@ Value one_of(const std::string& text, const char* name, std::initializer_list<st
 
 std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimizer, std::size_t dim,
                                               const std::string& user, const std::string& loss,
-                                              std::size_t negatives, std::size_t window, std::size_t history_size,
-                                              double recency_exponent, double time_scale, double init_std,
-                                              std::uint64_t seed) {
+                                              std::size_t negatives, std::size_t window,
+                                              std::size_t history_size, double recency_exponent,
+                                              double time_scale, double init_std, std::uint64_t seed) {
   RecommenderConfig config;
   config.dim = dim;
-  config.user = one_of<UserModel>(user, "user",
-                                  {{"history", UserModel::kHistory}, {"vector", UserModel::kVector}, {"both", UserModel::kBoth}});
+  config.user = one_of<UserModel>(
+      user, "user",
+      {{"history", UserModel::kHistory}, {"vector", UserModel::kVector}, {"both", UserModel::kBoth}});
   config.loss = one_of<Loss>(
       loss, "loss",
       {{"softmax", Loss::kSoftmax}, {"bpr", Loss::kBpr}, {"logistic", Loss::kLogistic}, {"mse", Loss::kMse}});
@@ -299,9 +304,9 @@ void register_id_map(py::module_& m) {
 
 void register_recommender(py::module_& m) {
   py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>>(m, "Recommender")
-      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("dim"), py::arg("user"), py::arg("loss"),
-           py::arg("negatives"), py::arg("window"), py::arg("history_size"), py::arg("recency_exponent"),
-           py::arg("time_scale"), py::arg("init_std"), py::arg("seed"))
+      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("dim"), py::arg("user"),
+           py::arg("loss"), py::arg("negatives"), py::arg("window"), py::arg("history_size"),
+           py::arg("recency_exponent"), py::arg("time_scale"), py::arg("init_std"), py::arg("seed"))
       .def_property_readonly("items", &Recommender::items)
       .def_property_readonly("contexts", &Recommender::contexts)
       .def_property_readonly("users", &Recommender::users)
@@ -327,7 +332,8 @@ void register_recommender(py::module_& m) {
 void register_learn(py::module_& m) {
   register_id_map(m);
   py::class_<StreamModel, std::shared_ptr<StreamModel>>(m, "StreamModel")
-      .def("partial_fit", &partial_fit, py::arg("users"), py::arg("items"), py::arg("labels"), py::arg("times"))
+      .def("partial_fit", &partial_fit, py::arg("users"), py::arg("items"), py::arg("labels"),
+           py::arg("times"))
       .def("recommend", &recommend, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
            py::arg("exclude"))
       .def_property_readonly("item_count", &locked<&StreamModel::item_count>)

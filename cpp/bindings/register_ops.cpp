@@ -18,7 +18,8 @@ std::size_t update(const Optimizer& optimizer, py::handle weights_in, const std:
                    const std::string& nonfinite) {
   const StateShape shape = optimizer.shape();
   const Tensor weights = float32_matrix(weights_in, "weights", Access::kWrite, kAny, kAny);
-  const auto rows = static_cast<std::int64_t>(weights.size(0)), dim = static_cast<std::int64_t>(weights.size(1));
+  const auto rows = static_cast<std::int64_t>(weights.size(0)),
+             dim = static_cast<std::int64_t>(weights.size(1));
   DenseRows dense{};
   dense.weights = weights.data<float>();
   dense.num_rows = weights.size(0);
@@ -35,7 +36,8 @@ std::size_t update(const Optimizer& optimizer, py::handle weights_in, const std:
     }
   }
   const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny});
-  const Tensor grads = float32_matrix(grads_in, "grads", Access::kRead, static_cast<std::int64_t>(ids.size(0)), dim);
+  const Tensor grads =
+      float32_matrix(grads_in, "grads", Access::kRead, static_cast<std::int64_t>(ids.size(0)), dim);
   check_disjoint(weights, "weights", ids, "ids");
   check_disjoint(weights, "weights", grads, "grads");
   for (std::size_t k = 0; k < held.size(); ++k) {
@@ -56,8 +58,9 @@ std::size_t update(const Optimizer& optimizer, py::handle weights_in, const std:
 
 void quantize(py::handle x_in, py::handle q_out) {
   const Tensor x = float32_matrix(x_in, "x", Access::kRead, kAny, kAny);
-  const Tensor q(q_out, "out", Access::kWrite, {DType::kUint8},
-                 {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
+  const Tensor q(
+      q_out, "out", Access::kWrite, {DType::kUint8},
+      {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
   check_disjoint(q, "out", x, "x");
   without_gil([&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
 }
@@ -75,9 +78,11 @@ void dequantize(py::handle q_in, py::handle x_out) {
 
 void register_ops(py::module_& m) {
   py::class_<Optimizer, std::shared_ptr<Optimizer>>(m, "Optimizer")
-      .def(py::init([](const std::string& name) { return std::make_shared<Optimizer>(make_optimizer(name)); }),
-           py::arg("name"))
-      .def_property_readonly("name", [](const Optimizer& o) { return std::string(optimizer_name(o.params())); })
+      .def(
+          py::init([](const std::string& name) { return std::make_shared<Optimizer>(make_optimizer(name)); }),
+          py::arg("name"))
+      .def_property_readonly("name",
+                             [](const Optimizer& o) { return std::string(optimizer_name(o.params())); })
       .def_property_readonly("element_states", [](const Optimizer& o) { return o.shape().element_states; })
       .def_property_readonly("row_states", [](const Optimizer& o) { return o.shape().row_states; })
       .def("get", [](const Optimizer& o, const std::string& name) { return get_parameter(o.params(), name); })

@@ -37,7 +37,7 @@ py::tuple init_spec(const Table& table) {
 
 Initializer make_initializer(const std::string& kind, double a, double b, std::uint64_t seed) {
   Initializer init;
-  init.kind = kind == "normal" ? InitializerKind::kNormal
+  init.kind = kind == "normal"    ? InitializerKind::kNormal
               : kind == "uniform" ? InitializerKind::kUniform
                                   : InitializerKind::kConstant;
   if (init.kind == InitializerKind::kConstant && kind != "constant") {
@@ -77,7 +77,8 @@ void pool(const Table& table, py::handle ids_in, py::handle offsets_in, const st
   const Tensor bags =
       float32_matrix(out, "out", Access::kWrite, offsets.count(), static_cast<std::int64_t>(table.dim()));
   without_gil([&] {
-    table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr, bags.data<float>());
+    table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr,
+               bags.data<float>());
   });
 }
 
@@ -91,8 +92,8 @@ std::size_t update(Table& table, py::handle ids_in, py::handle grads_in, const s
 
 void load(Table& table, py::handle ids_in, py::handle vectors_in) {
   const Ids ids(ids_in);
-  const Tensor vectors =
-      float32_matrix(vectors_in, "vectors", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
+  const Tensor vectors = float32_matrix(vectors_in, "vectors", Access::kRead, ids.count(),
+                                        static_cast<std::int64_t>(table.dim()));
   without_gil([&] { table.load(ids.span(), vectors.data<float>()); });
 }
 
@@ -124,7 +125,8 @@ void import_state(Table& table, const py::dict& in) {
   s.weights = to_vector(in["weights"].cast<py::array_t<float, py::array::c_style>>());
   s.state = to_vector(in["state"].cast<py::array_t<float, py::array::c_style>>());
   s.removed_ids = to_vector(in["removed_ids"].cast<py::array_t<std::int64_t, py::array::c_style>>());
-  s.removed_versions = to_vector(in["removed_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
+  s.removed_versions =
+      to_vector(in["removed_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
   s.version = in["version"].cast<std::uint64_t>();
   without_gil([&] { table.import_state(s); });
 }
@@ -145,31 +147,35 @@ py::dict to_dict(const std::vector<std::pair<std::string, Value>>& items) {
 
 void register_table(py::module_& m) {
   py::class_<Table, std::shared_ptr<Table>>(m, "Table")
-      .def(py::init([](std::size_t dim, std::shared_ptr<Optimizer> optimizer, const std::string& kind, double a,
-                       double b, std::uint64_t seed) {
+      .def(py::init([](std::size_t dim, std::shared_ptr<Optimizer> optimizer, const std::string& kind,
+                       double a, double b, std::uint64_t seed) {
              return std::make_shared<Table>(dim, std::move(optimizer), make_initializer(kind, a, b, seed));
            }),
            py::arg("dim"), py::arg("optimizer"), py::arg("init_kind"), py::arg("init_a"), py::arg("init_b"),
            py::arg("seed"))
       .def_property_readonly("dim", &Table::dim)
-      .def_property_readonly("version", [](const Table& table) { return without_gil([&] { return table.version(); }); })
+      .def_property_readonly("version",
+                             [](const Table& table) { return without_gil([&] { return table.version(); }); })
       .def_property_readonly("init_spec", &init_spec)
       .def("__len__", [](const Table& table) { return without_gil([&] { return table.size(); }); })
       .def("lookup", &lookup, py::arg("ids"), py::arg("out"))
       .def("lookup_quantized", &lookup_quantized, py::arg("ids"), py::arg("out"))
-      .def("pool", &pool, py::arg("ids"), py::arg("offsets"), py::arg("mode"), py::arg("weights"), py::arg("out"))
+      .def("pool", &pool, py::arg("ids"), py::arg("offsets"), py::arg("mode"), py::arg("weights"),
+           py::arg("out"))
       .def("update", &update, py::arg("ids"), py::arg("grads"), py::arg("nonfinite"))
       .def("load", &load, py::arg("ids"), py::arg("vectors"))
-      .def("remove",
-           [](Table& table, py::handle ids_in) {
-             const Ids ids(ids_in);
-             return without_gil([&] { return table.remove(ids.span()); });
-           },
-           py::arg("ids"))
+      .def(
+          "remove",
+          [](Table& table, py::handle ids_in) {
+            const Ids ids(ids_in);
+            return without_gil([&] { return table.remove(ids.span()); });
+          },
+          py::arg("ids"))
       .def("contains", &contains, py::arg("ids"))
       .def("ids", [](const Table& table) { return to_array(without_gil([&] { return table.ids(); })); })
       .def("changes", &changes, py::arg("since"))
-      .def("memory_usage", [](const Table& table) { return to_dict(without_gil([&] { return table.memory_usage(); })); })
+      .def("memory_usage",
+           [](const Table& table) { return to_dict(without_gil([&] { return table.memory_usage(); })); })
       .def("stats", [](const Table& table) { return to_dict(without_gil([&] { return table.stats(); })); })
       .def("export_state", &export_state, py::arg("state_floats"))
       .def("import_state", &import_state, py::arg("state"));

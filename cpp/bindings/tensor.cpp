@@ -26,12 +26,18 @@ std::string wanted_text(std::initializer_list<std::int64_t> shape) {
 
 const char* dtype_text(DType dtype) {
   switch (dtype) {
-    case DType::kFloat32: return "float32";
-    case DType::kFloat64: return "float64";
-    case DType::kInt32: return "int32";
-    case DType::kInt64: return "int64";
-    case DType::kUint8: return "uint8";
-    case DType::kOther: break;
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt32:
+      return "int32";
+    case DType::kInt64:
+      return "int64";
+    case DType::kUint8:
+      return "uint8";
+    case DType::kOther:
+      break;
   }
   return "other";
 }
@@ -72,8 +78,8 @@ struct DlpackHolder {
 };
 
 [[noreturn]] void refused(const char* name, const py::error_already_set& error) {
-  throw py::value_error(std::string(name) + ": its DLPack export refused: " +
-                        py::str(error.value()).cast<std::string>());
+  throw py::value_error(std::string(name) +
+                        ": its DLPack export refused: " + py::str(error.value()).cast<std::string>());
 }
 
 std::pair<int, int> dlpack_device(py::handle object, const char* name) {
@@ -106,12 +112,14 @@ Tensor::Tensor(py::handle object, const char* name, Access access, std::initiali
   } else if (py::hasattr(object, "__dlpack__")) {
     view_dlpack(object, name, access);
   } else {
-    throw py::type_error(std::string(name) + " must be an array (NumPy, torch, or anything with DLPack), not " +
+    throw py::type_error(std::string(name) +
+                         " must be an array (NumPy, torch, or anything with DLPack), not " +
                          py::str(py::type::of(object).attr("__name__")).cast<std::string>());
   }
   if (std::find(dtypes.begin(), dtypes.end(), dtype_) == dtypes.end()) {
     std::string wanted;
-    for (const DType dtype : dtypes) wanted += (wanted.empty() ? "" : " or ") + std::string(dtype_text(dtype));
+    for (const DType dtype : dtypes)
+      wanted += (wanted.empty() ? "" : " or ") + std::string(dtype_text(dtype));
     throw py::type_error(std::string(name) + " has dtype " + dtype_name_ + "; it must be " + wanted);
   }
   bool fits = shape_.size() == shape.size();
@@ -126,7 +134,8 @@ Tensor::Tensor(py::handle object, const char* name, Access access, std::initiali
 }
 
 void Tensor::check_layout(const char* name, bool contiguous, bool writable, Access access) const {
-  if (!contiguous) throw py::value_error(std::string(name) + " is not contiguous (C order); pass a contiguous copy");
+  if (!contiguous)
+    throw py::value_error(std::string(name) + " is not contiguous (C order); pass a contiguous copy");
   if (access == Access::kWrite && !writable) {
     throw py::value_error(std::string(name) + " is read-only, and this call writes to it");
   }
@@ -140,7 +149,8 @@ void Tensor::view_numpy(py::handle object, const char* name, Access access) {
   dtype_ = native ? dtype_from(dtype.kind(), static_cast<std::size_t>(dtype.itemsize())) : DType::kOther;
   shape_.assign(array.shape(), array.shape() + array.ndim());
   const bool aligned = (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-  if (!aligned) throw py::value_error(std::string(name) + " is not aligned to its dtype; pass an aligned copy");
+  if (!aligned)
+    throw py::value_error(std::string(name) + " is not aligned to its dtype; pass an aligned copy");
   check_layout(name, (array.flags() & py::array::c_style) != 0, array.writeable(), access);
   data_ = const_cast<void*>(array.data());
   keep_alive_ = array;
@@ -157,7 +167,8 @@ void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
   const py::object capsule = dlpack_capsule(object, name);
   auto holder = std::make_unique<DlpackHolder>();
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    auto* managed = static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
+    auto* managed =
+        static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
     if (managed->version.major != DLPACK_MAJOR_VERSION) {
       throw py::value_error(std::string(name) + ": DLPack version " + std::to_string(managed->version.major) +
                             " is not supported (this build knows 1)");
@@ -171,8 +182,14 @@ void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
     throw py::type_error(std::string(name) + ": __dlpack__ gave no DLPack capsule");
   }
   const DLTensor& tensor = holder->tensor();
-  const char kind = tensor.dtype.code == kDLFloat ? 'f' : tensor.dtype.code == kDLInt ? 'i' : tensor.dtype.code == kDLUInt ? 'u' : '?';
-  dtype_name_ = std::string(kind == 'f' ? "float" : kind == 'i' ? "int" : kind == 'u' ? "uint" : "dlpack code ") +
+  const char kind = tensor.dtype.code == kDLFloat  ? 'f'
+                    : tensor.dtype.code == kDLInt  ? 'i'
+                    : tensor.dtype.code == kDLUInt ? 'u'
+                                                   : '?';
+  dtype_name_ = std::string(kind == 'f'   ? "float"
+                            : kind == 'i' ? "int"
+                            : kind == 'u' ? "uint"
+                                          : "dlpack code ") +
                 (kind == '?' ? std::to_string(tensor.dtype.code) : std::to_string(tensor.dtype.bits));
   if (tensor.dtype.lanes == 1) dtype_ = dtype_from(kind, tensor.dtype.bits / 8);
   shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
@@ -189,7 +206,8 @@ std::size_t Tensor::bytes() const {
   return total;
 }
 
-void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other, const char* other_name) {
+void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other,
+                    const char* other_name) {
   const char *a = written.data<char>(), *b = other.data<char>();
   if (written.bytes() == 0 || other.bytes() == 0) return;
   if (std::less<>()(a, b + other.bytes()) && std::less<>()(b, a + written.bytes())) {
@@ -198,7 +216,8 @@ void check_disjoint(const Tensor& written, const char* written_name, const Tenso
   }
 }
 
-Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows, std::int64_t dim) {
+Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows,
+                      std::int64_t dim) {
   return Tensor(object, name, access, {DType::kFloat32}, {rows, dim});
 }
 

@@ -1,4 +1,5 @@
-// A caller's array: NumPy by its buffer, anything else by DLPack. Never copied; the one place arguments are checked.
+// A caller's array: NumPy by its buffer, anything else by DLPack. Never copied; the one place arguments are
+// checked.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -30,8 +31,8 @@ enum class Access : std::uint8_t { kRead, kWrite };
 /// Views CPU memory for as long as it lives. Made with the GIL held; data() may be used without it.
 class Tensor {
  public:
-  /// Throws TypeError or ValueError naming the argument: not an array, not on the CPU, not contiguous (C order),
-  /// read-only where it is written to, wrong dtype or shape.
+  /// Throws TypeError or ValueError naming the argument: not an array, not on the CPU, not contiguous (C
+  /// order), read-only where it is written to, wrong dtype or shape.
   Tensor(py::handle object, const char* name, Access access, std::initializer_list<DType> dtypes,
          std::initializer_list<std::int64_t> shape);
 
@@ -60,7 +61,8 @@ class Tensor {
 };
 
 /// (n,) or (n, dim) arguments in one line each.
-Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows, std::int64_t dim);
+Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows,
+                      std::int64_t dim);
 Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n);
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n = kAny);
 
@@ -78,10 +80,11 @@ class Ids {
 };
 
 /// Throws ValueError when an array that is written to shares memory with another argument.
-void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other, const char* other_name);
+void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other,
+                    const char* other_name);
 
-/// Runs work() without the GIL: it may wait for another thread's batch, and no Python thread should wait with it.
-/// Not a destructor's job: taking the GIL back at interpreter exit ends a daemon thread by unwinding it.
+/// Runs work() without the GIL: it may wait for another thread's batch, and no Python thread should wait with
+/// it. Not a destructor's job: taking the GIL back at interpreter exit ends a daemon thread by unwinding it.
 template <class Work>
 auto without_gil(Work&& work) {
   using Result = std::invoke_result_t<Work>;

@@ -1,4 +1,5 @@
-// Start values of rows: a function of (seed, id, column) alone, so that a row can be computed before it exists.
+// Start values of rows: a function of (seed, id, column) alone, so that a row can be computed before it
+// exists.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Kernels over the caller's arrays. In place, no copies; each function validates once and changes nothing on error.
+// Kernels over the caller's arrays. In place, no copies; each function validates once and changes nothing on
+// error.
 #pragma once
 
 #include <cstddef>
@@ -16,9 +17,9 @@ inline constexpr std::size_t kQuantizedTail = 8;
 
 /// Caller-owned rows: weights and, per optimizer, its state.
 struct DenseRows {
-  float* weights;          // (num_rows, dim)
-  float* element_state[2]; // (num_rows, dim) each, as many as the optimizer has
-  float* row_state;        // (num_rows,) where the optimizer has one
+  float* weights;           // (num_rows, dim)
+  float* element_state[2];  // (num_rows, dim) each, as many as the optimizer has
+  float* row_state;         // (num_rows,) where the optimizer has one
   std::size_t num_rows;
   std::size_t dim;
 };
@@ -28,10 +29,10 @@ struct DenseRows {
 ///   grads: (n, dim)
 /// Returns how many rows were skipped for a non-finite gradient (0 under kRaise, which throws
 /// std::invalid_argument instead). Same bytes for any thread count and instruction set.
-std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows, std::span<const std::int64_t> ids,
-                        const float* grads, NonFinite policy);
-std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows, std::span<const std::int32_t> ids,
-                        const float* grads, NonFinite policy);
+std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
+                        std::span<const std::int64_t> ids, const float* grads, NonFinite policy);
+std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
+                        std::span<const std::int32_t> ids, const float* grads, NonFinite policy);
 
 /// Fused 8-bit rowwise format (FBGEMM's and torch's): codes, scale, bias.
 ///   x: (n, dim) -> q: (n, dim + 8). Throws std::invalid_argument for a non-finite value.

@@ -1,5 +1,5 @@
-// The online embedding recommender: a user is what they did lately (and, if wanted, a vector of their own), an
-// item is a vector and a bias, and the score is one inner product. Learns one event at a time.
+// The online embedding recommender: a user is what they did lately (and, if wanted, a vector of their own),
+// an item is a vector and a bias, and the score is one inner product. Learns one event at a time.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +27,7 @@ struct RecommenderConfig {
   std::size_t window = 20;          // most recent items in the user's sum
   std::size_t history_size = 1000;  // items kept per user
   double recency_exponent = 0.7;    // the l-th most recent item weighs l^-recency_exponent
-  double time_scale = 0.0;          // seconds; item l also weighs 1 / (1 + age / time_scale); 0: age doesn't count
+  double time_scale = 0.0;  // seconds; item l also weighs 1 / (1 + age / time_scale); 0: age doesn't count
   double init_std = 0.05;
   std::uint64_t seed = 0;
 };
@@ -41,7 +41,8 @@ struct RecommenderState {
   double latest_time = 0.0, label_sum = 0.0, label_count = 0.0;
 };
 
-/// With h the user's last `window` items, most recent first, X their context vectors, U the user's own vector:
+/// With h the user's last `window` items, most recent first, X their context vectors, U the user's own
+/// vector:
 ///   q = sum_l w_l X[h_l]  (+ U);  score(j) = <q, V_j> + b_j (+ offset for logistic and mse)
 /// Losses: softmax over the target and the negatives, whose logits get + log((items - 1) / negatives);
 /// bpr: -mean log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0);
@@ -58,8 +59,10 @@ class Recommender : public StreamModel {
   void predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items, double time,
                float* out) const;
 
-  /// Nearest items by cosine of V, the item itself left out. items: (n,) -> scores, codes: (n, k) padded -inf, -1
-  void similar_items(std::span<const std::int64_t> items, std::size_t k, float* scores, std::int64_t* codes) const;
+  /// Nearest items by cosine of V, the item itself left out. items: (n,) -> scores, codes: (n, k) padded
+  /// -inf, -1
+  void similar_items(std::span<const std::int64_t> items, std::size_t k, float* scores,
+                     std::int64_t* codes) const;
 
   /// out: (dim + 1,): q and a 1, so that <out, item row> is the score
   void user_vector(std::int64_t user, double time, float* out) const;

@@ -7,9 +7,9 @@
 
 namespace fastinc {
 
-/// std::shared_mutex may prefer readers, and glibc's does: two threads that always read keep a writer out for good.
-/// Here readers that come while a writer waits stand behind it, and a writer that comes next stands behind them.
-/// A thread that holds the lock must not ask for it again, not even to read.
+/// std::shared_mutex may prefer readers, and glibc's does: two threads that always read keep a writer out for
+/// good. Here readers that come while a writer waits stand behind it, and a writer that comes next stands
+/// behind them. A thread that holds the lock must not ask for it again, not even to read.
 class SharedMutex {
  public:
   void lock() {

@@ -1,5 +1,6 @@
-// What every model that learns from an event stream can do: learn events in order, score all items for a user.
-// Users and items are codes 0, 1, 2, ... in order of first appearance (IdMap makes them from a caller's ids).
+// What every model that learns from an event stream can do: learn events in order, score all items for a
+// user. Users and items are codes 0, 1, 2, ... in order of first appearance (IdMap makes them from a caller's
+// ids).
 #pragma once
 
 #include <cstddef>

@@ -26,11 +26,11 @@ struct Changes {
 
 /// Everything a table is made of, for checkpoints. Rows in slot order.
 struct TableState {
-  std::vector<std::int64_t> ids;              // (rows,)
-  std::vector<std::uint64_t> row_versions;    // (rows,)
-  std::vector<float> weights;                 // (rows, dim)
-  std::vector<float> state;                   // (rows, state_shape.floats(dim))
-  std::vector<std::int64_t> removed_ids;      // (removed,)
+  std::vector<std::int64_t> ids;                // (rows,)
+  std::vector<std::uint64_t> row_versions;      // (rows,)
+  std::vector<float> weights;                   // (rows, dim)
+  std::vector<float> state;                     // (rows, state_shape.floats(dim))
+  std::vector<std::int64_t> removed_ids;        // (removed,)
   std::vector<std::uint64_t> removed_versions;  // (removed,)
   std::uint64_t version = 0;
 };

@@ -11,9 +11,10 @@
 namespace fastinc {
 namespace {
 
-constexpr std::size_t kSmall = 2048;       // below this a comparison sort beats clearing the counters
-constexpr unsigned kMaxDigitBits = 12;     // 4,096 counters stay in L1; three passes of 11 were slower than two of 12
-constexpr std::size_t kSortGrain = 16;     // floats of work one key counts as, for threads_for()
+constexpr std::size_t kSmall = 2048;  // below this a comparison sort beats clearing the counters
+constexpr unsigned kMaxDigitBits =
+    12;  // 4,096 counters stay in L1; three passes of 11 were slower than two of 12
+constexpr std::size_t kSortGrain = 16;  // floats of work one key counts as, for threads_for()
 
 /// Bits that number `count` things, at least 1.
 unsigned bits_for(std::uint64_t count) {
@@ -100,7 +101,8 @@ void Coalescer::sort_keys(unsigned low_bit, unsigned high_bit) {
     }
     parallel_tasks(threads, [&](std::size_t t) noexcept {
       std::uint32_t* mine = counts + t * digits;
-      for (std::size_t i = range(t); i < range(t + 1); ++i) to[mine[from[i] >> shift & (digits - 1)]++] = from[i];
+      for (std::size_t i = range(t); i < range(t + 1); ++i)
+        to[mine[from[i] >> shift & (digits - 1)]++] = from[i];
     });
     keys_.swap(spare_);
   }

@@ -26,7 +26,8 @@ std::vector<const Kernels*> usable_kernels() {
   std::vector<const Kernels*> usable = {&base::kKernels};
 #ifdef FASTINC_HAVE_X86_LEVELS
   __builtin_cpu_init();
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v3 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   if (v3) usable.push_back(&v3::kKernels);
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
@@ -43,21 +44,24 @@ const Kernels* find_kernels(std::string_view name, const char* source) {
     if (name == k->isa) return k;
     known += known.empty() ? k->isa : std::string(", ") + k->isa;
   }
-  throw std::invalid_argument(std::string(source) + " = '" + std::string(name) + "' is not available here; this CPU and build have: " +
-                              known);
+  throw std::invalid_argument(std::string(source) + " = '" + std::string(name) +
+                              "' is not available here; this CPU and build have: " + known);
 }
 
 std::atomic<const Kernels*>& selected() {
   static std::atomic<const Kernels*> kernels = [] {
     const char* wanted = std::getenv("FASTINC_ISA");
-    return wanted != nullptr && *wanted != '\0' ? find_kernels(wanted, "FASTINC_ISA") : usable_kernels().back();
+    return wanted != nullptr && *wanted != '\0' ? find_kernels(wanted, "FASTINC_ISA")
+                                                : usable_kernels().back();
   }();
   return kernels;
 }
 
 }  // namespace
 
-const Kernels& kernels() { return *selected().load(std::memory_order_acquire); }
+const Kernels& kernels() {
+  return *selected().load(std::memory_order_acquire);
+}
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
@@ -65,8 +69,12 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-std::string current_isa() { return kernels().isa; }
+std::string current_isa() {
+  return kernels().isa;
+}
 
-void set_isa(std::string_view name) { selected().store(find_kernels(name, "isa"), std::memory_order_release); }
+void set_isa(std::string_view name) {
+  selected().store(find_kernels(name, "isa"), std::memory_order_release);
+}
 
 }  // namespace fastinc

@@ -25,9 +25,9 @@ using UpdateFn = void (*)(const UpdateTask& task, std::size_t begin, std::size_t
 struct ScaledStepTask {
   const void* params;
   const RowSet* rows;
-  const std::uint32_t* row_numbers;   // (n,)
-  const float* coefficients;          // (n,)
-  const float* direction;             // (dim,)
+  const std::uint32_t* row_numbers;  // (n,)
+  const float* coefficients;         // (n,)
+  const float* direction;            // (dim,)
   std::size_t n;
 };
 using ScaledStepFn = void (*)(const ScaledStepTask& task);
@@ -52,8 +52,8 @@ struct Kernels {
   void (*score_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
                      float* out);
   /// out[j] = |query - row r[j]|^2
-  void (*squared_distances)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
-                            float* out);
+  void (*squared_distances)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
+                            const float* query, float* out);
   /// out[j] = |row r[j]|^2
   void (*squared_norms)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, float* out);
   /// out += sum_j coefficients[j] * row r[j], in order of j

@@ -44,13 +44,13 @@ std::size_t update_dense_rows(const OptimizerParams& params, const DenseRows& de
 
 }  // namespace
 
-std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows, std::span<const std::int64_t> ids,
-                        const float* grads, NonFinite policy) {
+std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
+                        std::span<const std::int64_t> ids, const float* grads, NonFinite policy) {
   return update_dense_rows(params, rows, ids, grads, policy);
 }
 
-std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows, std::span<const std::int32_t> ids,
-                        const float* grads, NonFinite policy) {
+std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
+                        std::span<const std::int32_t> ids, const float* grads, NonFinite policy) {
   return update_dense_rows(params, rows, ids, grads, policy);
 }
 

@@ -9,7 +9,8 @@ namespace FASTINC_ISA_NAMESPACE {
 /// x: (dim,), dim >= 1 -> q: (dim + 8,)
 inline __attribute__((always_inline)) void quantize_row(const float* __restrict x, std::size_t dim,
                                                         std::uint8_t* __restrict q) {
-  // Lanes let the compiler vectorise; min and max don't depend on the order (finite values, -0 aside: see below).
+  // Lanes let the compiler vectorise; min and max don't depend on the order (finite values, -0 aside: see
+  // below).
   constexpr std::size_t kWidth = 32;
   float low[kWidth], high[kWidth];
   for (std::size_t j = 0; j < kWidth; ++j) low[j] = high[j] = x[0];

@@ -26,7 +26,8 @@ struct RowSet {
   std::uint64_t* const* version_pages = nullptr;
 };
 
-inline __attribute__((always_inline)) float* row_pointer(const RowSet& rows, const Column& column, std::uint64_t row) {
+inline __attribute__((always_inline)) float* row_pointer(const RowSet& rows, const Column& column,
+                                                         std::uint64_t row) {
   return column.pages[row >> rows.page_shift] + column.offset + (row & rows.page_mask) * column.stride;
 }
 

@@ -15,16 +15,16 @@ static void start_row(const Initializer& init, std::int64_t id, float* out, std:
   for (std::size_t i = 0; i < dim; ++i) out[i] = start_value(init, key, i);
 }
 
-static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
-                       float* out) {
+static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
+                       const float* query, float* out) {
   for (std::size_t j = 0; j < n; ++j) {
     const std::uint64_t row = row_numbers != nullptr ? row_numbers[j] : j;
     out[j] = dot(query, row_pointer(rows, rows.weights, row), rows.dim);
   }
 }
 
-static void squared_distances(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
-                              float* out) {
+static void squared_distances(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
+                              const float* query, float* out) {
   for (std::size_t j = 0; j < n; ++j) {
     const float* x = row_pointer(rows, rows.weights, row_numbers[j]);
     out[j] = lane_sum(rows.dim, [=](std::size_t i) { return (query[i] - x[i]) * (query[i] - x[i]); });
@@ -50,7 +50,9 @@ static void accumulate_rows(const RowSet& rows, const std::uint32_t* row_numbers
   }
 }
 
-static float dot_product(const float* a, const float* b, std::size_t n) { return dot(a, b, n); }
+static float dot_product(const float* a, const float* b, std::size_t n) {
+  return dot(a, b, n);
+}
 
 static float exponentiate(float* x, std::size_t n, float shift) {
   FASTINC_VECTORIZE

@@ -33,8 +33,8 @@ class Pool {
       workers_.reserve(static_cast<std::size_t>(threads - 1));
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
     } catch (const std::exception&) {
-      // The system has no more threads or memory to give: the same work, on those there are. An exception here
-      // would leave a caller's update half done.
+      // The system has no more threads or memory to give: the same work, on those there are. An exception
+      // here would leave a caller's update half done.
     }
   }
   ~Pool() {
@@ -123,7 +123,8 @@ int default_threads() {
 }
 
 struct State {
-  std::atomic<bool> in_use{false};  // by the call that has the pool; not a mutex, for a nested call asks as well
+  std::atomic<bool> in_use{
+      false};  // by the call that has the pool; not a mutex, for a nested call asks as well
   std::unique_ptr<Pool> pool;
   std::atomic<int> threads{default_threads()};
 };
@@ -191,7 +192,9 @@ std::size_t threads_for(std::size_t floats) {
   return worthwhile < 1 ? 1 : (worthwhile < threads ? worthwhile : threads);
 }
 
-int num_threads() { return state().threads; }
+int num_threads() {
+  return state().threads;
+}
 
 void set_num_threads(int count) {
   if (count < 1 || count > kMaxThreads) {

@@ -5,9 +5,9 @@
 
 namespace fastinc {
 
-/// Run task(0) .. task(count - 1) on up to num_threads() threads, the caller's among them; returns when all are
-/// done. When another call holds the pool the tasks run here, in order: callers never wait for each other.
-/// Task is called as task(index) and must not throw.
+/// Run task(0) .. task(count - 1) on up to num_threads() threads, the caller's among them; returns when all
+/// are done. When another call holds the pool the tasks run here, in order: callers never wait for each
+/// other. Task is called as task(index) and must not throw.
 void run_tasks(std::size_t count, void (*task)(void* context, std::size_t index) noexcept, void* context);
 
 template <class Task>
@@ -30,13 +30,13 @@ void parallel_parts(std::size_t n, std::size_t most, Task&& task) {
     return;
   }
   parallel_tasks(parts, [&](std::size_t part) noexcept {
-    task(n / parts * part + (n % parts) * part / parts, n / parts * (part + 1) + (n % parts) * (part + 1) / parts,
-         part);
+    task(n / parts * part + (n % parts) * part / parts,
+         n / parts * (part + 1) + (n % parts) * (part + 1) / parts, part);
   });
 }
 
-/// The same with threads_for(n * floats_each) ranges. Where each range needs memory of its own, ask threads_for()
-/// once and use parallel_parts(): the number of threads may change at any time.
+/// The same with threads_for(n * floats_each) ranges. Where each range needs memory of its own, ask
+/// threads_for() once and use parallel_parts(): the number of threads may change at any time.
 template <class Task>
 void parallel_ranges(std::size_t n, std::size_t floats_each, Task&& task) {
   parallel_parts(n, threads_for(n * floats_each), task);

@@ -43,8 +43,8 @@ bool surely_finite(float largest, std::size_t n, std::size_t dim) {
     for (std::size_t i = 0; i < dim; ++i) {
       const float g = grads[position * dim + i];
       if (!std::isfinite(g)) {
-        throw std::invalid_argument("grads[" + std::to_string(position) + ", " + std::to_string(i) +
-                                    "] = " + number_text(static_cast<double>(g)) + " (id " + std::to_string(id) +
+        throw std::invalid_argument("grads[" + std::to_string(position) + ", " + std::to_string(i) + "] = " +
+                                    number_text(static_cast<double>(g)) + " (id " + std::to_string(id) +
                                     ") is not finite; pass nonfinite='skip' to skip such rows");
       }
     }
@@ -110,8 +110,10 @@ CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::siz
   return batch;
 }
 
-template CleanBatch<std::int32_t> clean_batch(std::span<const std::int32_t>, const float*, std::size_t, NonFinite);
-template CleanBatch<std::int64_t> clean_batch(std::span<const std::int64_t>, const float*, std::size_t, NonFinite);
+template CleanBatch<std::int32_t> clean_batch(std::span<const std::int32_t>, const float*, std::size_t,
+                                              NonFinite);
+template CleanBatch<std::int64_t> clean_batch(std::span<const std::int64_t>, const float*, std::size_t,
+                                              NonFinite);
 
 namespace {
 

@@ -1,4 +1,5 @@
-// The one path every sparse update takes: refuse or drop bad gradients, group by row, step the rows in parallel.
+// The one path every sparse update takes: refuse or drop bad gradients, group by row, step the rows in
+// parallel.
 #pragma once
 
 #include <cstdint>
@@ -21,20 +22,22 @@ template <class Id>
 struct CleanBatch {
   std::span<const Id> ids;
   const float* grads;
-  std::size_t skipped = 0;  // distinct ids dropped
-  std::vector<Id> kept_ids;       // storage, used only when something was dropped
+  std::size_t skipped = 0;   // distinct ids dropped
+  std::vector<Id> kept_ids;  // storage, used only when something was dropped
   std::vector<float> kept_grads;
 };
 
 /// A row is bad when a gradient of it, or the sum of squares of its summed gradient, isn't finite in float32.
-/// kRaise throws std::invalid_argument naming the id and a place in grads; kSkip drops all of that id's gradients.
+/// kRaise throws std::invalid_argument naming the id and a place in grads; kSkip drops all of that id's
+/// gradients.
 template <class Id>
 CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::size_t dim, NonFinite policy);
 
 /// Allocate what step_rows() needs for n gradients on this thread, so that it can't fail afterwards.
 void reserve_step(std::size_t n, std::size_t dim);
 
-/// Step every row of the batch; the ids are in range and the gradients clean. row_numbers: (n,); grads: (n, dim)
+/// Step every row of the batch; the ids are in range and the gradients clean. row_numbers: (n,); grads: (n,
+/// dim)
 template <class Row>
 void step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,
                std::span<const Row> row_numbers, const float* grads, std::uint64_t version);

@@ -9,19 +9,22 @@
 
 namespace FASTINC_ISA_NAMESPACE {
 
-inline __attribute__((always_inline)) void add_to(float* __restrict sum, const float* __restrict x, std::size_t n) {
+inline __attribute__((always_inline)) void add_to(float* __restrict sum, const float* __restrict x,
+                                                  std::size_t n) {
   FASTINC_VECTORIZE
   for (std::size_t i = 0; i < n; ++i) sum[i] += x[i];
 }
 
-inline __attribute__((always_inline)) void copy_to(float* __restrict out, const float* __restrict x, std::size_t n) {
+inline __attribute__((always_inline)) void copy_to(float* __restrict out, const float* __restrict x,
+                                                   std::size_t n) {
   FASTINC_VECTORIZE
   for (std::size_t i = 0; i < n; ++i) out[i] = x[i];
 }
 
-/// The row's summed gradient: the gradient itself where there is one, else a sum in scratch (levels of dim floats).
-static const float* sum_gradients(const Segments& segments, std::size_t s, const float* grads, std::size_t dim,
-                                  float* scratch) {
+/// The row's summed gradient: the gradient itself where there is one, else a sum in scratch (levels of dim
+/// floats).
+static const float* sum_gradients(const Segments& segments, std::size_t s, const float* grads,
+                                  std::size_t dim, float* scratch) {
   const std::uint64_t mask = segments.position_mask();
   const std::uint32_t first = segments.starts[s], n = segments.starts[s + 1] - first;
   const std::uint64_t* keys = segments.keys + first;
@@ -57,9 +60,10 @@ static const float* sum_gradients(const Segments& segments, std::size_t s, const
 
 /// One optimizer step of a row. gradient(i) is the summed gradient of weight i.
 template <class Functor, class Gradient>
-inline __attribute__((always_inline)) void step_row(const Functor& functor, Gradient gradient, float* __restrict w,
-                                                    float* __restrict state0, float* __restrict state1,
-                                                    float* __restrict row_state, std::size_t dim) {
+inline __attribute__((always_inline)) void step_row(const Functor& functor, Gradient gradient,
+                                                    float* __restrict w, float* __restrict state0,
+                                                    float* __restrict state1, float* __restrict row_state,
+                                                    std::size_t dim) {
   float mean = 0.0f;
   if constexpr (Functor::kNeedsStatistic) {
     mean = lane_sum(dim, [&](std::size_t i) { return functor.element_statistic(gradient(i), w[i]); }) /
@@ -141,7 +145,8 @@ static void scaled_step(const ScaledStepTask& task) {
     }
     const RowPointers<Params> p(rows, task.row_numbers[j]);
     const float c = task.coefficients[j];
-    step_row(functor, [=](std::size_t i) { return c * direction[i]; }, p.w, p.state0, p.state1, p.row_state, dim);
+    step_row(
+        functor, [=](std::size_t i) { return c * direction[i]; }, p.w, p.state0, p.state1, p.row_state, dim);
   }
 }
 

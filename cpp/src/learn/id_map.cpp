@@ -1,7 +1,7 @@
 #include "fastinc/id_map.h"
 
-#include <boost/unordered/unordered_flat_map.hpp>
 #include <algorithm>
+#include <boost/unordered/unordered_flat_map.hpp>
 #include <deque>
 #include <stdexcept>
 #include <string>
@@ -43,7 +43,9 @@ struct IdMap::Impl {
 IdMap::IdMap() : impl_(std::make_unique<Impl>()) {}
 IdMap::~IdMap() = default;
 
-std::size_t IdMap::size() const { return impl_->keys.size(); }
+std::size_t IdMap::size() const {
+  return impl_->keys.size();
+}
 
 std::int64_t IdMap::find(std::string_view key) const {
   const auto it = impl_->codes.find(key);

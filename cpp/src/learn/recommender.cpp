@@ -25,7 +25,9 @@ constexpr std::size_t kHistoryNotNegative = 100;  // the last items of a user ar
 using WriteLock = std::unique_lock<SharedMutex>;
 using ReadLock = std::shared_lock<SharedMutex>;
 
-float sigmoid(float x) { return 1.0f / (1.0f + base::exponential(-x)); }
+float sigmoid(float x) {
+  return 1.0f / (1.0f + base::exponential(-x));
+}
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -45,8 +47,8 @@ void validate(const RecommenderConfig& c) {
           "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
 }
 
-std::shared_ptr<Table> make_table(std::size_t dim, const RecommenderConfig& c, std::shared_ptr<Optimizer> optimizer,
-                                  std::uint64_t stream) {
+std::shared_ptr<Table> make_table(std::size_t dim, const RecommenderConfig& c,
+                                  std::shared_ptr<Optimizer> optimizer, std::uint64_t stream) {
   Initializer init;
   init.kind = InitializerKind::kNormal;
   init.b = c.init_std;
@@ -115,7 +117,8 @@ void Recommender::learn(const EventBatch& events) {
   }
   for (std::size_t begin = 0; begin < events.size(); begin += kBatch) {
     const EventBatch batch = events.slice(begin, std::min(events.size(), begin + kBatch));
-    const WriteLock items(items_->store().mutex), contexts(contexts_->store().mutex), users(users_->store().mutex);
+    const WriteLock items(items_->store().mutex), contexts(contexts_->store().mutex),
+        users(users_->store().mutex);
     begin_batch(batch);
     for (std::size_t i = 0; i < batch.size(); ++i) {
       learn_event(batch.users[i], batch.items[i], batch.label(i), !batch.labels.empty(), batch.time(i));
@@ -157,7 +160,8 @@ void Recommender::begin_batch(const EventBatch& events) {
   for (std::size_t u = old_users; u < users; ++u) scratch_->users.add(u);
   scratch_->params = optimizer_->params();
   scratch_->optimizer = scratch_->params.index();
-  scratch_->raw_params = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, scratch_->params);
+  scratch_->raw_params =
+      std::visit([](const auto& p) { return static_cast<const void*>(&p); }, scratch_->params);
 }
 
 void Recommender::publish_batch() {
@@ -173,8 +177,10 @@ void Recommender::publish_batch() {
   publish(*users_, scratch_->users);
 }
 
-/// Rows and weights of the user's recent items; an item that occurs twice is one row with the sum of its weights.
-std::size_t Recommender::gather_history(std::int64_t user, double time, std::uint32_t* rows, float* weights) const {
+/// Rows and weights of the user's recent items; an item that occurs twice is one row with the sum of its
+/// weights.
+std::size_t Recommender::gather_history(std::int64_t user, double time, std::uint32_t* rows,
+                                        float* weights) const {
   const std::size_t length = std::min(histories_.length(user), config_.window);
   std::size_t n = 0;
   for (std::size_t l = 0; l < length; ++l) {
@@ -249,8 +255,8 @@ bool Recommender::compute_coefficients(std::size_t n, float label, bool labelled
         c[0] = 0.0f;
         break;
       }
-      const auto correction = static_cast<float>(
-          std::log(static_cast<double>(item_count_ - 1) / static_cast<double>(negatives)));
+      const auto correction =
+          static_cast<float>(std::log(static_cast<double>(item_count_ - 1) / static_cast<double>(negatives)));
       for (std::size_t j = 1; j < n; ++j) c[j] += correction;
       const float sum = kernels().exponentiate(c, n, *std::max_element(c, c + n));
       for (std::size_t j = 0; j < n; ++j) c[j] /= sum;
@@ -273,7 +279,9 @@ bool Recommender::compute_coefficients(std::size_t n, float label, bool labelled
       for (std::size_t j = 1; j < n; ++j) c[j] = sigmoid(c[j] + shift);
       break;
     }
-    case Loss::kMse: c[0] = c[0] + static_cast<float>(offset()) - label; break;
+    case Loss::kMse:
+      c[0] = c[0] + static_cast<float>(offset()) - label;
+      break;
   }
   return (kernels().max_abs_bits(c, n) & 0x7f800000u) != 0x7f800000u;
 }
@@ -338,8 +346,8 @@ void Recommender::score_items(std::int64_t user, double time, std::span<float> s
   kernels().score_rows(items_->store().rows(), nullptr, scores.size(), query.data(), scores.data());
 }
 
-void Recommender::predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items, double time,
-                          float* out) const {
+void Recommender::predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items,
+                          double time, float* out) const {
   std::vector<float> query(config_.dim + 1);
   const auto shift = static_cast<float>(offset());
   for (std::size_t i = 0; i < users.size(); ++i) {
@@ -347,7 +355,8 @@ void Recommender::predict(std::span<const std::int64_t> users, std::span<const s
     const bool known = items[i] >= 0 && static_cast<std::size_t>(items[i]) < item_count_;
     const ReadLock lock(items_->store().mutex);
     const float score =
-        known ? kernels().dot(query.data(), items_->store().weights(static_cast<Slot>(items[i])), config_.dim + 1)
+        known ? kernels().dot(query.data(), items_->store().weights(static_cast<Slot>(items[i])),
+                              config_.dim + 1)
               : 0.0f;
     out[i] = config_.loss == Loss::kLogistic ? sigmoid(score + shift) : score + shift;
   }

@@ -13,7 +13,8 @@ namespace fastinc {
 
 EventBatch EventBatch::slice(std::size_t begin, std::size_t end) const {
   const std::size_t n = end - begin;
-  return {users.subspan(begin, n), items.subspan(begin, n), labels.empty() ? labels : labels.subspan(begin, n),
+  return {users.subspan(begin, n), items.subspan(begin, n),
+          labels.empty() ? labels : labels.subspan(begin, n),
           times.empty() ? times : times.subspan(begin, n)};
 }
 
@@ -23,8 +24,9 @@ void check_codes(std::span<const std::int64_t> codes, const char* name) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 1;
   for (std::size_t i = 0; i < codes.size(); ++i) {
     if (codes[i] < 0 || codes[i] > kMost) {
-      throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] = " + std::to_string(codes[i]) +
-                                  " is not a code from 0 to " + std::to_string(kMost));
+      throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) +
+                                  "] = " + std::to_string(codes[i]) + " is not a code from 0 to " +
+                                  std::to_string(kMost));
     }
   }
 }
@@ -33,8 +35,8 @@ template <class T>
 void check_finite_column(std::span<const T> values, const char* name) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (!std::isfinite(values[i])) {
-      throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) + "] = " + number_text(static_cast<double>(values[i])) +
-                                  " is not finite");
+      throw std::invalid_argument(std::string(name) + "[" + std::to_string(i) +
+                                  "] = " + number_text(static_cast<double>(values[i])) + " is not finite");
     }
   }
 }
@@ -60,7 +62,8 @@ void validate(const EventBatch& events) {
 
 StreamModel::StreamModel(std::size_t history_size) : histories_(history_size) {
   if (history_size < 1 || history_size > 1'000'000) {
-    throw std::invalid_argument("history_size = " + std::to_string(history_size) + " must be from 1 to 1000000");
+    throw std::invalid_argument("history_size = " + std::to_string(history_size) +
+                                " must be from 1 to 1000000");
   }
 }
 
@@ -77,8 +80,9 @@ void StreamModel::remember(std::int64_t user, std::int64_t item, double time, bo
   ++event_count_;
 }
 
-void StreamModel::recommend(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
-                            std::span<const std::int64_t> excluded, float* scores, std::int64_t* items) const {
+void StreamModel::recommend(std::span<const std::int64_t> users, std::size_t k, double time,
+                            bool exclude_seen, std::span<const std::int64_t> excluded, float* scores,
+                            std::int64_t* items) const {
   constexpr float kNothing = -std::numeric_limits<float>::infinity();
   const double at = std::isnan(time) ? latest_time_ : time;
   std::vector<float> all(item_count_);
@@ -91,7 +95,8 @@ void StreamModel::recommend(std::span<const std::int64_t> users, std::size_t k, 
       }
     }
     for (const std::int64_t item : excluded) {
-      if (item >= 0 && static_cast<std::size_t>(item) < item_count_) all[static_cast<std::size_t>(item)] = kNothing;
+      if (item >= 0 && static_cast<std::size_t>(item) < item_count_)
+        all[static_cast<std::size_t>(item)] = kNothing;
     }
     order.clear();
     for (std::size_t j = 0; j < item_count_; ++j) {

@@ -1,5 +1,6 @@
-// Every header in this folder is compiled once per instruction set (and by nvcc), each time into a namespace of
-// its own: an inline function shared by an AVX-512 file and a baseline file would make one run the other's code.
+// Every header in this folder is compiled once per instruction set (and by nvcc), each time into a namespace
+// of its own: an inline function shared by an AVX-512 file and a baseline file would make one run the other's
+// code.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Parameters by name, for bindings and checkpoints: generated from the registry and each XParams::visit_fields.
+// Parameters by name, for bindings and checkpoints: generated from the registry and each
+// XParams::visit_fields.
 #include "fastinc/optimizer.h"
 
 #include <cmath>
@@ -23,7 +24,8 @@ void check_range(std::string_view name, double value, Range range) {
 
 template <class Params>
 [[noreturn]] void unknown_parameter(std::string_view name) {
-  throw std::invalid_argument("'" + std::string(name) + "' is not a parameter of " + std::string(Params::kName));
+  throw std::invalid_argument("'" + std::string(name) + "' is not a parameter of " +
+                              std::string(Params::kName));
 }
 
 template <class Params>
@@ -71,7 +73,8 @@ void set_parameter(OptimizerParams& params, std::string_view name, double value)
           found = true;
           if constexpr (std::is_same_v<std::decay_t<decltype(stored)>, bool>) {
             if (value != 0.0 && value != 1.0) {
-              throw std::invalid_argument(std::string(name) + " = " + number_text(value) + " must be True or False");
+              throw std::invalid_argument(std::string(name) + " = " + number_text(value) +
+                                          " must be True or False");
             }
             stored = value != 0.0;
           } else {

@@ -1,6 +1,7 @@
 // What an optimizer functor is. The row loops (CPU) and kernels (CUDA) call, for each row:
 //   1. element_statistic(g, w) for every weight, summed in the fixed order of lane_sum.h, if kNeedsStatistic
-//   2. begin_row(row_state, mean of the statistic): updates the row's own state, returns constants for the row
+//   2. begin_row(row_state, mean of the statistic): updates the row's own state, returns constants for the
+//   row
 //   3. element(row, g, w, state0, state1) for every weight
 // A functor holds plain floats and doubles, so that it can be passed to a CUDA kernel by value.
 #pragma once

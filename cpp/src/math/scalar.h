@@ -21,7 +21,9 @@ FASTINC_HD double square_root(double x) {
 #endif
 }
 
-FASTINC_HD float absolute(float x) { return x < 0.0f ? -x : x; }
+FASTINC_HD float absolute(float x) {
+  return x < 0.0f ? -x : x;
+}
 
 FASTINC_HD std::uint32_t float_bits(float x) {
   std::uint32_t bits;

@@ -12,16 +12,21 @@ namespace fastinc {
 namespace {
 
 /// Finite as the float32 it is used as.
-bool fits(double x) { return std::isfinite(static_cast<float>(x)); }
+bool fits(double x) {
+  return std::isfinite(static_cast<float>(x));
+}
 
 }  // namespace
 
 void validate(const Initializer& init) {
-  const char* a = init.kind == InitializerKind::kNormal ? "mean" : init.kind == InitializerKind::kUniform ? "low"
-                                                                                                         : "value";
+  const char* a = init.kind == InitializerKind::kNormal    ? "mean"
+                  : init.kind == InitializerKind::kUniform ? "low"
+                                                           : "value";
   const char* b = init.kind == InitializerKind::kNormal ? "std" : "high";
-  if (!fits(init.a)) throw std::invalid_argument(std::string(a) + " = " + number_text(init.a) + " must be finite in float32");
-  if (!fits(init.b)) throw std::invalid_argument(std::string(b) + " = " + number_text(init.b) + " must be finite in float32");
+  if (!fits(init.a))
+    throw std::invalid_argument(std::string(a) + " = " + number_text(init.a) + " must be finite in float32");
+  if (!fits(init.b))
+    throw std::invalid_argument(std::string(b) + " = " + number_text(init.b) + " must be finite in float32");
   if (init.kind == InitializerKind::kNormal && init.b < 0.0) {
     throw std::invalid_argument("std = " + number_text(init.b) + " must be >= 0");
   }

@@ -27,7 +27,8 @@ unsigned page_shift_for(std::size_t row_bytes) {
 RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init)
     : dim_(dim), optimizer_(std::move(optimizer)), init_(init) {
   if (dim == 0 || dim > kMaxDim) {
-    throw std::invalid_argument("dim = " + std::to_string(dim) + " must be from 1 to " + std::to_string(kMaxDim));
+    throw std::invalid_argument("dim = " + std::to_string(dim) + " must be from 1 to " +
+                                std::to_string(kMaxDim));
   }
   validate(init);
   stride_ = dim + state_shape().floats(dim);
@@ -40,7 +41,8 @@ void RowStore::point_rows_at_pages() {
   float* const* pages = float_pages_.data();
   rows_.weights = {pages, 0, stride_};
   std::size_t offset = dim_;
-  for (int k = 0; k < state_shape().element_states; ++k, offset += dim_) rows_.element_state[k] = {pages, offset, stride_};
+  for (int k = 0; k < state_shape().element_states; ++k, offset += dim_)
+    rows_.element_state[k] = {pages, offset, stride_};
   if (state_shape().row_states > 0) rows_.row_state = {pages, offset, stride_};
   rows_.code_pages = code_pages_.data();
   rows_.version_pages = version_pages_.data();

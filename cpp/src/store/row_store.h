@@ -19,10 +19,13 @@ namespace fastinc {
 using Slot = std::uint32_t;
 inline constexpr Slot kNoSlot = ~Slot{0};
 
-/// boost's flat map mixes weak hashes itself; ids are mixed here so that it needn't (and so that runs are repeatable).
+/// boost's flat map mixes weak hashes itself; ids are mixed here so that it needn't (and so that runs are
+/// repeatable).
 struct IdHash {
   using is_avalanching = void;
-  std::size_t operator()(std::int64_t id) const noexcept { return base::mix_bits(static_cast<std::uint64_t>(id)); }
+  std::size_t operator()(std::int64_t id) const noexcept {
+    return base::mix_bits(static_cast<std::uint64_t>(id));
+  }
 };
 
 /// Not synchronised: callers hold `mutex`, shared to read and exclusive to write.

@@ -22,22 +22,22 @@ constexpr std::size_t kLookupBlock = 16;  // rows whose addresses are found befo
 
 /// read(i, slot) for every id, in blocks: find a block's slots, prefetch what they point at, then read.
 template <class Address, class Read>
-void for_each_slot(const RowStore& store, std::span<const std::int64_t> ids, std::size_t row_bytes, Address address,
-                   Read read) {
-  parallel_ranges(ids.size(), row_bytes / sizeof(float) + 32, [&](std::size_t begin, std::size_t end,
-                                                                  std::size_t) noexcept {
-    Slot slots[kLookupBlock];
-    for (std::size_t block = begin; block < end; block += kLookupBlock) {
-      const std::size_t n = std::min(kLookupBlock, end - block);
-      for (std::size_t i = 0; i < n; ++i) {
-        slots[i] = store.find(ids[block + i]);
-        if (slots[i] == kNoSlot) continue;
-        const char* p = reinterpret_cast<const char*>(address(slots[i]));
-        for (std::size_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(p + b);
-      }
-      for (std::size_t i = 0; i < n; ++i) read(block + i, slots[i]);
-    }
-  });
+void for_each_slot(const RowStore& store, std::span<const std::int64_t> ids, std::size_t row_bytes,
+                   Address address, Read read) {
+  parallel_ranges(ids.size(), row_bytes / sizeof(float) + 32,
+                  [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+                    Slot slots[kLookupBlock];
+                    for (std::size_t block = begin; block < end; block += kLookupBlock) {
+                      const std::size_t n = std::min(kLookupBlock, end - block);
+                      for (std::size_t i = 0; i < n; ++i) {
+                        slots[i] = store.find(ids[block + i]);
+                        if (slots[i] == kNoSlot) continue;
+                        const char* p = reinterpret_cast<const char*>(address(slots[i]));
+                        for (std::size_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(p + b);
+                      }
+                      for (std::size_t i = 0; i < n; ++i) read(block + i, slots[i]);
+                    }
+                  });
 }
 
 }  // namespace
@@ -46,7 +46,9 @@ Table::Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initia
     : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init)) {}
 Table::~Table() = default;
 
-std::size_t Table::dim() const { return store_->dim(); }
+std::size_t Table::dim() const {
+  return store_->dim();
+}
 
 std::size_t Table::size() const {
   const ReadLock lock(store_->mutex);
@@ -58,10 +60,16 @@ std::uint64_t Table::version() const {
   return store_->version();
 }
 
-Initializer Table::initializer() const { return store_->initializer(); }
+Initializer Table::initializer() const {
+  return store_->initializer();
+}
 
-RowStore& Table::store() { return *store_; }
-const RowStore& Table::store() const { return *store_; }
+RowStore& Table::store() {
+  return *store_;
+}
+const RowStore& Table::store() const {
+  return *store_;
+}
 
 void Table::lookup(std::span<const std::int64_t> ids, float* out) const {
   const RowStore& store = *store_;
@@ -145,7 +153,8 @@ void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t
       for (std::size_t i = first; i < last; ++i) {
         const Slot slot = store.find(ids[i]);
         if (slot == kNoSlot) kernel.start_row(store.initializer(), ids[i], unknown, dim);
-        kernel.add_scaled(sum, slot == kNoSlot ? unknown : store.weights(slot), weights ? weights[i] : 1.0f, dim);
+        kernel.add_scaled(sum, slot == kNoSlot ? unknown : store.weights(slot), weights ? weights[i] : 1.0f,
+                          dim);
       }
       if (mode == PoolMode::kMean && last > first) {
         const auto count = static_cast<float>(last - first);
@@ -290,9 +299,11 @@ void Table::import_state(const TableState& in) {
   require(in.row_versions.size() == n, "row_versions and ids differ in length");
   require(in.weights.size() == n * dim, "weights is not (rows, dim)");
   require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
-  require(in.removed_ids.size() == in.removed_versions.size(), "removed_ids and removed_versions differ in length");
+  require(in.removed_ids.size() == in.removed_versions.size(),
+          "removed_ids and removed_versions differ in length");
   const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
-  require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid), "a row version is out of range");
+  require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
+          "a row version is out of range");
   require(std::all_of(in.removed_versions.begin(), in.removed_versions.end(), valid),
           "a removed version is out of range");
   std::vector<std::int64_t> all(in.ids);

@@ -19,14 +19,16 @@ std::string compare_with_stable_sort(const Segments& segments, const std::vector
   std::size_t s = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (i > 0 && rows[order[i]] == rows[order[i - 1]]) continue;
-    if (s >= segments.count || segments.starts[s] != i) return "segment " + std::to_string(s) + " starts elsewhere";
+    if (s >= segments.count || segments.starts[s] != i)
+      return "segment " + std::to_string(s) + " starts elsewhere";
     if (segments.row(s) != static_cast<std::uint64_t>(rows[order[i]])) return "segment's row is another";
     ++s;
   }
   if (s != segments.count) return "too many segments";
   if (segments.starts[s] != rows.size()) return "the last segment ends elsewhere";
   for (std::size_t i = 0; i < order.size(); ++i) {
-    if ((segments.keys[i] & segments.position_mask()) != order[i]) return "order differs at " + std::to_string(i);
+    if ((segments.keys[i] & segments.position_mask()) != order[i])
+      return "order differs at " + std::to_string(i);
   }
   return {};
 }
@@ -37,28 +39,37 @@ void check_batches(const std::vector<std::uint64_t>& row_counts) {
   Coalescer coalescer;  // one for all: what a call leaves behind must not matter to the next
   for (const int threads : {1, 2, 4}) {
     const UseThreads use(threads);
-    for (const std::size_t n : {std::size_t{40001}, std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{63},
-                                std::size_t{2047}, std::size_t{2048}, std::size_t{2049}, std::size_t{4097}}) {
+    for (const std::size_t n :
+         {std::size_t{40001}, std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{63},
+          std::size_t{2047}, std::size_t{2048}, std::size_t{2049}, std::size_t{4097}}) {
       for (const std::uint64_t row_count : row_counts) {
         std::vector<Row> rows(n);
         for (Row& row : rows) row = static_cast<Row>(random() % row_count);
         if (n > 2) rows[n / 2] = static_cast<Row>(row_count - 1);
         const Segments& segments = coalescer.group(std::span<const Row>(rows), row_count);
         const std::string difference = compare_with_stable_sort(segments, rows);
-        BOOST_CHECK_MESSAGE(difference.empty(), n << " of " << row_count << " rows, " << threads
-                                                  << " threads: " << difference);
+        BOOST_CHECK_MESSAGE(difference.empty(),
+                            n << " of " << row_count << " rows, " << threads << " threads: " << difference);
       }
     }
   }
 }
 
-constexpr std::uint64_t two_to(unsigned power) { return std::uint64_t{1} << power; }
+constexpr std::uint64_t two_to(unsigned power) {
+  return std::uint64_t{1} << power;
+}
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(int32_rows) { check_batches<std::int32_t>({1, 2, 100, two_to(12), 70000, two_to(31) - 1}); }
-BOOST_AUTO_TEST_CASE(uint32_rows) { check_batches<std::uint32_t>({1, 3, 5000, two_to(24) + 1, two_to(32)}); }
-BOOST_AUTO_TEST_CASE(int64_rows) { check_batches<std::int64_t>({1, 100, 4097, two_to(31), two_to(33), two_to(40)}); }
+BOOST_AUTO_TEST_CASE(int32_rows) {
+  check_batches<std::int32_t>({1, 2, 100, two_to(12), 70000, two_to(31) - 1});
+}
+BOOST_AUTO_TEST_CASE(uint32_rows) {
+  check_batches<std::uint32_t>({1, 3, 5000, two_to(24) + 1, two_to(32)});
+}
+BOOST_AUTO_TEST_CASE(int64_rows) {
+  check_batches<std::int64_t>({1, 100, 4097, two_to(31), two_to(33), two_to(40)});
+}
 
 BOOST_AUTO_TEST_CASE(sorted_reversed_and_constant_batches) {
   Coalescer coalescer;
@@ -78,8 +89,10 @@ BOOST_AUTO_TEST_CASE(keys_that_dont_fit_are_refused) {
   BOOST_CHECK_EQUAL(position_bits_for(3, 1), 2u);
   BOOST_CHECK_EQUAL(position_bits_for(two_to(32) - 1, two_to(32)), 32u);
   BOOST_CHECK_EQUAL(position_bits_for(2, two_to(63)), 1u);
-  check_throws<std::invalid_argument>([] { position_bits_for(two_to(32), 10); }, {"ids", "4294967296", "split"});
-  check_throws<std::invalid_argument>([] { position_bits_for(3, two_to(63)); }, {"ids", "9223372036854775808 rows"});
+  check_throws<std::invalid_argument>([] { position_bits_for(two_to(32), 10); },
+                                      {"ids", "4294967296", "split"});
+  check_throws<std::invalid_argument>([] { position_bits_for(3, two_to(63)); },
+                                      {"ids", "9223372036854775808 rows"});
 }
 
 BOOST_AUTO_TEST_CASE(reserve_is_enough) {
@@ -88,7 +101,8 @@ BOOST_AUTO_TEST_CASE(reserve_is_enough) {
   coalescer.reserve(20000);
   std::vector<std::int32_t> rows(20000, 3);
   rows[17] = 1;
-  BOOST_CHECK_EQUAL(compare_with_stable_sort(coalescer.group(std::span<const std::int32_t>(rows), 4), rows), "");
+  BOOST_CHECK_EQUAL(compare_with_stable_sort(coalescer.group(std::span<const std::int32_t>(rows), 4), rows),
+                    "");
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -1,5 +1,5 @@
-// Which instruction set runs. The environment variable is read once, so ctest runs `environment` in processes of
-// their own, each with another FASTINC_ISA.
+// Which instruction set runs. The environment variable is read once, so ctest runs `environment` in processes
+// of their own, each with another FASTINC_ISA.
 #include <cstdlib>
 
 #include "cpu/kernels.h"

@@ -61,7 +61,8 @@ BOOST_AUTO_TEST_CASE(scores) {
     const PagedRows rows(random, dim);
     const std::vector<float> query = uniform_floats(random, dim);
     std::vector<float> expected, all(PagedRows::kCount), some(3);
-    for (std::size_t r = 0; r < PagedRows::kCount; ++r) expected.push_back(laned_sum(products(query, rows.row(r))));
+    for (std::size_t r = 0; r < PagedRows::kCount; ++r)
+      expected.push_back(laned_sum(products(query, rows.row(r))));
     kernels().score_rows(rows.set, nullptr, all.size(), query.data(), all.data());
     check_same_bytes(all, expected, where);
     const std::uint32_t numbers[] = {9, 0, 4};
@@ -125,7 +126,8 @@ BOOST_AUTO_TEST_CASE(start_rows) {
                                {InitializerKind::kNormal, 0.1f, 0.3f, ~std::uint64_t{0}}};
   for_each_isa_and_dim([&](const std::string& where, std::size_t dim, Generator&) {
     for (const Initializer& init : inits) {
-      for (const std::int64_t id : {std::int64_t{0}, std::int64_t{-7}, std::numeric_limits<std::int64_t>::min()}) {
+      for (const std::int64_t id :
+           {std::int64_t{0}, std::int64_t{-7}, std::numeric_limits<std::int64_t>::min()}) {
         std::vector<float> row(dim), expected;
         kernels().start_row(init, id, row.data(), dim);
         const std::uint64_t key = base::row_key(init.seed, id);

@@ -39,14 +39,16 @@ BOOST_AUTO_TEST_CASE(environment) {
     return;
   }
   for (int again = 0; again < 2; ++again) {
-    check_throws<std::invalid_argument>([] { num_threads(); }, {"FASTINC_NUM_THREADS = '", text, "1 to 1024"});
+    check_throws<std::invalid_argument>([] { num_threads(); },
+                                        {"FASTINC_NUM_THREADS = '", text, "1 to 1024"});
   }
 }
 
 BOOST_AUTO_TEST_CASE(every_task_runs_once) {
   for (const int threads : {1, 2, 3, 4, 9}) {
     const UseThreads use(threads);
-    for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{5}, std::size_t{1000}}) {
+    for (const std::size_t count :
+         {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{5}, std::size_t{1000}}) {
       BOOST_CHECK_MESSAGE(runs_each_once(count), count << " tasks on " << threads << " threads");
     }
   }
@@ -97,14 +99,16 @@ BOOST_AUTO_TEST_CASE(many_callers_nested_calls_and_changing_counts_at_once) {
 BOOST_AUTO_TEST_CASE(ranges_cover_everything_once) {
   for (const int threads : {1, 2, 3, 7}) {
     const UseThreads use(threads);
-    for (const std::size_t n : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{6}, std::size_t{1001}}) {
+    for (const std::size_t n :
+         {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{6}, std::size_t{1001}}) {
       std::vector<int> covered(n, 0);
       std::atomic<std::size_t> parts{0};
       parallel_ranges(n, 1 << 20, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
         if (part < static_cast<std::size_t>(threads)) ++parts;
         for (std::size_t i = begin; i < end; ++i) ++covered[i];
       });
-      BOOST_CHECK_EQUAL(parts.load(), std::max<std::size_t>(1, std::min(n, static_cast<std::size_t>(threads))));
+      BOOST_CHECK_EQUAL(parts.load(),
+                        std::max<std::size_t>(1, std::min(n, static_cast<std::size_t>(threads))));
       BOOST_CHECK(std::all_of(covered.begin(), covered.end(), [](int times) { return times == 1; }));
     }
   }
@@ -131,7 +135,8 @@ BOOST_AUTO_TEST_CASE(products_that_overflow_are_refused) {
   BOOST_CHECK_EQUAL(checked_multiply(3, 5, "x"), 15u);
   BOOST_CHECK_EQUAL(checked_multiply(kMost, 1, "x"), kMost);
   BOOST_CHECK_EQUAL(checked_multiply(kMost, 0, "x"), 0u);
-  check_throws<std::overflow_error>([] { checked_multiply(kMost / 2 + 1, 2, "weights"); }, {"weights", " x 2"});
+  check_throws<std::overflow_error>([] { checked_multiply(kMost / 2 + 1, 2, "weights"); },
+                                    {"weights", " x 2"});
 }
 
 // ThreadSanitizer doesn't support starting threads after a fork of a process that has several.

@@ -58,7 +58,8 @@ BOOST_AUTO_TEST_CASE(same_bytes_as_the_reference_everywhere) {
     for_each_isa_and_threads([&](const std::string& where) {
       Rows rows = start;
       for (const Batch& batch : batches) {
-        BOOST_CHECK_EQUAL(update_rows(params, rows.view(), batch.ids, batch.grads.data(), NonFinite::kRaise), 0u);
+        BOOST_CHECK_EQUAL(update_rows(params, rows.view(), batch.ids, batch.grads.data(), NonFinite::kRaise),
+                          0u);
       }
       check_same_rows(rows, expected, where + ", " + describe(params));
     });
@@ -68,8 +69,9 @@ BOOST_AUTO_TEST_CASE(same_bytes_as_the_reference_everywhere) {
 BOOST_AUTO_TEST_CASE(every_dimension) {
   Generator random(2);
   for (const OptimizerParams& params : optimizer_settings()) {
-    for (const std::size_t dim : {std::size_t{1}, std::size_t{2}, std::size_t{15}, std::size_t{16}, std::size_t{31},
-                                  std::size_t{32}, std::size_t{33}, std::size_t{64}, std::size_t{130}}) {
+    for (const std::size_t dim :
+         {std::size_t{1}, std::size_t{2}, std::size_t{15}, std::size_t{16}, std::size_t{31}, std::size_t{32},
+          std::size_t{33}, std::size_t{64}, std::size_t{130}}) {
       const Batch batch = skewed_batch(random, 60, 20, dim);
       Rows expected = random_rows(params, 20, dim);
       const Rows start = expected;
@@ -98,7 +100,8 @@ BOOST_AUTO_TEST_CASE(int32_ids_do_the_same) {
 BOOST_AUTO_TEST_CASE(gradients_of_a_row_are_summed_in_groups_of_64) {
   Generator random(4);
   const OptimizerParams params = SgdParams{.lr = 1.0};
-  for (const std::size_t n : {1u, 2u, 63u, 64u, 65u, 127u, 128u, 129u, 4095u, 4096u, 4097u, 4160u, 8193u, 262145u}) {
+  for (const std::size_t n :
+       {1u, 2u, 63u, 64u, 65u, 127u, 128u, 129u, 4095u, 4096u, 4097u, 4160u, 8193u, 262145u}) {
     const std::vector<float> grads = uniform_floats(random, n, -1000.0f, 1000.0f);
     std::vector<std::vector<float>> terms;
     for (const float g : grads) terms.push_back({g});
@@ -107,8 +110,8 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_row_are_summed_in_groups_of_64) {
     for_each_isa_and_threads([&](const std::string& where) {
       Rows rows(params, 1, 1);
       update_rows(params, rows.view(), ids, grads.data(), NonFinite::kRaise);
-      BOOST_CHECK_MESSAGE(rows.weights[0] == expected, where << ", " << n << " gradients: " << rows.weights[0]
-                                                             << ", not " << expected);
+      BOOST_CHECK_MESSAGE(rows.weights[0] == expected,
+                          where << ", " << n << " gradients: " << rows.weights[0] << ", not " << expected);
     });
   }
 }
@@ -117,7 +120,8 @@ BOOST_AUTO_TEST_CASE(an_empty_batch_changes_nothing) {
   const OptimizerParams params = AdamParams{};
   Rows rows = random_rows(params, 3, 4);
   const Rows before = rows;
-  BOOST_CHECK_EQUAL(update_rows(params, rows.view(), std::span<const std::int64_t>(), nullptr, NonFinite::kRaise), 0u);
+  BOOST_CHECK_EQUAL(
+      update_rows(params, rows.view(), std::span<const std::int64_t>(), nullptr, NonFinite::kRaise), 0u);
   check_same_rows(rows, before, "empty: ");
 }
 
@@ -129,20 +133,21 @@ BOOST_AUTO_TEST_CASE(ids_out_of_range_are_refused_and_change_nothing) {
   for (const std::int64_t bad : {std::int64_t{-1}, std::int64_t{10}, std::numeric_limits<std::int64_t>::max(),
                                  std::numeric_limits<std::int64_t>::min()}) {
     const std::vector<std::int64_t> ids = {3, 4, bad};
-    check_throws<std::out_of_range>([&] { update_rows(params, rows.view(), ids, grads.data(), NonFinite::kSkip); },
-                                    {"ids[2] = " + std::to_string(bad), "10 rows"});
+    check_throws<std::out_of_range>(
+        [&] { update_rows(params, rows.view(), ids, grads.data(), NonFinite::kSkip); },
+        {"ids[2] = " + std::to_string(bad), "10 rows"});
   }
   const std::vector<std::int32_t> narrow = {0, -5, 1};
-  check_throws<std::out_of_range>([&] { update_rows(params, rows.view(), narrow, grads.data(), NonFinite::kSkip); },
-                                  {"ids[1] = -5"});
+  check_throws<std::out_of_range>(
+      [&] { update_rows(params, rows.view(), narrow, grads.data(), NonFinite::kSkip); }, {"ids[1] = -5"});
   check_same_rows(rows, before, "refused: ");
 }
 
 BOOST_AUTO_TEST_CASE(zero_dim_is_refused) {
   const OptimizerParams params = SgdParams{};
   const std::vector<std::int64_t> ids = {0};
-  check_throws<std::invalid_argument>([&] { update_rows(params, DenseRows{}, ids, nullptr, NonFinite::kRaise); },
-                                      {"dim", "0"});
+  check_throws<std::invalid_argument>(
+      [&] { update_rows(params, DenseRows{}, ids, nullptr, NonFinite::kRaise); }, {"dim", "0"});
 }
 
 namespace {
@@ -177,7 +182,8 @@ BOOST_AUTO_TEST_CASE(skipping_drops_every_gradient_of_the_row) {
       const Rows start = random_rows(params, 10, 3);
       Rows expected = start;
       const std::vector<std::int64_t> good_ids = {2, 9};
-      reference_update(params, expected, std::span<const std::int64_t>(good_ids), std::vector<float>(6, 1.0f).data());
+      reference_update(params, expected, std::span<const std::int64_t>(good_ids),
+                       std::vector<float>(6, 1.0f).data());
       for_each_isa_and_threads([&](const std::string& where) {
         Rows rows = start;
         BOOST_CHECK_EQUAL(update_rows(params, rows.view(), bad.ids, bad.grads.data(), NonFinite::kSkip), 1u);
@@ -195,7 +201,8 @@ BOOST_AUTO_TEST_CASE(sums_that_overflow_are_not_finite_and_sums_that_cancel_are)
   check_throws<std::invalid_argument>(
       [&] { update_rows(params, rows.view(), overflowing.ids, overflowing.grads.data(), NonFinite::kRaise); },
       {"id 5", "grads[0]", "overflows"});
-  BOOST_CHECK_EQUAL(update_rows(params, rows.view(), overflowing.ids, overflowing.grads.data(), NonFinite::kSkip), 1u);
+  BOOST_CHECK_EQUAL(
+      update_rows(params, rows.view(), overflowing.ids, overflowing.grads.data(), NonFinite::kSkip), 1u);
 
   BadBatch cancelling;
   cancelling.grads[0] = kLargest;
@@ -216,7 +223,8 @@ BOOST_AUTO_TEST_CASE(many_bad_rows_are_counted_once_each) {
     if (batch.ids[i] % 7 == 3 && i % 2 == 0) batch.grads[i * kDim + i % kDim] = kNan;
   }
   std::vector<char> bad(200, 0);
-  for (std::size_t i = 0; i < kBatch; i += 2) bad[static_cast<std::size_t>(batch.ids[i])] |= batch.ids[i] % 7 == 3;
+  for (std::size_t i = 0; i < kBatch; i += 2)
+    bad[static_cast<std::size_t>(batch.ids[i])] |= batch.ids[i] % 7 == 3;
   Batch good;
   for (std::size_t i = 0; i < kBatch; ++i) {
     if (bad[static_cast<std::size_t>(batch.ids[i])]) continue;
@@ -235,7 +243,8 @@ BOOST_AUTO_TEST_CASE(many_bad_rows_are_counted_once_each) {
 BOOST_AUTO_TEST_CASE(a_scaled_step_is_an_update_with_the_product) {
   constexpr std::size_t kRows = 40, kDim = 33;
   Generator random(9);
-  const std::vector<float> direction = uniform_floats(random, kDim), coefficients = uniform_floats(random, 20);
+  const std::vector<float> direction = uniform_floats(random, kDim),
+                           coefficients = uniform_floats(random, 20);
   std::vector<std::uint32_t> row_numbers;
   std::vector<std::int64_t> ids;
   std::vector<float> grads;

@@ -12,10 +12,12 @@ BOOST_AUTO_TEST_SUITE(baselines)
 
 namespace {
 
-/// Item-kNN from its definition: histories are lists, counts are maps, nothing is incremental but the counting.
+/// Item-kNN from its definition: histories are lists, counts are maps, nothing is incremental but the
+/// counting.
 class ReferenceKnn {
  public:
-  ReferenceKnn(RecencyWeight recency, std::size_t history_size) : recency_(recency), history_size_(history_size) {}
+  ReferenceKnn(RecencyWeight recency, std::size_t history_size)
+      : recency_(recency), history_size_(history_size) {}
 
   void learn(std::int64_t user, std::int64_t item) {
     std::vector<std::int64_t>& history = histories_[user];  // most recent first
@@ -89,7 +91,8 @@ BOOST_AUTO_TEST_CASE(item_knn_against_its_definition) {
             }
           }
         }
-        BOOST_CHECK_MESSAGE(worst < 1e-5, items << " items, history " << history_size << ": off by " << worst);
+        BOOST_CHECK_MESSAGE(worst < 1e-5,
+                            items << " items, history " << history_size << ": off by " << worst);
       }
     }
   }

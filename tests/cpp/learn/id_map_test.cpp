@@ -11,7 +11,9 @@ BOOST_AUTO_TEST_SUITE(id_map)
 
 namespace {
 
-std::string bytes_of(std::int64_t id) { return {reinterpret_cast<const char*>(&id), sizeof id}; }
+std::string bytes_of(std::int64_t id) {
+  return {reinterpret_cast<const char*>(&id), sizeof id};
+}
 
 }  // namespace
 
@@ -28,8 +30,9 @@ BOOST_AUTO_TEST_CASE(codes_count_up_in_order_of_appearance) {
 
 BOOST_AUTO_TEST_CASE(any_bytes_are_a_key) {
   IdMap map;
-  const std::string keys[] = {"", std::string(1, '\0'), std::string(2, '\0'), "a\0b", "\xff\xfe", "né", "ne\xcc\x81",
-                              std::string(200000, 'x')};  // longer than a block of the arena
+  const std::string keys[] = {
+      "",   std::string(1, '\0'), std::string(2, '\0'),    "a\0b", "\xff\xfe",
+      "né", "ne\xcc\x81",         std::string(200000, 'x')};  // longer than a block of the arena
   std::int64_t code = 0;
   for (const std::string& key : keys) BOOST_CHECK_EQUAL(map.find_or_add(key), code++);
   for (std::int64_t c = 0; c < code; ++c) {

@@ -12,8 +12,9 @@ BOOST_AUTO_TEST_SUITE(prequential)
 
 namespace {
 
-std::vector<std::int32_t> run_in_parts(StreamModel& model, const Events& events, const PrequentialOptions& options,
-                                       std::size_t part, const std::vector<std::uint8_t>& targets = {}) {
+std::vector<std::int32_t> run_in_parts(StreamModel& model, const Events& events,
+                                       const PrequentialOptions& options, std::size_t part,
+                                       const std::vector<std::uint8_t>& targets = {}) {
   PrequentialRun run(options);
   std::vector<std::int32_t> outcomes(events.users.size(), 12345);
   for (std::size_t begin = 0; begin < events.users.size(); begin += part) {

@@ -12,7 +12,9 @@ BOOST_AUTO_TEST_SUITE(recommender)
 
 namespace {
 
-std::shared_ptr<Optimizer> share(const OptimizerParams& params) { return std::make_shared<Optimizer>(params); }
+std::shared_ptr<Optimizer> share(const OptimizerParams& params) {
+  return std::make_shared<Optimizer>(params);
+}
 
 RecommenderConfig small_config() {
   RecommenderConfig config;
@@ -30,13 +32,15 @@ struct Setting {
   double time_scale;
   bool labelled() const { return loss == Loss::kMse; }
   std::string name() const {
-    return "user " + std::to_string(static_cast<int>(user)) + ", loss " + std::to_string(static_cast<int>(loss)) + ": ";
+    return "user " + std::to_string(static_cast<int>(user)) + ", loss " +
+           std::to_string(static_cast<int>(loss)) + ": ";
   }
 };
 
-constexpr Setting kSettings[] = {{UserModel::kHistory, Loss::kSoftmax, 0.0}, {UserModel::kBoth, Loss::kSoftmax, 20.0},
-                                 {UserModel::kBoth, Loss::kBpr, 0.0},        {UserModel::kVector, Loss::kLogistic, 0.0},
-                                 {UserModel::kHistory, Loss::kLogistic, 7.0}, {UserModel::kBoth, Loss::kMse, 0.0}};
+constexpr Setting kSettings[] = {
+    {UserModel::kHistory, Loss::kSoftmax, 0.0},  {UserModel::kBoth, Loss::kSoftmax, 20.0},
+    {UserModel::kBoth, Loss::kBpr, 0.0},         {UserModel::kVector, Loss::kLogistic, 0.0},
+    {UserModel::kHistory, Loss::kLogistic, 7.0}, {UserModel::kBoth, Loss::kMse, 0.0}};
 
 RecommenderConfig configure(const Setting& setting) {
   RecommenderConfig config = small_config();
@@ -67,7 +71,8 @@ Snapshot snapshot(const Recommender& model) {
     const TableState state = table->export_state();
     out.floats.insert(out.floats.end(), state.weights.begin(), state.weights.end());
     out.floats.insert(out.floats.end(), state.state.begin(), state.state.end());
-    std::vector<std::uint8_t> codes(state.ids.size() * (table->dim() + kQuantizedTail)), expected(codes.size());
+    std::vector<std::uint8_t> codes(state.ids.size() * (table->dim() + kQuantizedTail)),
+        expected(codes.size());
     table->lookup_quantized(state.ids, codes.data());
     quantize_rowwise(state.weights.data(), state.ids.size(), table->dim(), expected.data());
     check_same_bytes(codes, expected, "serving copies ");
@@ -149,7 +154,9 @@ namespace {
 class Reference {
  public:
   Reference(const Recommender& model, std::int64_t user, std::int64_t item, double time)
-      : config_(model.config()), user_(static_cast<std::size_t>(user)), item_(static_cast<std::size_t>(item)) {
+      : config_(model.config()),
+        user_(static_cast<std::size_t>(user)),
+        item_(static_cast<std::size_t>(item)) {
     for (const auto& table : {model.items(), model.contexts(), model.users()}) {
       starts_.push_back(weights.size());
       const TableState state = table->export_state();
@@ -178,7 +185,8 @@ class Reference {
     double total = 0.0;
     switch (config_.loss) {
       case Loss::kSoftmax: {
-        const double correction = std::log(static_cast<double>(items_ - 1) / static_cast<double>(negatives_.size()));
+        const double correction =
+            std::log(static_cast<double>(items_ - 1) / static_cast<double>(negatives_.size()));
         total = std::exp(target);
         for (const std::size_t j : negatives_) total += std::exp(score(j) + correction);
         return std::log(total) - target;
@@ -191,7 +199,8 @@ class Reference {
         if (labelled) return total;
         for (const std::size_t j : negatives_) total += std::log1p(std::exp(score(j) + offset));
         return total;
-      case Loss::kMse: return 0.5 * (target + offset - label) * (target + offset - label);
+      case Loss::kMse:
+        return 0.5 * (target + offset - label) * (target + offset - label);
     }
     return 0.0;
   }
@@ -218,7 +227,9 @@ class Reference {
   std::vector<std::pair<std::size_t, double>> history_;
 };
 
-std::vector<double> all_weights(const Recommender& model) { return Reference(model, 0, 0, 0.0).weights; }
+std::vector<double> all_weights(const Recommender& model) {
+  return Reference(model, 0, 0, 0.0).weights;
+}
 
 }  // namespace
 
@@ -278,7 +289,8 @@ namespace {
 Events circle_events(std::size_t n, std::int64_t items) {
   Generator random(7);
   std::vector<std::int64_t> at(30);
-  for (std::int64_t& item : at) item = static_cast<std::int64_t>(below(random, static_cast<std::size_t>(items)));
+  for (std::int64_t& item : at)
+    item = static_cast<std::int64_t>(below(random, static_cast<std::size_t>(items)));
   Events events;
   for (std::int64_t j = 0; j < items; ++j) events.add(30, j, 0.0);
   for (std::size_t i = 0; i < n; ++i) {
@@ -327,7 +339,8 @@ BOOST_AUTO_TEST_CASE(ratings_are_learned) {
   model.learn(events.batch());
   double error = 0.0;
   std::vector<float> predicted(1000);
-  model.predict(std::span(events.users).last(1000), std::span(events.items).last(1000), kNan, predicted.data());
+  model.predict(std::span(events.users).last(1000), std::span(events.items).last(1000), kNan,
+                predicted.data());
   for (std::size_t i = 0; i < 1000; ++i) {
     error += std::abs(static_cast<double>(predicted[i] - events.labels[4000 + i])) / 1000.0;
   }
@@ -400,7 +413,8 @@ BOOST_AUTO_TEST_CASE(similar_items_are_the_nearest_by_cosine) {
     BOOST_CHECK_EQUAL(std::count(&found[i * k], &found[(i + 1) * k - 1] + 1, -1), 3);
     BOOST_CHECK_EQUAL(std::count(&found[i * k], &found[(i + 1) * k - 1] + 1, items[i]), 0);
     for (std::size_t r = 0; r + 1 < n; ++r) {
-      const double expected = cosine(static_cast<std::size_t>(items[i]), static_cast<std::size_t>(found[i * k + r]));
+      const double expected =
+          cosine(static_cast<std::size_t>(items[i]), static_cast<std::size_t>(found[i * k + r]));
       BOOST_CHECK_SMALL(static_cast<double>(scores[i * k + r]) - expected, 1e-6);
       BOOST_CHECK(r == 0 || scores[i * k + r] <= scores[i * k + r - 1]);
     }
@@ -415,7 +429,8 @@ BOOST_AUTO_TEST_CASE(an_event_that_would_overflow_is_counted_and_not_learned) {
   model.learn(events_for(kSettings[0], 200).batch());
   BOOST_CHECK_GT(model.skipped_events(), 0u);
   const Snapshot after = snapshot(model);
-  BOOST_CHECK(std::all_of(after.floats.begin(), after.floats.end(), [](float x) { return std::isfinite(x); }));
+  BOOST_CHECK(
+      std::all_of(after.floats.begin(), after.floats.end(), [](float x) { return std::isfinite(x); }));
   BOOST_CHECK_EQUAL(model.event_count(), 200u);
 }
 
@@ -438,7 +453,8 @@ BOOST_AUTO_TEST_CASE(configurations_out_of_range_are_refused) {
 }
 
 BOOST_AUTO_TEST_CASE(labels_that_dont_fit_the_loss_are_refused_and_change_nothing) {
-  const auto refused = [](Loss loss, std::vector<float> labels, std::initializer_list<std::string_view> parts) {
+  const auto refused = [](Loss loss, std::vector<float> labels,
+                          std::initializer_list<std::string_view> parts) {
     RecommenderConfig config = small_config();
     config.loss = loss;
     Recommender model(config, share(SgdParams{}));

@@ -36,8 +36,8 @@ struct Answer {
   std::vector<float> scores;
 };
 
-Answer recommend(const StreamModel& model, const std::vector<std::int64_t>& users, std::size_t k, bool exclude_seen,
-                 const std::vector<std::int64_t>& excluded = {}, double time = kNan) {
+Answer recommend(const StreamModel& model, const std::vector<std::int64_t>& users, std::size_t k,
+                 bool exclude_seen, const std::vector<std::int64_t>& excluded = {}, double time = kNan) {
   Answer answer{std::vector<std::int64_t>(users.size() * k), std::vector<float>(users.size() * k)};
   model.recommend(users, k, time, exclude_seen, excluded, answer.scores.data(), answer.items.data());
   return answer;

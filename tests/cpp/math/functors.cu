@@ -40,7 +40,8 @@ void launch(const typename Functor::Params& params, DeviceRows rows, const float
   update_rows<<<1, 32>>>(Functor(params), rows, grads);
 }
 
-#define FASTINC_TEST_LAUNCH(Name) template void launch<base::Name>(const Name##Params&, DeviceRows, const float*);
+#define FASTINC_TEST_LAUNCH(Name) \
+  template void launch<base::Name>(const Name##Params&, DeviceRows, const float*);
 FASTINC_FOR_EACH_OPTIMIZER(FASTINC_TEST_LAUNCH)
 #undef FASTINC_TEST_LAUNCH
 

@@ -20,7 +20,8 @@ BOOST_AUTO_TEST_CASE(sums_in_the_documented_order) {
 
 BOOST_AUTO_TEST_CASE(dot_is_the_sum_of_rounded_products) {
   Generator random(2);
-  for (const std::size_t n : {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{64}, std::size_t{129}}) {
+  for (const std::size_t n :
+       {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{64}, std::size_t{129}}) {
     const std::vector<float> a = uniform_floats(random, n), b = uniform_floats(random, n);
     std::vector<float> products(n);
     for (std::size_t i = 0; i < n; ++i) products[i] = a[i] * b[i];

@@ -30,11 +30,13 @@ std::vector<Field> fields(const OptimizerParams& params) {
   std::vector<Field> found;
   std::visit(
       [&](const auto& p) {
-        std::decay_t<decltype(p)>::visit_fields(p, [&](std::string_view name, const auto& value, auto... range) {
-          Field field{std::string(name), std::is_same_v<std::decay_t<decltype(value)>, bool>, Range::kNonNegative};
-          ((field.range = range), ...);
-          found.push_back(field);
-        });
+        std::decay_t<decltype(p)>::visit_fields(
+            p, [&](std::string_view name, const auto& value, auto... range) {
+              Field field{std::string(name), std::is_same_v<std::decay_t<decltype(value)>, bool>,
+                          Range::kNonNegative};
+              ((field.range = range), ...);
+              found.push_back(field);
+            });
       },
       params);
   return found;
@@ -54,7 +56,8 @@ BOOST_AUTO_TEST_CASE(names_are_distinct_and_make_what_they_name) {
 
 BOOST_AUTO_TEST_CASE(an_unknown_name_is_refused) {
   for (const char* name : {"adamw", "", "Sgd", "sgd "}) {
-    check_throws<std::invalid_argument>([&] { make_optimizer(name); }, {"optimizer = '", name, "not registered"});
+    check_throws<std::invalid_argument>([&] { make_optimizer(name); },
+                                        {"optimizer = '", name, "not registered"});
   }
 }
 

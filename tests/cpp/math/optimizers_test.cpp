@@ -13,12 +13,15 @@ BOOST_AUTO_TEST_SUITE(optimizers)
 
 namespace {
 
-std::vector<double> doubles(const std::vector<float>& x) { return {x.begin(), x.end()}; }
+std::vector<double> doubles(const std::vector<float>& x) {
+  return {x.begin(), x.end()};
+}
 
 double largest_difference(const std::vector<float>& got, const std::vector<double>& expected) {
   double largest = 0.0;
   for (std::size_t i = 0; i < got.size(); ++i) {
-    largest = std::max(largest, std::abs(static_cast<double>(got[i]) - expected[i]) / (1.0 + std::abs(expected[i])));
+    largest = std::max(largest,
+                       std::abs(static_cast<double>(got[i]) - expected[i]) / (1.0 + std::abs(expected[i])));
   }
   return largest;
 }

@@ -102,7 +102,8 @@ BOOST_AUTO_TEST_CASE(same_bytes_for_any_threads_and_instruction_set) {
     check_same_bytes(back, first_back, where + ": ");
   });
   bool close = true;
-  for (std::size_t i = 0; i < x.size(); ++i) close = close && std::abs(first_back[i] - x[i]) <= 1.01f / 255.0f;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    close = close && std::abs(first_back[i] - x[i]) <= 1.01f / 255.0f;
   BOOST_CHECK(close);
 }
 
@@ -121,9 +122,11 @@ BOOST_AUTO_TEST_CASE(refusals) {
   std::vector<float> x(12, 1.0f);
   std::vector<std::uint8_t> q(64, 77);
   x[7] = kNan;
-  check_throws<std::invalid_argument>([&] { quantize_rowwise(x.data(), 3, 4, q.data()); }, {"x[1, 3] = ", "nan"});
+  check_throws<std::invalid_argument>([&] { quantize_rowwise(x.data(), 3, 4, q.data()); },
+                                      {"x[1, 3] = ", "nan"});
   x[7] = -kInfinity;
-  check_throws<std::invalid_argument>([&] { quantize_rowwise(x.data(), 3, 4, q.data()); }, {"x[1, 3] = -inf"});
+  check_throws<std::invalid_argument>([&] { quantize_rowwise(x.data(), 3, 4, q.data()); },
+                                      {"x[1, 3] = -inf"});
   check_throws<std::invalid_argument>([&] { quantize_rowwise(x.data(), 3, 0, q.data()); }, {"dim", "0"});
   check_throws<std::invalid_argument>([&] { dequantize_rowwise(q.data(), 3, 0, x.data()); }, {"q"});
   BOOST_CHECK(std::all_of(q.begin(), q.end(), [](std::uint8_t byte) { return byte == 77; }));

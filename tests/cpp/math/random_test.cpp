@@ -20,7 +20,9 @@ double exact_quantile(double u, double start) {
   return z;
 }
 
-float uniform_of(std::uint32_t k) { return base::uniform_open(std::uint64_t{k} << 41); }
+float uniform_of(std::uint32_t k) {
+  return base::uniform_open(std::uint64_t{k} << 41);
+}
 
 }  // namespace
 
@@ -41,7 +43,8 @@ BOOST_AUTO_TEST_CASE(normal_quantiles) {
   double largest = 0.0;
   float before = -kInfinity;
   bool increasing = true, symmetric = true;
-  for (std::uint32_t k = 0; k < kAll; k = k < 1000 || k >= kAll - 1000 ? k + 1 : std::min(k + 997, kAll - 1000)) {
+  for (std::uint32_t k = 0; k < kAll;
+       k = k < 1000 || k >= kAll - 1000 ? k + 1 : std::min(k + 997, kAll - 1000)) {
     const float u = uniform_of(k), z = base::standard_normal(u);
     const double exact = exact_quantile(static_cast<double>(u), static_cast<double>(z));
     largest = std::max(largest, std::abs(static_cast<double>(z) - exact) / std::max(1e-3, std::abs(exact)));

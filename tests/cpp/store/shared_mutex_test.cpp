@@ -65,9 +65,15 @@ using Exclusive = std::unique_lock<SharedMutex>;
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(readers_dont_keep_a_writer_out) { BOOST_CHECK_EQUAL((turns_beside<Exclusive, Shared>()), 50); }
-BOOST_AUTO_TEST_CASE(writers_dont_keep_a_reader_out) { BOOST_CHECK_EQUAL((turns_beside<Shared, Exclusive>()), 50); }
-BOOST_AUTO_TEST_CASE(writers_dont_keep_a_writer_out) { BOOST_CHECK_EQUAL((turns_beside<Exclusive, Exclusive>()), 50); }
+BOOST_AUTO_TEST_CASE(readers_dont_keep_a_writer_out) {
+  BOOST_CHECK_EQUAL((turns_beside<Exclusive, Shared>()), 50);
+}
+BOOST_AUTO_TEST_CASE(writers_dont_keep_a_reader_out) {
+  BOOST_CHECK_EQUAL((turns_beside<Shared, Exclusive>()), 50);
+}
+BOOST_AUTO_TEST_CASE(writers_dont_keep_a_writer_out) {
+  BOOST_CHECK_EQUAL((turns_beside<Exclusive, Exclusive>()), 50);
+}
 
 BOOST_AUTO_TEST_CASE(readers_hold_it_together_and_writers_alone) {
   SharedMutex mutex;

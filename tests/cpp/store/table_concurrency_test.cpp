@@ -1,5 +1,5 @@
-// Readers and writers at once. Every row is a function of the table's version, so that a reader can tell a state
-// that never was. Checked with ThreadSanitizer as well.
+// Readers and writers at once. Every row is a function of the table's version, so that a reader can tell a
+// state that never was. Checked with ThreadSanitizer as well.
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -42,8 +42,8 @@ bool all_equal(const float* x, std::size_t n, float value) {
   return std::all_of(x, x + n, [value](float v) { return v == value; });
 }
 
-/// Ids 0 .. kRows - 1: each update adds 1 to every weight of them all, so that version v has rows of v. Other ids,
-/// whose rows hold one value each, are loaded and removed meanwhile.
+/// Ids 0 .. kRows - 1: each update adds 1 to every weight of them all, so that version v has rows of v. Other
+/// ids, whose rows hold one value each, are loaded and removed meanwhile.
 struct Shared {
   Table table{kDim, std::make_shared<Optimizer>(SgdParams{.lr = 1.0}), {}};
   std::vector<std::int64_t> ids;
@@ -75,9 +75,11 @@ void read_rows(Shared& s) {
     const float value = rows[0];
     s.failure.unless(all_equal(rows.data(), rows.size(), value), "lookup: rows of several versions");
     s.failure.unless(value >= last, "lookup: older than the one before");
-    s.failure.unless(static_cast<double>(value) <= static_cast<double>(after), "lookup: newer than the table");
-    s.failure.unless(static_cast<double>(value) + static_cast<double>(s.others) >= static_cast<double>(before),
-                     "lookup: older than an update that had returned");
+    s.failure.unless(static_cast<double>(value) <= static_cast<double>(after),
+                     "lookup: newer than the table");
+    s.failure.unless(
+        static_cast<double>(value) + static_cast<double>(s.others) >= static_cast<double>(before),
+        "lookup: older than an update that had returned");
     last = value;
     ++s.reads;
   }

@@ -17,7 +17,9 @@ using Ids = std::vector<std::int64_t>;
 
 constexpr Initializer kInit{InitializerKind::kNormal, 0.0f, 0.5f, 21};
 
-std::shared_ptr<Optimizer> share(const OptimizerParams& params) { return std::make_shared<Optimizer>(params); }
+std::shared_ptr<Optimizer> share(const OptimizerParams& params) {
+  return std::make_shared<Optimizer>(params);
+}
 
 std::vector<float> lookup(const Table& table, const Ids& ids) {
   std::vector<float> rows(ids.size() * table.dim());
@@ -133,7 +135,8 @@ class Model {
   Rows extract(const Rows& from, std::size_t r) const {
     Rows row(params_, 1, dim_);
     const auto copy = [&](const std::vector<float>& source, std::vector<float>& target) {
-      std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(r * target.size()), target.size(), target.begin());
+      std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(r * target.size()), target.size(),
+                  target.begin());
     };
     copy(from.weights, row.weights);
     copy(from.state0, row.state0);
@@ -163,7 +166,8 @@ Ids any_ids(Generator& random, std::size_t most) {
   return ids;
 }
 
-void check_against_model(const Table& table, const Model& model, Generator& random, const std::string& where) {
+void check_against_model(const Table& table, const Model& model, Generator& random,
+                         const std::string& where) {
   const Ids ids = any_ids(random, 40);
   check_same_bytes(lookup(table, ids), model.lookup(ids), where + "lookup ");
   check_same_bytes(sorted(table.ids()), model.ids(), where + "ids ");
@@ -204,7 +208,8 @@ void check_same_state(const TableState& got, const TableState& expected, const s
   check_same_bytes(got.state, expected.state, where + "state");
   BOOST_CHECK_EQUAL(got.version, expected.version);
   std::set<std::pair<std::int64_t, std::uint64_t>> a, b;
-  for (std::size_t i = 0; i < got.removed_ids.size(); ++i) a.emplace(got.removed_ids[i], got.removed_versions[i]);
+  for (std::size_t i = 0; i < got.removed_ids.size(); ++i)
+    a.emplace(got.removed_ids[i], got.removed_versions[i]);
   for (std::size_t i = 0; i < expected.removed_ids.size(); ++i) {
     b.emplace(expected.removed_ids[i], expected.removed_versions[i]);
   }
@@ -231,7 +236,8 @@ BOOST_AUTO_TEST_CASE(random_operations_against_a_model) {
         table.load(ids, values.data());
         model.load(ids, values);
       } else {
-        const Ids few(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(ids.size(), 6)));
+        const Ids few(ids.begin(),
+                      ids.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(ids.size(), 6)));
         BOOST_CHECK_EQUAL(table.remove(few), model.remove(few));
       }
       check_against_model(table, model, random, where);
@@ -263,7 +269,8 @@ BOOST_AUTO_TEST_CASE(many_pages_same_bytes_everywhere) {
   constexpr std::size_t kRows = 9000, kDim = 12;
   Generator random(43);
   Ids ids;
-  for (std::size_t i = 0; i < 2 * kRows; ++i) ids.push_back(static_cast<std::int64_t>(below(random, kRows)) * 977 - 5);
+  for (std::size_t i = 0; i < 2 * kRows; ++i)
+    ids.push_back(static_cast<std::int64_t>(below(random, kRows)) * 977 - 5);
   const std::vector<float> grads = uniform_floats(random, ids.size() * kDim);
   for (const OptimizerParams& params : optimizer_settings()) {
     std::unique_ptr<TableState> expected;
@@ -312,7 +319,8 @@ BOOST_AUTO_TEST_CASE(pooling) {
     for (std::size_t b = 0; b < 4; ++b) {
       for (std::size_t c = 0; c < 7; ++c) {
         float sum = 0.0f;
-        for (std::size_t i = bounds[b]; i < bounds[b + 1]; ++i) sum += (weighted ? weights[i] : 1.0f) * rows[i * 7 + c];
+        for (std::size_t i = bounds[b]; i < bounds[b + 1]; ++i)
+          sum += (weighted ? weights[i] : 1.0f) * rows[i * 7 + c];
         const auto count = static_cast<float>(bounds[b + 1] - bounds[b]);
         out.push_back(mean && count > 0.0f ? sum / count : sum);
       }
@@ -468,7 +476,8 @@ BOOST_AUTO_TEST_CASE(states_that_dont_fit_are_refused_and_change_nothing) {
 }
 
 BOOST_AUTO_TEST_CASE(arguments_of_a_new_table) {
-  const auto refused = [](std::size_t dim, const Initializer& init, std::initializer_list<std::string_view> parts) {
+  const auto refused = [](std::size_t dim, const Initializer& init,
+                          std::initializer_list<std::string_view> parts) {
     check_throws<std::invalid_argument>([&] { Table(dim, share(SgdParams{}), init); }, parts);
   };
   refused(0, {}, {"dim = 0"});

@@ -1,5 +1,5 @@
-// The optimizers in double precision, written from the papers' formulas and not from src/math. A new optimizer
-// needs a step() here: every test over the registry calls it.
+// The optimizers in double precision, written from the papers' formulas and not from src/math. A new
+// optimizer needs a step() here: every test over the registry calls it.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// A sparse update the slow way: the documented order of sums, then the functors one weight at a time. The engine's
-// bytes must equal these on every instruction set and with any number of threads.
+// A sparse update the slow way: the documented order of sums, then the functors one weight at a time. The
+// engine's bytes must equal these on every instruction set and with any number of threads.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,8 @@ struct Rows {
   std::size_t count, dim;
   std::vector<float> weights, state0, state1, row_state;
 
-  Rows(const OptimizerParams& params, std::size_t row_count, std::size_t row_dim) : count(row_count), dim(row_dim) {
+  Rows(const OptimizerParams& params, std::size_t row_count, std::size_t row_dim)
+      : count(row_count), dim(row_dim) {
     const StateShape shape = state_shape(params);
     const float fresh = initial_state(params);
     weights.assign(count * dim, 0.0f);
@@ -80,25 +81,29 @@ FASTINC_FOR_EACH_OPTIMIZER(FASTINC_TEST_STEP)
 #undef FASTINC_TEST_STEP
 
 template <class Id>
-void reference_update(const OptimizerParams& params, Rows& rows, std::span<const Id> ids, const float* grads) {
+void reference_update(const OptimizerParams& params, Rows& rows, std::span<const Id> ids,
+                      const float* grads) {
   std::map<Id, std::vector<std::vector<float>>> terms;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     terms[ids[i]].emplace_back(grads + i * rows.dim, grads + (i + 1) * rows.dim);
   }
   for (auto& [id, list] : terms) {
     const std::vector<float> sum = grouped_sum(std::move(list));
-    std::visit([&, row = static_cast<std::size_t>(id)](const auto& p) { functor_step(p, rows, row, sum); }, params);
+    std::visit([&, row = static_cast<std::size_t>(id)](const auto& p) { functor_step(p, rows, row, sum); },
+               params);
   }
 }
 
-/// Every registered optimizer with the settings worth testing: defaults, each kind of weight decay, other values.
+/// Every registered optimizer with the settings worth testing: defaults, each kind of weight decay, other
+/// values.
 inline std::vector<OptimizerParams> optimizer_settings() {
   std::vector<OptimizerParams> settings;
   const auto has = [](const OptimizerParams& params, std::string_view name) {
     return std::visit(
         [&](const auto& p) {
           bool found = false;
-          std::decay_t<decltype(p)>::visit_fields(p, [&](std::string_view field, auto&&...) { found |= field == name; });
+          std::decay_t<decltype(p)>::visit_fields(
+              p, [&](std::string_view field, auto&&...) { found |= field == name; });
           return found;
         },
         params);

@@ -36,9 +36,12 @@ inline float uniform(Generator& random, float low, float high) {
   return low + (high - low) * (static_cast<float>(random() >> 40) * 0x1p-24f);
 }
 
-inline std::size_t below(Generator& random, std::size_t n) { return static_cast<std::size_t>(random() % n); }
+inline std::size_t below(Generator& random, std::size_t n) {
+  return static_cast<std::size_t>(random() % n);
+}
 
-inline std::vector<float> uniform_floats(Generator& random, std::size_t n, float low = -1.0f, float high = 1.0f) {
+inline std::vector<float> uniform_floats(Generator& random, std::size_t n, float low = -1.0f,
+                                         float high = 1.0f) {
   std::vector<float> values(n);
   for (float& value : values) value = uniform(random, low, high);
   return values;
@@ -112,7 +115,8 @@ void check_throws(Call call, std::initializer_list<std::string_view> parts) {
   } catch (const Error& error) {
     const std::string_view message = error.what();
     for (const std::string_view part : parts) {
-      BOOST_CHECK_MESSAGE(message.find(part) != message.npos, "'" << message << "' doesn't say '" << part << "'");
+      BOOST_CHECK_MESSAGE(message.find(part) != message.npos,
+                          "'" << message << "' doesn't say '" << part << "'");
     }
     return;
   }
