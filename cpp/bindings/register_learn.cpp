@@ -1,6 +1,7 @@
 // Ids to codes, models that learn from a stream, and the recommender.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -96,6 +97,9 @@ py::list decode_strings(SharedIdMap& map, py::handle codes_in) {
   return ids;
 }
 
+/// Events learned while readers wait: some ms.
+constexpr std::size_t kTurn = 256;
+
 /// Keeps the columns alive while they are learned without the GIL.
 struct HeldEvents {
   Tensor users, items;
@@ -137,8 +141,11 @@ void partial_fit(StreamModel& model, py::handle users, py::handle items, const p
   const EventBatch events = held.batch();
   without_gil([&] {
     validate(events);
-    const std::unique_lock lock(model.mutex);
-    model.learn(events);
+    model.check(events);
+    for (std::size_t begin = 0; begin < events.size(); begin += kTurn) {
+      const std::unique_lock lock(model.mutex);  // readers come in between the turns
+      model.learn(events.slice(begin, std::min(events.size(), begin + kTurn)));
+    }
   });
 }
 
@@ -292,6 +299,15 @@ void register_id_map(py::module_& m) {
            })
       .def("encode_integers", &encode_integers, py::arg("ids"), py::arg("add"))
       .def("encode_strings", &encode_strings, py::arg("ids"), py::arg("add"))
+      .def(
+          "truncate",
+          [](SharedIdMap& shared, std::size_t size) {
+            without_gil([&] {
+              const std::unique_lock lock(shared.mutex);
+              shared.map.truncate(size);
+            });
+          },
+          py::arg("size"))
       .def("decode_integers", &decode_integers, py::arg("codes"))
       .def("decode_strings", &decode_strings, py::arg("codes"))
       .def("bytes", [](SharedIdMap& shared) {

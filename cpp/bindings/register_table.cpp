@@ -54,6 +54,7 @@ void lookup(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
   const Tensor rows =
       float32_matrix(out, "out", Access::kWrite, ids.count(), static_cast<std::int64_t>(table.dim()));
+  check_disjoint(rows, "out", ids.tensor(), "ids");
   without_gil([&] { table.lookup(ids.span(), rows.data<float>()); });
 }
 
@@ -61,6 +62,7 @@ void lookup_quantized(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
   const Tensor rows(out, "out", Access::kWrite, {DType::kUint8},
                     {ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail)});
+  check_disjoint(rows, "out", ids.tensor(), "ids");
   without_gil([&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
 }
 
@@ -76,6 +78,9 @@ void pool(const Table& table, py::handle ids_in, py::handle offsets_in, const st
   }
   const Tensor bags =
       float32_matrix(out, "out", Access::kWrite, offsets.count(), static_cast<std::int64_t>(table.dim()));
+  check_disjoint(bags, "out", ids.tensor(), "ids");
+  check_disjoint(bags, "out", offsets.tensor(), "offsets");
+  if (weights) check_disjoint(bags, "out", *weights, "weights");
   without_gil([&] {
     table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr,
                bags.data<float>());

@@ -53,6 +53,11 @@ bool is_contiguous(const std::vector<std::int64_t>& shape, const std::int64_t* s
   return true;
 }
 
+std::size_t item_bytes(DType dtype) {
+  if (dtype == DType::kUint8) return 1;
+  return dtype == DType::kFloat32 || dtype == DType::kInt32 ? 4 : 8;
+}
+
 DType dtype_from(char kind, std::size_t bytes) {
   if (kind == 'f' && bytes == 4) return DType::kFloat32;
   if (kind == 'f' && bytes == 8) return DType::kFloat64;
@@ -87,6 +92,31 @@ std::pair<int, int> dlpack_device(py::handle object, const char* name) {
     return object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
   } catch (py::error_already_set& error) {
     refused(name, error);
+  } catch (const py::cast_error&) {
+    throw py::value_error(std::string(name) + ": its __dlpack_device__ gave no pair of integers");
+  }
+}
+
+/// A producer's struct is another library's word: what would be read out of bounds is refused.
+void check_struct(const DLTensor& tensor, const char* name) {
+  bool sound = tensor.ndim >= 0 && tensor.ndim <= 64 && (tensor.shape != nullptr || tensor.ndim == 0);
+  std::int64_t count = 1;
+  for (int axis = 0; sound && axis < tensor.ndim; ++axis) {
+    sound = tensor.shape[axis] >= 0 && !__builtin_mul_overflow(count, tensor.shape[axis], &count);
+  }
+  if (!sound || (count > 0 && tensor.data == nullptr)) {
+    throw py::value_error(std::string(name) + ": its DLPack export is not a valid array");
+  }
+  if (tensor.device.device_type != kDLCPU && tensor.device.device_type != kDLCUDAHost) {
+    throw py::value_error(std::string(name) + ": its DLPack export is on device type " +
+                          std::to_string(tensor.device.device_type) + "; this call needs it on the CPU");
+  }
+}
+
+/// torch exports a lazily negated tensor's memory as it is: with the wrong sign.
+void check_not_lazy(py::handle object, const char* name) {
+  if (py::hasattr(object, "is_neg") && py::bool_(object.attr("is_neg")())) {
+    throw py::value_error(std::string(name) + " is a lazily negated tensor; pass its resolve_neg()");
   }
 }
 
@@ -143,6 +173,12 @@ void Tensor::check_layout(const char* name, bool contiguous, bool writable, Acce
 
 void Tensor::view_numpy(py::handle object, const char* name, Access access) {
   const auto array = py::reinterpret_borrow<py::array>(object);
+  const bool plain =
+      object.get_type().ptr() == reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
+  if (!plain && py::hasattr(object, "mask") && py::hasattr(object, "filled")) {
+    throw py::type_error(std::string(name) +
+                         " is a masked array, whose mask would be ignored; pass its filled()");
+  }
   const py::dtype dtype = array.dtype();
   dtype_name_ = py::str(dtype).cast<std::string>();
   const bool native = dtype.byteorder() == '=' || dtype.byteorder() == '|';
@@ -164,6 +200,7 @@ void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
                             " (1 is the CPU, 2 is CUDA); this call needs it on the CPU");
     }
   }
+  check_not_lazy(object, name);
   const py::object capsule = dlpack_capsule(object, name);
   auto holder = std::make_unique<DlpackHolder>();
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
@@ -182,6 +219,7 @@ void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
     throw py::type_error(std::string(name) + ": __dlpack__ gave no DLPack capsule");
   }
   const DLTensor& tensor = holder->tensor();
+  check_struct(tensor, name);
   const char kind = tensor.dtype.code == kDLFloat  ? 'f'
                     : tensor.dtype.code == kDLInt  ? 'i'
                     : tensor.dtype.code == kDLUInt ? 'u'
@@ -191,17 +229,22 @@ void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
                             : kind == 'u' ? "uint"
                                           : "dlpack code ") +
                 (kind == '?' ? std::to_string(tensor.dtype.code) : std::to_string(tensor.dtype.bits));
-  if (tensor.dtype.lanes == 1) dtype_ = dtype_from(kind, tensor.dtype.bits / 8);
+  if (tensor.dtype.lanes != 1) {
+    dtype_name_ += "x" + std::to_string(tensor.dtype.lanes);
+  } else if (tensor.dtype.bits % 8 == 0) {
+    dtype_ = dtype_from(kind, tensor.dtype.bits / 8);
+  }
   shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
   check_layout(name, is_contiguous(shape_, tensor.strides), !holder->read_only(), access);
   data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  if (dtype_ != DType::kOther && reinterpret_cast<std::uintptr_t>(data_) % item_bytes(dtype_) != 0) {
+    throw py::value_error(std::string(name) + " is not aligned to its dtype; pass an aligned copy");
+  }
   keep_alive_ = py::capsule(holder.release(), [](void* held) { delete static_cast<DlpackHolder*>(held); });
 }
 
 std::size_t Tensor::bytes() const {
-  std::size_t total = dtype_ == DType::kUint8                                ? 1
-                      : dtype_ == DType::kFloat32 || dtype_ == DType::kInt32 ? 4
-                                                                             : 8;
+  std::size_t total = item_bytes(dtype_);
   for (const std::int64_t length : shape_) total *= static_cast<std::size_t>(length);
   return total;
 }

@@ -72,6 +72,7 @@ class Ids {
   explicit Ids(py::handle object, const char* name = "ids");
   std::span<const std::int64_t> span() const { return ids_; }
   std::int64_t count() const { return static_cast<std::int64_t>(ids_.size()); }
+  const Tensor& tensor() const { return tensor_; }
 
  private:
   Tensor tensor_;

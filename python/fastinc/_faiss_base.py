@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from fastinc import _extras
 
+#: More than this explores nearly everything; FAISS allocates in proportion.
+LARGEST_EF = 2**20
+
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
@@ -72,6 +75,8 @@ class Factory:
         )
         if re.search(r"(?<!\d)0+(?!\d)", self.factory):  # some of its indexes end the process over it
             raise ValueError(refused + "0 is not a size")
+        if re.search(r"(HNSW|NSG)0*1(?!\d)", self.factory):  # FAISS crashes or never ends
+            raise ValueError(refused + "a graph needs at least 2 neighbours a node")
         try:
             index = faiss.index_factory(self.dim, self.factory, metric)
         except RuntimeError as error:
@@ -133,10 +138,12 @@ class Factory:
             is_graph = isinstance(coarse, faiss.IndexHNSW) and "efSearch" in left
             quantizer = self._parameters_of([coarse], left) if is_graph else None
             return faiss.SearchParametersIVF(
-                nprobe=left.pop("nprobe", part.nprobe), max_codes=part.max_codes, quantizer_params=quantizer
+                nprobe=min(left.pop("nprobe", part.nprobe), part.nlist),
+                max_codes=part.max_codes,
+                quantizer_params=quantizer,
             )
         if isinstance(part, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(efSearch=left.pop("efSearch", part.hnsw.efSearch))
+            return faiss.SearchParametersHNSW(efSearch=min(left.pop("efSearch", part.hnsw.efSearch), LARGEST_EF))
         if len(parts) == 1:
             return None
         inner = self._parameters_of(parts[1:], left)

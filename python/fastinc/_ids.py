@@ -14,6 +14,8 @@ Kind = Literal["int", "str"]
 
 def as_id_array(ids: Any, name: str) -> NDArray[Any]:
     """Return `ids` as a 1-D int64 array, or an object array of str, or raise naming the argument."""
+    if isinstance(ids, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass its filled()")
     array = ids if isinstance(ids, np.ndarray) else _from_sequence(ids)
     if array.ndim != 1:
         raise ValueError(f"{name} has shape {array.shape}; it must be 1-D")
@@ -31,7 +33,7 @@ def as_id_array(ids: Any, name: str) -> NDArray[Any]:
 
 def _from_sequence(ids: Any) -> NDArray[Any]:
     """Return strings as an object array (NumPy's own strings drop NULs at the end and swallow numbers)."""
-    if isinstance(ids, (list, tuple)) and any(isinstance(x, str) for x in ids):
+    if isinstance(ids, (list, tuple)) and any(isinstance(x, (str, bool)) for x in ids):
         array = np.empty(len(ids), dtype=object)
         array[:] = ids
         return array
@@ -55,17 +57,18 @@ class IdMap:
     def __len__(self) -> int:
         return len(self._core)
 
-    def check(self, ids: Any) -> NDArray[Any]:
+    def check(self, ids: Any, name: str | None = None) -> NDArray[Any]:
         """Return `ids` as an array of this map's kind; an empty array is of any kind."""
-        array = as_id_array(ids, self.name)
+        name = self.name if name is None else name
+        array = as_id_array(ids, name)
         kind: Kind = "str" if array.dtype == object else "int"
         if array.size and self.kind is not None and kind != self.kind:
-            raise TypeError(f"{self.name} are {kind} ids, but this model has learned {self.kind} ids")
+            raise TypeError(f"{name} are {kind} ids, but this model has learned {self.kind} ids")
         return array
 
-    def encode(self, ids: Any, *, add: bool) -> NDArray[np.int64]:
-        """Return codes; an unknown id gets a new code if `add`, else -1."""
-        array = self.check(ids)
+    def encode(self, ids: Any, *, add: bool, name: str | None = None) -> NDArray[np.int64]:
+        """Return codes; an unknown id gets a new code if `add`, else -1. Errors call the ids `name`."""
+        array = self.check(ids, name)
         if array.size == 0:
             return np.empty(0, dtype=np.int64)
         if array.dtype == object:
@@ -75,6 +78,10 @@ class IdMap:
         if add and self.kind is None:
             self.kind = "str" if array.dtype == object else "int"
         return codes
+
+    def truncate(self, size: int) -> None:
+        """Forget all codes from `size` on."""
+        self._core.truncate(size)
 
     def decode(self, codes: NDArray[np.int64]) -> NDArray[Any]:
         """Return the ids of codes of any shape; code -1 gives -1 or an empty string."""

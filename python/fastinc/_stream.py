@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
+from fastinc._arguments import as_flag, as_number, as_whole
 from fastinc._ids import IdMap
 
 if TYPE_CHECKING:
@@ -20,9 +23,15 @@ if TYPE_CHECKING:
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.float64] | None]
 
 
+#: Events learned between two looks for Ctrl-C. How a stream is cut makes no difference to what is learned.
+_PART = 16_384
+
+
 def _as_column(values: Any, name: str, n: int, dtype: type[np.floating[Any]]) -> NDArray[Any] | None:
     if values is None:
         return None
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass its filled()")
     array = np.asarray(values)
     if array.dtype.kind not in "iufb":
         raise TypeError(f"{name} has dtype {array.dtype}; it must be numeric")
@@ -40,9 +49,18 @@ def _as_column(values: Any, name: str, n: int, dtype: type[np.floating[Any]]) ->
 def _request_time(at: float | None) -> float:
     if at is None:
         return math.nan
-    if not math.isfinite(at):
+    time = as_number(at, "at")
+    if not math.isfinite(time):
         raise ValueError(f"at = {at} is not finite")
-    return float(at)
+    return time
+
+
+def _as_list(exclude: Any) -> Any:
+    if exclude is None:
+        return []
+    if isinstance(exclude, (set, frozenset, range)):
+        return list(exclude)
+    return [exclude] if np.ndim(exclude) == 0 else exclude
 
 
 class StreamModel:
@@ -55,24 +73,18 @@ class StreamModel:
         self._core = core
         self._user_ids = IdMap("users")
         self._item_ids = IdMap("items")
-        self._encoding = threading.Lock()
+        self._learning = threading.Lock()  # ids are added and learned by one thread at a time
 
     def _encode_columns(self, users: Any, items: Any, labels: Any, timestamps: Any) -> Columns:
         """Check everything, then add ids to the maps: a refused batch leaves them as they were."""
         users, items = self._user_ids.check(users), self._item_ids.check(items)
-        if len(users) != len(items):
-            raise ValueError(f"items has length {len(items)}; users has {len(users)}")
-        label_column = _as_column(labels, "labels", len(users), np.float32)
-        time_column = _as_column(timestamps, "timestamps", len(users), np.float64)
-        self._check_labels(label_column, len(users))
-        with self._encoding:
-            self._item_ids.encode(items, add=False)  # refuses what isn't UTF-8 before users are added
-            return (
-                self._user_ids.encode(users, add=True),
-                self._item_ids.encode(items, add=True),
-                label_column,
-                time_column,
-            )
+        users, items, label_column, time_column = self._check_columns(users, items, labels, timestamps)
+        return (
+            self._user_ids.encode(users, add=True),
+            self._item_ids.encode(items, add=True),
+            label_column,
+            time_column,
+        )
 
     def _check_labels(self, labels: NDArray[np.float32] | None, n: int) -> None:
         if labels is not None and not self.uses_labels:
@@ -80,6 +92,37 @@ class StreamModel:
                 f"labels: {type(self).__name__} learns from events that happened; leave labels out "
                 "(and drop events that aren't positive)"
             )
+
+    def _learn(self, users: Any, items: Any, labels: Any, timestamps: Any) -> None:
+        """Check everything, then learn in parts: Ctrl-C gets in between, and what fails leaves no unlearned ids."""
+        users, items = self._user_ids.check(users), self._item_ids.check(items)
+        columns = self._check_columns(users, items, labels, timestamps)
+        for begin in range(0, len(users), _PART):
+            part = slice(begin, begin + _PART)
+            with self._adding_ids():
+                self._core.partial_fit(*self._encode_columns(*(None if c is None else c[part] for c in columns)))
+
+    @contextlib.contextmanager
+    def _adding_ids(self) -> Iterator[None]:
+        """Alone with the id maps; what fails inside leaves no ids that were not learned."""
+        with self._learning:
+            known = len(self._user_ids), len(self._item_ids)
+            try:
+                yield
+            except BaseException:
+                self._user_ids.truncate(max(known[0], self._core.user_count))
+                self._item_ids.truncate(max(known[1], self._core.item_count))
+                raise
+
+    def _check_columns(self, users: Any, items: Any, labels: Any, timestamps: Any) -> tuple[Any, Any, Any, Any]:
+        if len(users) != len(items):
+            raise ValueError(f"items has length {len(items)}; users has {len(users)}")
+        label_column = _as_column(labels, "labels", len(users), np.float32)
+        time_column = _as_column(timestamps, "timestamps", len(users), np.float64)
+        self._check_labels(label_column, len(users))
+        self._user_ids.encode(users, add=False)  # refuses what isn't UTF-8
+        self._item_ids.encode(items, add=False)
+        return users, items, label_column, time_column
 
     def _encode_events(self, events: Events) -> Columns:
         """Columns of a :class:`fastinc.datasets.Events`, labels only if this model uses them."""
@@ -111,7 +154,7 @@ class StreamModel:
             users, items = [users], [items]
             labels = None if labels is None else np.atleast_1d(labels)
             timestamps = None if timestamps is None else np.atleast_1d(timestamps)
-        self._core.partial_fit(*self._encode_columns(users, items, labels, timestamps))
+        self._learn(users, items, labels, timestamps)
         return self
 
     def partial_fit_events(self, events: Events) -> Self:
@@ -133,7 +176,8 @@ class StreamModel:
         >>> fi.Recommender().partial_fit_events(events).n_events
         500
         """
-        self._core.partial_fit(*self._encode_events(events))
+        labels = events.labels if self.uses_labels else None
+        self._learn(events.users, events.items, labels, events.timestamps)
         return self
 
     def recommend(
@@ -168,12 +212,12 @@ class StreamModel:
         scores
             (n, k) float32, padded with -inf; (k,) for one user.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k = {k!r} must be a whole number >= 1")
+        k = as_whole(k, "k", 1)
+        as_flag(exclude_seen, "exclude_seen")
         single = np.ndim(users) == 0
         codes = self._user_ids.encode([users] if single else users, add=False)
-        excluded = self._item_ids.encode([] if exclude is None else np.atleast_1d(exclude), add=False)
-        items, scores = self._core.recommend(codes, int(k), _request_time(at), exclude_seen, excluded)
+        excluded = self._item_ids.encode(_as_list(exclude), add=False, name="exclude")
+        items, scores = self._core.recommend(codes, k, _request_time(at), exclude_seen, excluded)
         ids = self._item_ids.decode(items)
         return (ids[0], scores[0]) if single else (ids, scores)
 

@@ -7,9 +7,13 @@ the new manifest into place is the moment the checkpoint changes. A crash before
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
+import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ __all__ = ["load", "save"]
 _FORMAT = "fastinc-checkpoint"
 _FORMAT_VERSION = 1
 _MANIFEST = "manifest.json"
+_ARRAYS_NAME = re.compile(r"arrays-[0-9a-f]{16}\.safetensors")
 
 Arrays = dict[str, Any]
 
@@ -41,8 +46,29 @@ def _safetensors() -> Any:
 
 
 def _describe(obj: Optimizer | initializers.Initializer) -> dict[str, Any]:
+    module = optimizers if isinstance(obj, Optimizer) else initializers
+    kind = type(obj).__name__
+    if getattr(module, kind, None) is not type(obj):
+        raise TypeError(f"{kind} is not one of fastinc's own classes: it could not be loaded again")
     parameters = obj.get_params() if isinstance(obj, Optimizer) else vars(obj)
-    return {"kind": type(obj).__name__, **parameters}
+    return {"kind": kind, **parameters}
+
+
+def _as_json(position: Any) -> Any:
+    """Return what JSON makes of `position`; refuse what would not come back as it is."""
+
+    def lists(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [lists(item) for item in value]
+        return {key: lists(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    try:
+        back = json.loads(json.dumps(position, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"position = {position!r} is not JSON: {error}") from None
+    if back != lists(position):
+        raise TypeError(f"position = {position!r} would come back as {back!r}: JSON's keys are strings")
+    return back
 
 
 def _rebuild(module: Any, description: dict[str, Any]) -> Any:
@@ -200,6 +226,7 @@ def save(obj: EmbeddingTable | Recommender, path: str | os.PathLike[str], positi
     kind = next((name for name, (type_, _, _) in _KINDS.items() if isinstance(obj, type_)), None)
     if kind is None:
         raise TypeError(f"obj = {obj!r} is not an EmbeddingTable or a Recommender")
+    position = _as_json(position)
     safetensors = _safetensors()
     parameters, arrays = _KINDS[kind][1](obj)
     data: bytes = safetensors.save(arrays)
@@ -218,7 +245,9 @@ def save(obj: EmbeddingTable | Recommender, path: str | os.PathLike[str], positi
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     arrays_path = folder / manifest["arrays"]["file"]
-    staged = [folder / f".{arrays_path.name}.{os.getpid()}.tmp", folder / f".{_MANIFEST}.{os.getpid()}.tmp"]
+    previous = _named_arrays(folder)
+    unique = f"{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    staged = [folder / f".fastinc-arrays-{unique}", folder / f".fastinc-manifest-{unique}"]
     try:
         _write_durably(staged[0], data)
         os.replace(staged[0], arrays_path)
@@ -229,9 +258,26 @@ def save(obj: EmbeddingTable | Recommender, path: str | os.PathLike[str], positi
     finally:
         for leftover in staged:
             leftover.unlink(missing_ok=True)
-    for old in folder.glob("arrays-*.safetensors"):
-        if old != arrays_path:
-            old.unlink(missing_ok=True)
+    if previous is not None and previous != arrays_path:
+        previous.unlink(missing_ok=True)
+    _sweep(folder)
+
+
+def _named_arrays(folder: Path) -> Path | None:
+    """Return the arrays' file of the checkpoint that is there, if one is."""
+    try:
+        name = json.loads((folder / _MANIFEST).read_bytes())["arrays"]["file"]
+        return folder / name if _ARRAYS_NAME.fullmatch(name) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed save left behind an hour ago or more."""
+    for leftover in folder.glob(".fastinc-*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > 3600:
+                leftover.unlink()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -240,11 +286,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} holds no checkpoint: {file} doesn't exist") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ValueError(f"{file} is not a {_FORMAT} manifest")
-    if manifest.get("format_version") != _FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version != _FORMAT_VERSION or isinstance(version, bool):
         raise ValueError(
             f"{file} has format_version {manifest.get('format_version')!r}; this fastinc "
             f"({_core.__version__}) reads {_FORMAT_VERSION}"
@@ -256,7 +303,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_arrays(folder: Path, entry: dict[str, Any]) -> Arrays:
     name, size, digest = entry["file"], entry["bytes"], entry["sha256"]
-    if os.path.basename(name) != name or not name.startswith("arrays-"):
+    if not _ARRAYS_NAME.fullmatch(name):
         raise ValueError(f"{folder / _MANIFEST} names the file {name!r}, which is not inside the checkpoint")
     file = folder / name
     data = file.read_bytes()
@@ -303,9 +350,12 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     folder = Path(path)
     manifest = _read_manifest(folder)
     try:
-        kind, parameters, entry = manifest["kind"], manifest["parameters"], manifest["arrays"]
-        build = _KINDS[kind][2]
-        obj = build(parameters, _read_arrays(folder, entry))
-    except (KeyError, TypeError) as error:
+        arrays = _read_arrays(folder, manifest["arrays"])
+    except FileNotFoundError:
+        manifest = _read_manifest(folder)  # a save may have replaced both meanwhile
+        arrays = _read_arrays(folder, manifest["arrays"])
+    try:
+        build = _KINDS[manifest["kind"]][2]
+        return build(manifest["parameters"], arrays), manifest["position"]
+    except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder / _MANIFEST} is damaged: {type(error).__name__} {error}") from error
-    return obj, manifest["position"]

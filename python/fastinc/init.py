@@ -7,9 +7,9 @@ instruction set, so a table can tell what a row it doesn't hold would start as.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
+from fastinc._arguments import as_number, as_seed
 
 __all__ = ["Constant", "Initializer", "Normal", "Uniform", "Zeros"]
 
@@ -20,11 +20,9 @@ class Initializer(Protocol):
     def _spec(self) -> tuple[str, float, float, int]: ...
 
 
-def checked_seed(seed: Any) -> int:
-    """Return `seed` as an int, or raise naming it."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
-        raise ValueError(f"seed = {seed!r} must be from 0 to 2**64 - 1, a whole number")
-    return int(seed)
+def _set(frozen: object, **fields: float) -> None:
+    for name, value in fields.items():
+        object.__setattr__(frozen, name, value)
 
 
 def from_spec(spec: tuple[str, float, float, int]) -> Initializer:
@@ -58,8 +56,11 @@ class Normal:
     std: float = 0.01
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _set(self, mean=as_number(self.mean, "mean"), std=as_number(self.std, "std"), seed=as_seed(self.seed))
+
     def _spec(self) -> tuple[str, float, float, int]:
-        return "normal", self.mean, self.std, checked_seed(self.seed)
+        return "normal", self.mean, self.std, self.seed
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,11 @@ class Uniform:
     high: float = 0.01
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _set(self, low=as_number(self.low, "low"), high=as_number(self.high, "high"), seed=as_seed(self.seed))
+
     def _spec(self) -> tuple[str, float, float, int]:
-        return "uniform", self.low, self.high, checked_seed(self.seed)
+        return "uniform", self.low, self.high, self.seed
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class Constant:
     """
 
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        _set(self, value=as_number(self.value, "value"))
 
     def _spec(self) -> tuple[str, float, float, int]:
         return "constant", self.value, 0.0, 0

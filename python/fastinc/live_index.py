@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import threading
 import time
 from typing import Any, Literal, overload
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
+from fastinc._arguments import as_whole
 from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, reason, row_norms
 from fastinc.table import EmbeddingTable
 
@@ -95,7 +95,7 @@ class LiveIndex:
         if not 0.0 <= rebuild_share < float("inf"):
             raise ValueError(f"rebuild_share = {rebuild_share} must be a number, 0 or more")
         self._rebuild_share = float(rebuild_share)
-        self._rebuild_rows = _whole(rebuild_rows, "rebuild_rows", 0)
+        self._rebuild_rows = as_whole(rebuild_rows, "rebuild_rows", 0)
         self._table, self._name, self._metric, self._device = table, factory, metric, device
         self._factory = None if factory == "exact" else Factory(table.dim, factory, metric)
         self._base: FaissBase | None = None
@@ -203,10 +203,10 @@ class LiveIndex:
         ([[8], [7]], [[1.0], [1.0]], 1)
         """
         matrix, single = _query_matrix(queries, self._table.dim)
-        k = _whole(k, "k", 1)
+        k = as_whole(k, "k", 1)
         exclude_ids, offsets, longest = _id_lists(exclude, len(matrix))
         given = {"nprobe": nprobe, "efSearch": efSearch}
-        wanted = {name: _whole(value, name, 1) for name, value in given.items() if value is not None}
+        wanted = {name: as_whole(value, name, 1) for name, value in given.items() if value is not None}
         if self._factory is None:
             if wanted:
                 name, value = next(iter(wanted.items()))
@@ -345,19 +345,6 @@ class LiveIndex:
         }
 
 
-def _whole(value: Any, name: str, least: int) -> int:
-    """Return `value` as an int of at least `least`, or raise naming it."""
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} = {value} must be a whole number")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} = {value!r} must be a whole number") from None
-    if not least <= number < 2**31:
-        raise ValueError(f"{name} = {number} must be at least {least} and below 2**31")
-    return number
-
-
 def _query_matrix(queries: Array, dim: int) -> tuple[Float32, bool]:
     """Return queries as a (n, dim) view, and whether there was one (dim,) query."""
     if not isinstance(queries, np.ndarray):
@@ -366,6 +353,8 @@ def _query_matrix(queries: Array, dim: int) -> tuple[Float32, bool]:
                 f"queries must be an array (NumPy, torch, or anything with DLPack), not {type(queries).__name__}"
             )
         try:
+            if getattr(queries, "is_neg", lambda: False)():
+                raise BufferError("it is lazily negated; pass its resolve_neg()")
             queries = np.from_dlpack(queries)
         except (BufferError, RuntimeError, TypeError) as error:
             raise ValueError(f"queries can't be read in place by the CPU: {error}") from error

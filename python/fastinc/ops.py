@@ -3,7 +3,7 @@
 Arrays are NumPy arrays, torch CPU tensors, or anything with DLPack. Rows are float32, ids int32 or int64;
 arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their gradients are
 summed in float32 in a fixed order and each row takes one step, with the same bytes for any number of threads and
-any instruction set. The GIL is released.
+any instruction set. The GIL is released: don't write to the arrays from another thread meanwhile.
 
 All updates share these parameters:
 
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastinc import _core
-from fastinc.optimizers import as_number
+from fastinc._arguments import as_choice, as_flag, as_number
 
 __all__ = [
     "adagrad_update",
@@ -48,6 +48,10 @@ def _optimizer(name: str, parameters: tuple[tuple[str, float], ...]) -> _core.Op
     return core
 
 
+def _number(value: Any, name: str) -> float:
+    return float(as_flag(value, name)) if name == "decoupled_weight_decay" else as_number(value, name)
+
+
 def _update(
     name: str,
     weights: Array,
@@ -57,7 +61,8 @@ def _update(
     nonfinite: str,
     **parameters: float,
 ) -> int:
-    optimizer = _optimizer(name, tuple((key, as_number(value, key)) for key, value in parameters.items()))
+    as_choice(nonfinite, "nonfinite", ("raise", "skip"))
+    optimizer = _optimizer(name, tuple((key, _number(value, key)) for key, value in parameters.items()))
     return _core.update(optimizer, weights, list(state.values()), list(state), ids, grads, nonfinite)
 
 
@@ -369,7 +374,7 @@ def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
 
 
 def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
-    """Undo :func:`quantize_rowwise`: ``float32(float64(code) * scale + bias)``.
+    """Undo :func:`quantize_rowwise`: ``code * scale + bias``, rounded once.
 
     Parameters
     ----------

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
-import numpy as np
-
+from fastinc._arguments import as_flag, as_number
 from fastinc._core import Optimizer as _CoreOptimizer
 
 __all__ = ["FTRL", "SGD", "Adagrad", "Adam", "Optimizer", "RowWiseAdagrad"]
@@ -18,18 +17,12 @@ __all__ = ["FTRL", "SGD", "Adagrad", "Adam", "Optimizer", "RowWiseAdagrad"]
 _T = TypeVar("_T")
 
 
-def as_number(value: Any, name: str) -> float:
-    """Return `value` as a float, or raise naming the argument; the engine checks ranges."""
-    if isinstance(value, (int, float, np.number, np.bool_)):
-        return float(value)
-    raise TypeError(f"{name} = {value!r} must be a number")
-
-
 class _Parameter(Generic[_T]):
     """An attribute that lives in the engine, which checks its range."""
 
     def __init__(self, kind: Callable[[float], _T]) -> None:
         self._kind = kind
+        self._check: Callable[[Any, str], float] = as_flag if kind is bool else as_number
 
     def __set_name__(self, owner: type[Optimizer], name: str) -> None:
         self._name = name
@@ -45,7 +38,7 @@ class _Parameter(Generic[_T]):
         return self._kind(instance._core.get(self._name))
 
     def __set__(self, instance: Optimizer, value: _T) -> None:
-        instance._core.set(self._name, as_number(value, self._name))
+        instance._core.set(self._name, self._check(value, self._name))
 
 
 class Optimizer:
@@ -60,17 +53,17 @@ class Optimizer:
     Adagrad(lr=0.05, eps=1e-08, weight_decay=0.0, decoupled_weight_decay=False, initial_accumulator_value=0.0)
     """
 
+    __slots__ = ("_core",)  # a misspelled parameter is an error, not an attribute
     _parameters: ClassVar[tuple[str, ...]] = ()
     _core: _CoreOptimizer
 
     def __init__(self) -> None:
         raise TypeError("Optimizer is a base class; make one of its subclasses, such as fastinc.Adagrad")
 
-    def _configure(self, name: str, **parameters: float) -> None:
-        core = _CoreOptimizer(name)
+    def _configure(self, name: str, **parameters: Any) -> None:
+        self._core = _CoreOptimizer(name)
         for parameter, value in parameters.items():
-            core.set(parameter, as_number(value, parameter))
-        self._core = core
+            setattr(self, parameter, value)
 
     def get_params(self) -> dict[str, Any]:
         """Return all parameters by name.
@@ -131,6 +124,7 @@ class SGD(Optimizer):
     [[-0.5, -0.5]]
     """
 
+    __slots__ = ()
     lr = _Parameter(float)
     weight_decay = _Parameter(float)
     _parameters = ("lr", "momentum", "weight_decay")
@@ -182,6 +176,7 @@ class Adagrad(Optimizer):
     [[-0.5, -0.5]]
     """
 
+    __slots__ = ()
     _name: ClassVar[str] = "adagrad"
     lr = _Parameter(float)
     eps = _Parameter(float)
@@ -222,6 +217,7 @@ class RowWiseAdagrad(Adagrad):
     [[-0.5, -0.5]]
     """
 
+    __slots__ = ()
     _name = "rowwise_adagrad"
 
 
@@ -254,6 +250,7 @@ class Adam(Optimizer):
     [[-0.5, -0.5]]
     """
 
+    __slots__ = ()
     lr = _Parameter(float)
     beta1 = _Parameter(float)
     beta2 = _Parameter(float)
@@ -308,6 +305,7 @@ class FTRL(Optimizer):
     [[-0.25, 0.0]]
     """
 
+    __slots__ = ()
     lr = _Parameter(float)
     beta = _Parameter(float)
     l1 = _Parameter(float)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
+from fastinc._arguments import as_choice, as_number, as_seed, as_whole
 from fastinc._stream import StreamModel, _request_time
-from fastinc.init import checked_seed
 from fastinc.optimizers import Adagrad, Optimizer
 from fastinc.table import EmbeddingTable
 
@@ -17,12 +17,6 @@ __all__ = ["Recommender"]
 
 #: Losses that learn from labels.
 _LABELLED = ("logistic", "mse")
-
-
-def _whole(value: Any, name: str, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} = {value!r} must be a whole number >= {least}")
-    return int(value)
 
 
 class Recommender(StreamModel):
@@ -110,19 +104,19 @@ class Recommender(StreamModel):
             optimizer = Adagrad(lr=0.12, initial_accumulator_value=0.1)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
-        if time_scale is not None and not time_scale > 0:
+        if time_scale is not None and not as_number(time_scale, "time_scale") > 0:
             raise ValueError(f"time_scale = {time_scale} must be > 0, or None")
         self._config: dict[str, Any] = {
-            "dim": _whole(dim, "dim", 1),
-            "loss": loss,
-            "user": user,
-            "negatives": _whole(negatives, "negatives", 1),
-            "window": _whole(window, "window", 1),
-            "history_size": _whole(history_size, "history_size", 1),
-            "recency_exponent": float(recency_exponent),
+            "dim": as_whole(dim, "dim", 1, 65536),
+            "loss": as_choice(loss, "loss", ("softmax", "bpr", "logistic", "mse")),
+            "user": as_choice(user, "user", ("history", "vector", "both")),
+            "negatives": as_whole(negatives, "negatives", 1, 65536),
+            "window": as_whole(window, "window", 1),
+            "history_size": as_whole(history_size, "history_size", 1, 1_000_000),
+            "recency_exponent": as_number(recency_exponent, "recency_exponent"),
             "time_scale": None if time_scale is None else float(time_scale),
-            "init_std": float(init_std),
-            "seed": checked_seed(seed),
+            "init_std": as_number(init_std, "init_std"),
+            "seed": as_seed(seed),
         }
         self._optimizer = optimizer
         core = _core.Recommender(optimizer._core, **{**self._config, "time_scale": time_scale or 0.0})
@@ -231,7 +225,7 @@ class Recommender(StreamModel):
         """
         single = np.ndim(items) == 0
         codes = self._item_ids.encode(np.atleast_1d(items), add=False)
-        neighbours, scores = self._core.similar_items(codes, _whole(k, "k", 1))
+        neighbours, scores = self._core.similar_items(codes, as_whole(k, "k", 1))
         ids = self._item_ids.decode(neighbours)
         return (ids[0], scores[0]) if single else (ids, scores)
 
@@ -260,7 +254,13 @@ class Recommender(StreamModel):
 
     def items_of(self, codes: Any) -> NDArray[Any]:
         """Return the item ids of codes, as :attr:`item_table` and an index over it know them."""
-        return self._item_ids.decode(np.asarray(codes, dtype=np.int64))
+        array = np.asarray(codes)
+        if array.size and (array.dtype.kind != "i" or array.min() < -1):
+            raise ValueError(f"codes = {codes!r} must be item codes, or -1")
+        return self._item_ids.decode(array.astype(np.int64))
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Recommender is not pickled: fastinc.checkpoint.save and load keep it whole")
 
     def memory_usage(self) -> dict[str, int]:
         """Return allocated bytes by part: items, contexts, users, histories, ids, and their total.

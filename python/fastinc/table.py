@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
+from fastinc._arguments import as_choice, as_whole
 from fastinc.init import Initializer, Normal, from_spec
 from fastinc.optimizers import Optimizer, RowWiseAdagrad
 
@@ -110,15 +111,14 @@ class EmbeddingTable:
     ) -> None:
         if device != "cpu":
             raise ValueError(f"device = {device!r}: this version of fastinc has the CPU engine only ('cpu')")
-        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= 2**20:
-            raise ValueError(f"dim = {dim!r} must be a whole number from 1 to {2**20}")
+        dim = as_whole(dim, "dim", 1, 2**20)
         self._optimizer = RowWiseAdagrad(lr=0.05) if optimizer is None else optimizer
         self._init = Normal() if init is None else init
         if not isinstance(self._optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
         if isinstance(self._init, type) or not hasattr(self._init, "_spec"):
             raise TypeError(f"init = {init!r} must be an initializer, such as fastinc.init.Normal()")
-        self._core = _core.Table(int(dim), self._optimizer._core, *self._init._spec())
+        self._core = _core.Table(dim, self._optimizer._core, *self._init._spec())
         self._owner: str | None = None
 
     @classmethod
@@ -265,6 +265,7 @@ class EmbeddingTable:
         >>> table.pool([4, 5, 6], [0, 1], mode="sum").tolist()
         [[1.0, 1.0], [2.0, 2.0]]
         """
+        as_choice(mode, "mode", ("sum", "mean"))
         ids, offsets = _as_ids(ids), _as_ids(offsets, "offsets")
         if out is None:
             out = np.empty((_count(offsets, "offsets"), self.dim), dtype=np.float32)
@@ -303,6 +304,7 @@ class EmbeddingTable:
         (2, 1)
         """
         self._check_writable("update")
+        as_choice(nonfinite, "nonfinite", ("raise", "skip"))
         return self._core.update(_as_ids(ids), grads, nonfinite)
 
     def load(self, ids: Ids, vectors: Array) -> None:
@@ -386,8 +388,7 @@ class EmbeddingTable:
         >>> table.changes(since=seen).updated.tolist()
         [2]
         """
-        if since < 0:
-            raise ValueError(f"since = {since} must be >= 0")
+        as_whole(since, "since", 0, 2**64 - 1)
         return Changes(*self._core.changes(since))
 
     def memory_usage(self) -> dict[str, int]:

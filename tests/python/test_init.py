@@ -192,30 +192,30 @@ NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
-    ("init", "message"),
+    ("make", "message"),
     [
-        (Normal(mean=NAN), r"^mean = -?nan"),
-        (Normal(mean=INF), "^mean = inf"),
-        (Normal(std=-1.0), r"^std = -1"),
-        (Normal(std=-1e-9), r"^std = -1e-0?9"),
-        (Normal(std=NAN), r"^std = -?nan"),
-        (Normal(std=1e39), r"^std = 1e\+?39"),
-        (Normal(std=INF), "^std = inf"),
-        (Normal(seed=-1), r"^seed = -1 must be from 0"),
-        (Normal(seed=2**64), r"^seed = 18446744073709551616 must be from 0"),
-        (Uniform(1.0, -1.0), r"^low = 1.* must be <= high = -1"),
-        (Uniform(NAN, 1.0), r"^low = -?nan"),
-        (Uniform(0.0, INF), "^high = inf"),
-        (Uniform(-3e38, 3e38), r"^low = .*high"),
-        (Uniform(seed=2**64), "^seed = "),
-        (Constant(NAN), r"^value = -?nan"),
-        (Constant(-INF), "^value = -inf"),
+        (lambda: Normal(mean=NAN), r"^mean = -?nan"),
+        (lambda: Normal(mean=INF), "^mean = inf"),
+        (lambda: Normal(std=-1.0), r"^std = -1"),
+        (lambda: Normal(std=-1e-9), r"^std = -1e-0?9"),
+        (lambda: Normal(std=NAN), r"^std = -?nan"),
+        (lambda: Normal(std=1e39), r"^std = 1e\+?39"),
+        (lambda: Normal(std=INF), "^std = inf"),
+        (lambda: Normal(seed=-1), r"^seed = -1 must be from 0"),
+        (lambda: Normal(seed=2**64), r"^seed = 18446744073709551616 must be from 0"),
+        (lambda: Uniform(1.0, -1.0), r"^low = 1.* must be <= high = -1"),
+        (lambda: Uniform(NAN, 1.0), r"^low = -?nan"),
+        (lambda: Uniform(0.0, INF), "^high = inf"),
+        (lambda: Uniform(-3e38, 3e38), r"^low = .*high"),
+        (lambda: Uniform(seed=2**64), "^seed = "),
+        (lambda: Constant(NAN), r"^value = -?nan"),
+        (lambda: Constant(-INF), "^value = -inf"),
     ],
-    ids=repr,
+    ids=range(16),
 )
-def test_bad_parameters(init, message):
+def test_bad_parameters(make, message):
     with pytest.raises(ValueError, match=message):
-        fi.EmbeddingTable(2, init=init)
+        fi.EmbeddingTable(2, init=make())
 
 
 def test_a_seed_that_is_no_whole_number_is_named():

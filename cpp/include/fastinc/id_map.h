@@ -10,7 +10,7 @@
 
 namespace fastinc {
 
-/// One map over bytes: an int64 id is its 8 bytes. Codes are never reused.
+/// One map over bytes: an int64 id is its 8 bytes. A code is reused only after truncate().
 class IdMap {
  public:
   IdMap();
@@ -26,6 +26,9 @@ class IdMap {
   std::int64_t find_or_add(std::string_view key);
   /// The key of a code; 0 <= code < size()
   std::string_view key(std::int64_t code) const;
+
+  /// Forget all codes from `size` on: what a failed batch added.
+  void truncate(std::size_t size);
 
   std::size_t bytes() const;
 

@@ -52,6 +52,7 @@ class Recommender : public StreamModel {
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
   ~Recommender() override;
 
+  void check(const EventBatch& events) const override;
   void learn(const EventBatch& events) override;
   void score_items(std::int64_t user, double time, std::span<float> scores) const override;
 

@@ -229,6 +229,7 @@ void Search::select(std::size_t q, const Block& block, Best& best) const {
   const float sign = request_.metric == Metric::kL2 ? -1.0f : 1.0f;
   for (std::size_t j = 0; j < block.size; ++j) {
     const float rank = sign * block.scores[j];
+    if (rank != rank) continue;  // a row that isn't a number has no place in the order
     if (best.full() && rank < best.heap[0].rank) continue;
     if (std::binary_search(excluded.begin(), excluded.end(), block.slots[j])) continue;
     best.offer({rank, store_.id(block.slots[j])});

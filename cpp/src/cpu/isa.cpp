@@ -26,8 +26,14 @@ std::vector<const Kernels*> usable_kernels() {
   std::vector<const Kernels*> usable = {&base::kKernels};
 #ifdef FASTINC_HAVE_X86_LEVELS
   __builtin_cpu_init();
-  const bool v3 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  // The whole level: the compiler may use any of it. Clang before 18 doesn't know levels by name.
+#if defined(__clang__)
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+                  __builtin_cpu_supports("popcnt");
+#else
+  const bool v3 = __builtin_cpu_supports("x86-64-v3");
+#endif
   if (v3) usable.push_back(&v3::kKernels);
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&

@@ -9,8 +9,8 @@ namespace FASTINC_ISA_NAMESPACE {
 /// x: (dim,), dim >= 1 -> q: (dim + 8,)
 inline __attribute__((always_inline)) void quantize_row(const float* __restrict x, std::size_t dim,
                                                         std::uint8_t* __restrict q) {
-  // Lanes let the compiler vectorise; min and max don't depend on the order (finite values, -0 aside: see
-  // below).
+  // Lanes let the compiler vectorise; min and max don't depend on the order, save for the sign of a zero bias
+  // where a row has both 0.0 and -0.0 as its minimum (torch's own choice there varies with dim).
   constexpr std::size_t kWidth = 32;
   float low[kWidth], high[kWidth];
   for (std::size_t j = 0; j < kWidth; ++j) low[j] = high[j] = x[0];

@@ -39,8 +39,13 @@ struct Segments {
   std::size_t count = 0;
   unsigned position_bits = 0;
 
-  std::uint64_t row(std::size_t s) const { return keys[starts[s]] >> position_bits; }
-  std::uint64_t position_mask() const { return (std::uint64_t{1} << position_bits) - 1; }
+  // always_inline: the row loops call these, and no instruction set may get another's copy
+  __attribute__((always_inline)) std::uint64_t row(std::size_t s) const {
+    return keys[starts[s]] >> position_bits;
+  }
+  __attribute__((always_inline)) std::uint64_t position_mask() const {
+    return (std::uint64_t{1} << position_bits) - 1;
+  }
 };
 
 /// Gradients of a group are summed 64 at a time, then those sums 64 at a time, and so on: a fixed order that

@@ -126,7 +126,9 @@ struct State {
   std::atomic<bool> in_use{
       false};  // by the call that has the pool; not a mutex, for a nested call asks as well
   std::unique_ptr<Pool> pool;
-  std::atomic<int> threads{default_threads()};
+  std::atomic<int> threads;
+
+  explicit State(int count) : threads(count) {}
 };
 
 /// The pool for as long as this lives, if nobody has it.
@@ -152,13 +154,9 @@ std::atomic<State*> state_pointer{nullptr};
 State& state() {
   // Not std::call_once: it hangs in some libraries when the first call throws, as State's constructor may.
   static const bool started = [] {
-    state_pointer = new State;
+    state_pointer = new State(default_threads());
 #if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(nullptr, nullptr, [] {
-      const int threads = state_pointer.load()->threads;
-      state_pointer = new State;
-      state_pointer.load()->threads = threads;
-    });
+    pthread_atfork(nullptr, nullptr, [] { state_pointer = new State(state_pointer.load()->threads); });
 #endif
     return true;
   }();
@@ -176,10 +174,16 @@ void run_tasks(std::size_t count, void (*task)(void*, std::size_t) noexcept, voi
       const int threads = shared.threads;
       if (shared.pool == nullptr || shared.pool->threads() != threads) {
         shared.pool = nullptr;
-        shared.pool = std::make_unique<Pool>(threads);
+        try {
+          shared.pool = std::make_unique<Pool>(threads);
+        } catch (const std::exception&) {
+          // no memory for a pool: the work is done here all the same
+        }
       }
-      shared.pool->run(count, task, context);
-      return;
+      if (shared.pool != nullptr) {
+        shared.pool->run(count, task, context);
+        return;
+      }
     }
   }
   for (std::size_t i = 0; i < count; ++i) task(context, i);

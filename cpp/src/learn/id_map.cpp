@@ -71,6 +71,13 @@ std::string_view IdMap::key(std::int64_t code) const {
   return impl_->keys[static_cast<std::size_t>(code)];
 }
 
+void IdMap::truncate(std::size_t size) {
+  while (impl_->keys.size() > size) {
+    impl_->codes.erase(impl_->keys.back());
+    impl_->keys.pop_back();
+  }
+}
+
 std::size_t IdMap::bytes() const {
   return impl_->arena.bytes() + impl_->keys.capacity() * sizeof(std::string_view) +
          impl_->codes.bucket_count() * (sizeof(std::pair<std::string_view, std::int64_t>) + 1);

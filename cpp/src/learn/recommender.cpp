@@ -56,6 +56,28 @@ std::shared_ptr<Table> make_table(std::size_t dim, const RecommenderConfig& c,
   return std::make_shared<Table>(dim, std::move(optimizer), init);
 }
 
+/// The rows that a table lacks up to a code: memory for rows is taken for all tables before any gets them.
+class NewRows {
+ public:
+  NewRows(RowStore& store, std::size_t count) : store_(store) {
+    if (count <= store.size()) return;
+    ids_.resize(count - store.size());
+    slots_.resize(ids_.size());
+    std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(store.size()));
+    store.reserve_rows(ids_.size());
+  }
+  void create(Touched& touched) {
+    store_.find_or_create(ids_, store_.version() + 1, slots_.data());
+    for (const Slot slot : slots_) touched.add(slot);
+  }
+  std::span<const Slot> slots() const { return slots_; }
+
+ private:
+  RowStore& store_;
+  std::vector<std::int64_t> ids_;
+  std::vector<Slot> slots_;
+};
+
 }  // namespace
 
 /// Working memory of one event, and what the batch has touched.
@@ -103,7 +125,7 @@ double Recommender::offset() const {
   return 0.0;
 }
 
-void Recommender::learn(const EventBatch& events) {
+void Recommender::check(const EventBatch& events) const {
   if (!events.labels.empty()) {
     require(config_.loss == Loss::kLogistic || config_.loss == Loss::kMse,
             "labels: this loss learns from events that happened; labels are for loss='logistic' and 'mse'");
@@ -115,6 +137,10 @@ void Recommender::learn(const EventBatch& events) {
   } else {
     require(config_.loss != Loss::kMse || events.size() == 0, "labels: loss='mse' needs them");
   }
+}
+
+void Recommender::learn(const EventBatch& events) {
+  check(events);
   for (std::size_t begin = 0; begin < events.size(); begin += kBatch) {
     const EventBatch batch = events.slice(begin, std::min(events.size(), begin + kBatch));
     const WriteLock items(items_->store().mutex), contexts(contexts_->store().mutex),
@@ -127,19 +153,9 @@ void Recommender::learn(const EventBatch& events) {
   }
 }
 
-/// Make rows for everything new first, so that nothing after this can fail. Row numbers are the codes: these
-/// tables are written by this model alone, in code order.
+/// Make rows for everything new first, all or nothing. Row numbers are the codes: these tables are written by
+/// this model alone, in code order.
 void Recommender::begin_batch(const EventBatch& events) {
-  const auto extend = [](Table& table, std::size_t count) {
-    RowStore& store = table.store();
-    const std::size_t known = store.size();
-    if (count <= known) return known;
-    std::vector<std::int64_t> ids(count - known);
-    std::iota(ids.begin(), ids.end(), static_cast<std::int64_t>(known));
-    std::vector<Slot> slots(ids.size());
-    store.find_or_create(ids, store.version() + 1, slots.data());
-    return known;
-  };
   const std::int64_t last_item = *std::max_element(events.items.begin(), events.items.end());
   const std::int64_t last_user = *std::max_element(events.users.begin(), events.users.end());
   const std::size_t items = std::max(item_count_, static_cast<std::size_t>(last_item) + 1);
@@ -149,15 +165,14 @@ void Recommender::begin_batch(const EventBatch& events) {
   scratch_->items.resize(items);
   scratch_->contexts.resize(items);
   scratch_->users.resize(std::max(users, users_->store().size()));
+  NewRows new_items(items_->store(), items), new_contexts(contexts_->store(), items),
+      new_users(users_->store(), users);
 
-  const std::size_t old_items = extend(*items_, items), old_contexts = extend(*contexts_, items);
-  const std::size_t old_users = extend(*users_, users);
-  for (std::size_t j = old_items; j < items; ++j) {
-    items_->store().weights(static_cast<Slot>(j))[config_.dim] = 0.0f;  // biases start at 0
-    scratch_->items.add(j);
-  }
-  for (std::size_t j = old_contexts; j < items; ++j) scratch_->contexts.add(j);
-  for (std::size_t u = old_users; u < users; ++u) scratch_->users.add(u);
+  new_items.create(scratch_->items);
+  new_contexts.create(scratch_->contexts);
+  new_users.create(scratch_->users);
+  for (const Slot slot : new_items.slots())
+    items_->store().weights(slot)[config_.dim] = 0.0f;  // biases start at 0
   scratch_->params = optimizer_->params();
   scratch_->optimizer = scratch_->params.index();
   scratch_->raw_params =
@@ -304,8 +319,11 @@ void Recommender::learn_event(std::int64_t user, std::int64_t item, float label,
     kernel.accumulate_rows(item_rows, s.candidates.data(), n, s.coefficients.data(), s.query_gradient.data());
   }
   // A product of two finite numbers can still overflow: such an event is counted and not learned from.
-  const float largest = std::max(base::bits_float(kernel.max_abs_bits(s.query_gradient.data(), config_.dim)),
-                                 base::bits_float(kernel.max_abs_bits(s.query.data(), config_.dim)));
+  const auto magnitude = [&](const std::vector<float>& x) {
+    return base::bits_float(kernel.max_abs_bits(x.data(), x.size()));
+  };
+  const float largest =
+      std::max({magnitude(s.query_gradient), magnitude(s.query), magnitude(s.coefficients)});
   if (finite && largest < 1e15f) {
     kernel.scaled_step[s.optimizer](
         {s.raw_params, &item_rows, s.candidates.data(), s.coefficients.data(), s.query.data(), n});
@@ -374,12 +392,14 @@ void Recommender::similar_items(std::span<const std::int64_t> items, std::size_t
   for (std::size_t i = 0; i < items.size(); ++i) {
     ranked.clear();
     const bool known = items[i] >= 0 && static_cast<std::size_t>(items[i]) < item_count_;
+    const auto self = static_cast<std::size_t>(known ? items[i] : 0);
+    const float own_norm = known ? norm(self) : 0.0f;
     for (std::size_t j = 0; known && j < item_count_; ++j) {
-      const auto self = static_cast<std::size_t>(items[i]);
       if (j == self) continue;
-      const float norms = norm(self) * norm(j);
+      const float norms = own_norm * norm(j);
       const float dot = kernels().dot(vector(self), vector(j), config_.dim);
-      ranked.emplace_back(norms > 0.0f ? -dot / norms : 0.0f, static_cast<std::int64_t>(j));
+      const float cosine = norms > 0.0f ? dot / norms : 0.0f;
+      ranked.emplace_back(std::isfinite(cosine) ? -cosine : 0.0f, static_cast<std::int64_t>(j));
     }
     const std::size_t found = std::min(k, ranked.size());
     std::partial_sort(ranked.begin(), ranked.begin() + static_cast<std::ptrdiff_t>(found), ranked.end());

@@ -32,10 +32,14 @@ struct Adam {
 
   FASTINC_HD float element_statistic(float, float) const { return 0.0f; }
 
-  /// Steps are a float32, as in torch: exact up to 2^24, where both corrections have long been 1.
+  /// Steps are a float32, as in torch: exact up to 2^24 and constant from there on.
+  static constexpr float kMaxSteps = 16777216.0f;
+
   FASTINC_HD Row begin_row(float* steps, float) const {
     *steps = *steps + 1.0f;
-    const std::uint32_t t = static_cast<std::uint32_t>(*steps);
+    const float sane =
+        *steps >= 1.0f && *steps <= kMaxSteps ? *steps : kMaxSteps;  // a damaged count isn't cast
+    const std::uint32_t t = static_cast<std::uint32_t>(sane);
     const double correction1 = 1.0 - integer_power(beta1_double, t);
     const double correction2 = 1.0 - integer_power(beta2_double, t);
     return {float(lr / correction1), float(1.0 / square_root(correction2))};

@@ -16,6 +16,7 @@
 #define FASTINC_HD inline __attribute__((always_inline))
 #endif
 
+// For loops whose iterations are independent. Never on a float reduction: Clang may then reorder its sums.
 #if defined(__clang__)
 #define FASTINC_VECTORIZE _Pragma("clang loop vectorize(enable) interleave(enable)")
 #elif defined(__GNUC__) && !defined(__CUDACC__)

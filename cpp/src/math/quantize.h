@@ -1,9 +1,10 @@
 // The fused 8-bit rowwise format of FBGEMM (CPU) and torch.ops.quantized.embedding_bag_byte_prepack:
 //   range = max - min; scale = range / 255; inverse = 255 / (range + 1e-8)
-//   code = rint((x - min) * inverse), half to even; x' = float(double(code) * scale + double(min))
+//   code = rint((x - min) * inverse), half to even; x' = code * scale + min, rounded once
 #pragma once
 
 #include "math/config.h"
+#include "math/scalar.h"
 
 namespace FASTINC_ISA_NAMESPACE {
 
@@ -18,12 +19,15 @@ struct RowQuantizer {
   FASTINC_HD std::uint8_t code(float x) const {
     const float magic = 12582912.0f;  // 1.5 * 2^23: the sum is rounded to an integer, half to even
     const float rounded = (x - bias) * inverse + magic;
-    return static_cast<std::uint8_t>(static_cast<std::int32_t>(rounded - magic));
+    float code = rounded - magic;
+    code = code > 0.0f ? code : 0.0f;  // a row that overflowed has some code, and no undefined conversion
+    code = code < 255.0f ? code : 255.0f;
+    return static_cast<std::uint8_t>(static_cast<std::int32_t>(code));
   }
 };
 
 FASTINC_HD float dequantize(std::uint8_t code, float scale, float bias) {
-  return static_cast<float>(double(code) * double(scale) + double(bias));
+  return fused_multiply_add(float(code), scale, bias);
 }
 
 }  // namespace FASTINC_ISA_NAMESPACE

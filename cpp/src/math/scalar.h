@@ -37,6 +37,28 @@ FASTINC_HD float bits_float(std::uint32_t bits) {
   return x;
 }
 
+/// a b + c, rounded once. Without the instruction: the product is exact in double, and a sum rounded to odd
+/// there rounds to float32 as the exact sum would (Boldo & Melquiond 2008).
+FASTINC_HD float fused_multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  const double product = double(a) * double(b);
+  double sum = product + double(c);
+  const double rest = sum - product;
+  const double error = (product - (sum - rest)) + (double(c) - rest);
+  std::uint64_t bits;
+  __builtin_memcpy(&bits, &sum, sizeof bits);
+  const bool inexact = error > 0.0 || error < 0.0;
+  if (inexact && (bits & 1u) == 0)
+    bits += (error > 0.0) == (sum > 0.0) ? std::uint64_t{1} : ~std::uint64_t{0};
+  __builtin_memcpy(&sum, &bits, sizeof sum);
+  return static_cast<float>(sum);
+#endif
+}
+
 /// base^n by squaring: the multiplications, and so the rounding, are the same everywhere.
 FASTINC_HD double integer_power(double base, std::uint32_t n) {
   double result = 1.0;

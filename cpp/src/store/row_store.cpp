@@ -22,6 +22,17 @@ unsigned page_shift_for(std::size_t row_bytes) {
   return static_cast<unsigned>(std::bit_width(rows) - 1);
 }
 
+/// Room for `more`, growing by half at least: exact growth would copy everything at every call.
+template <class T>
+void grow_vector(std::vector<T>& v, std::size_t more) {
+  if (v.capacity() - v.size() < more) v.reserve(std::max(v.size() + more, v.size() + v.size() / 2));
+}
+
+template <class Map>
+void grow_map(Map& map, std::size_t more) {
+  if (map.size() + more > map.max_load()) map.reserve(map.size() + more);  // the map grows by powers of two
+}
+
 }  // namespace
 
 RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init)
@@ -55,10 +66,10 @@ void RowStore::add_page() {
   page.codes = std::make_unique_for_overwrite<std::uint8_t[]>(rows * (dim_ + kQuantizedTail));
   page.ids = std::make_unique<std::int64_t[]>(rows);
   page.versions = std::make_unique<std::uint64_t[]>(rows);
-  float_pages_.reserve(float_pages_.size() + 1);
-  code_pages_.reserve(code_pages_.size() + 1);
-  id_pages_.reserve(id_pages_.size() + 1);
-  version_pages_.reserve(version_pages_.size() + 1);
+  grow_vector(float_pages_, 1);
+  grow_vector(code_pages_, 1);
+  grow_vector(id_pages_, 1);
+  grow_vector(version_pages_, 1);
   pages_.push_back(std::move(page));
   float_pages_.push_back(pages_.back().rows.get());
   code_pages_.push_back(pages_.back().codes.get());
@@ -67,7 +78,12 @@ void RowStore::add_page() {
   point_rows_at_pages();
 }
 
-void RowStore::reserve(std::size_t new_rows) {
+void RowStore::reserve_rows(std::size_t new_rows) {
+  grow_map(map_, new_rows);
+  reserve_pages(new_rows);
+}
+
+void RowStore::reserve_pages(std::size_t new_rows) {
   const std::size_t fresh = new_rows > free_.size() ? new_rows - free_.size() : 0;
   if (slot_count_ + fresh >= kNoSlot) {
     throw std::length_error("table: more than " + std::to_string(kNoSlot) + " rows");
@@ -97,7 +113,7 @@ void RowStore::find_or_create(std::span<const std::int64_t> ids, std::uint64_t v
     for (std::size_t i = 0; i < n; ++i) {
       if (slots[i] == kNoSlot && map_.try_emplace(ids[i], kNoSlot).second) created.push_back(i);
     }
-    reserve(created.size());
+    reserve_pages(created.size());
   } catch (...) {
     for (const std::size_t i : created) map_.erase(ids[i]);
     throw;
@@ -134,8 +150,8 @@ std::size_t RowStore::remove(std::span<const std::int64_t> ids, std::uint64_t ve
   std::size_t known = 0;
   for (const std::int64_t id : ids) known += find(id) != kNoSlot;
   if (known == 0) return 0;
-  removed_.reserve(removed_.size() + known);  // nothing below allocates
-  free_.reserve(free_.size() + known);
+  grow_map(removed_, known);  // nothing below allocates
+  grow_vector(free_, known);
   std::size_t gone = 0;
   for (const std::int64_t id : ids) {
     const auto it = map_.find(id);

@@ -67,6 +67,9 @@ class RowStore {
   /// Created rows carry `version`. ids: (n,) -> slots: (n,)
   void find_or_create(std::span<const std::int64_t> ids, std::uint64_t version, Slot* slots);
 
+  /// Allocate pages and map entries for new rows ahead of find_or_create().
+  void reserve_rows(std::size_t new_rows);
+
   /// Quantise the rows of these slots and stamp them with `version`.
   void publish(std::span<const Slot> slots, std::uint64_t version);
   /// Make `version` the table's version: the batch is complete.
@@ -99,7 +102,7 @@ class RowStore {
     std::unique_ptr<std::uint64_t[]> versions;
   };
   std::size_t rows_per_page() const { return std::size_t{1} << rows_.page_shift; }
-  void reserve(std::size_t new_rows);
+  void reserve_pages(std::size_t new_rows);
   void add_page();
   void point_rows_at_pages();
   Slot take_slot();

@@ -171,14 +171,17 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
   thread_local std::vector<Slot> slots;
   slots.resize(batch.ids.size());
   const WriteLock lock(store.mutex);
-  store.counters.skipped += batch.skipped;
-  if (batch.ids.empty()) return batch.skipped;
+  if (batch.ids.empty()) {
+    store.counters.skipped += batch.skipped;
+    return batch.skipped;
+  }
   const std::uint64_t version = store.version() + 1;
   const OptimizerParams params = store.optimizer().params();
   reserve_step(batch.ids.size(), store.dim());
   store.find_or_create(batch.ids, version, slots.data());
   step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots), batch.grads, version);
   store.set_version(version);
+  store.counters.skipped += batch.skipped;
   return batch.skipped;
 }
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastinc import datasets
+from fastinc import datasets, optimizers
 
 if TYPE_CHECKING:
     import fastinc as fi
 
-OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad", "rowwise-adagrad": "RowWiseAdagrad", "adam": "Adam"}
+#: Names on the command line to classes: "rowwiseadagrad" is fastinc.RowWiseAdagrad.
+OPTIMIZERS = {name.lower(): name for name in optimizers.__all__ if name != "Optimizer"}
 
 
 def add_events(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--loss", choices=("softmax", "bpr", "logistic", "mse"))
     group.add_argument("--user-model", choices=("history", "vector", "both"), help="what a user is to the model")
     group.add_argument("--optimizer", choices=tuple(OPTIMIZERS))
-    group.add_argument("--lr", type=float, help="learning rate (of Adagrad, unless --optimizer says otherwise)")
+    group.add_argument("--lr", type=float, help="learning rate of that optimizer (or the default one)")
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +88,11 @@ def make_model(args: argparse.Namespace) -> fi.Recommender:
 
     given: dict[str, Any] = {"dim": args.dim, "loss": args.loss, "user": args.user_model, "seed": args.seed}
     if args.optimizer is not None or args.lr is not None:
-        kind = getattr(fi, OPTIMIZERS[args.optimizer or "adagrad"])
-        given["optimizer"] = kind() if args.lr is None else kind(lr=args.lr)
+        given["optimizer"] = (
+            fi.Recommender().optimizer if args.optimizer is None else getattr(fi, OPTIMIZERS[args.optimizer])()
+        )
+        if args.lr is not None:
+            given["optimizer"].lr = args.lr
     return fi.Recommender(**{name: value for name, value in given.items() if value is not None})
 
 

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     if not Path(args.model).exists():
         raise FileNotFoundError(f"{args.model}: there is no model")
     model, _ = fi.checkpoint.load(args.model)
+    if not isinstance(model, fi.Recommender):
+        raise ValueError(f"{args.model} holds a {type(model).__name__}; recommend needs a Recommender")
     users, ids, scores = _ask(model, args.user, args.k, not args.include_seen)
     answers = []
     for user, row, values in zip(users.tolist(), ids.tolist(), scores.tolist(), strict=True):
@@ -60,11 +62,11 @@ def _ask(model: Any, texts: list[str], k: int, exclude_seen: bool) -> tuple[npt.
     integers = ids_from_text(texts)
     if integers.dtype.kind == "i":
         try:
-            return integers, *model.recommend(integers, k=k, exclude_seen=exclude_seen)
+            return integers, *model.recommend(integers, k=min(k, max(model.n_items, 1)), exclude_seen=exclude_seen)
         except TypeError:
             pass
     users = np.array(texts, dtype=np.str_)
     try:
-        return users, *model.recommend(users, k=k, exclude_seen=exclude_seen)
+        return users, *model.recommend(users, k=min(k, max(model.n_items, 1)), exclude_seen=exclude_seen)
     except TypeError as error:
         raise ValueError(f"--user {' '.join(texts)}: {error}") from error

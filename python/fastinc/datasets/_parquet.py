@@ -26,7 +26,7 @@ def _column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[A
     if role in ("user", "item"):
         if kinds.is_integer(array.type):
             return np.asarray(pc.fill_null(array.cast(pa.int64()), 0)), bad
-        if kinds.is_string(array.type) or kinds.is_large_string(array.type):
+        if kinds.is_string(array.type) or kinds.is_large_string(array.type) or kinds.is_string_view(array.type):
             texts = pc.fill_null(array, "").to_pylist()
             bad = bad | np.array([id_fault(text) is not None for text in texts], dtype=bool)
             kept = ["" if wrong else text for text, wrong in zip(texts, bad, strict=True)]
@@ -34,7 +34,9 @@ def _column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[A
         wanted = "integers or strings"
     else:
         if role == "timestamp" and kinds.is_timestamp(array.type):
-            array = pc.divide(array.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
+            array = pc.divide(
+                array.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64(), safe=False), 1e6
+            )
         if kinds.is_boolean(array.type):
             array = array.cast(pa.int8())
         if kinds.is_integer(array.type) or kinds.is_floating(array.type):

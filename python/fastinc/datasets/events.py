@@ -14,7 +14,16 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 def _ids(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     """Return ids as int64 or as '<U' strings; refuse what would lose information on the way."""
-    array = np.asarray(values)
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass its filled()")
+    if isinstance(values, (list, tuple)) and any(isinstance(value, str) for value in values):
+        # NumPy would turn numbers into strings and drop NULs at the end of strings
+        if not all(isinstance(value, str) for value in values):
+            raise TypeError(f"{name} must be integers or strings, got both")
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+    else:
+        array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be 1-D, got shape {array.shape}")
     if array.size == 0 and array.dtype == np.float64 and not isinstance(values, np.ndarray):
@@ -24,6 +33,8 @@ def _ids(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     if array.dtype.kind == "O" and all(isinstance(value, str) for value in array):
         strings = array.astype(np.str_)
         for text, kept in zip(array, strings, strict=True):
+            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"{name} must be valid Unicode, got {text!r}")
             if text != kept:  # NumPy drops trailing NULs, which would merge two ids
                 raise ValueError(f"{name} must not end with a NUL character, got {text!r}")
         return strings
@@ -36,6 +47,8 @@ def _ids(values: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 
 def _reals(values: npt.ArrayLike, name: str, dtype: type[np.floating[Any]]) -> npt.NDArray[Any]:
     """Return finite float32 or float64 values."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass its filled()")
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be 1-D, got shape {array.shape}")

@@ -153,7 +153,7 @@ def _check(
         raise ValueError("events must not be empty, got 0 events")
     if isinstance(window, bool) or not isinstance(window, (int, np.integer)):
         raise TypeError(f"window must be an int, got {window!r}")
-    if window < 1:
+    if not 1 <= window < 2**31:
         raise ValueError(f"window must be at least 1, got {window}")
     if not 0.0 <= warmup < 1.0:
         raise ValueError(f"warmup must be from 0 to below 1, got {warmup}")
@@ -278,11 +278,12 @@ class _EngineRun:
     def chunk(self, begin: int, end: int) -> tuple[Ints, float]:
         events = self._events[begin:end]
         # Chunk by chunk, so that after an interruption the model knows no ids that it has not learned about.
-        users, items, labels, times = self._model._encode_events(events)
         targets = None if events.labels is None else (events.labels > 0).astype(np.uint8)
-        start = time.perf_counter()
-        outcomes = self._run.run(self._model._core, users, items, labels, times, targets)
-        return outcomes, time.perf_counter() - start
+        with self._model._adding_ids():
+            users, items, labels, times = self._model._encode_events(events)
+            start = time.perf_counter()
+            outcomes = self._run.run(self._model._core, users, items, labels, times, targets)
+            return outcomes, time.perf_counter() - start
 
 
 class _ListRun:

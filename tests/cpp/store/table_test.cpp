@@ -2,18 +2,16 @@
 #include "fastinc/table.h"
 
 #include <set>
-#include <unordered_map>
 
 #include "support/reference_update.h"
 #include "support/support.h"
+#include "support/table_model.h"
 
 namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(table)
 
 namespace {
-
-using Ids = std::vector<std::int64_t>;
 
 constexpr Initializer kInit{InitializerKind::kNormal, 0.0f, 0.5f, 21};
 
@@ -43,115 +41,6 @@ std::size_t memory(const Table& table, std::string_view name) {
   return 0;
 }
 
-Ids sorted(Ids ids) {
-  std::sort(ids.begin(), ids.end());
-  return ids;
-}
-
-/// What a table promises, from the standard library's parts.
-class Model {
- public:
-  Model(const OptimizerParams& params, std::size_t dim) : params_(params), dim_(dim) {}
-
-  void update(const Ids& ids, const std::vector<float>& grads) {
-    if (ids.empty()) return;
-    ++version_;
-    Rows dense(params_, 0, dim_);
-    std::unordered_map<std::int64_t, std::int64_t> number;
-    Ids numbers, distinct;
-    for (const std::int64_t id : ids) {
-      const auto [it, added] = number.try_emplace(id, static_cast<std::int64_t>(number.size()));
-      if (added) distinct.push_back(id);
-      numbers.push_back(it->second);
-    }
-    for (const std::int64_t id : distinct) append(dense, row(id));
-    reference_update(params_, dense, std::span<const std::int64_t>(numbers), grads.data());
-    for (std::size_t r = 0; r < distinct.size(); ++r) write(distinct[r], extract(dense, r));
-  }
-  void load(const Ids& ids, const std::vector<float>& vectors) {
-    if (ids.empty()) return;
-    ++version_;
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      Rows fresh(params_, 1, dim_);
-      std::copy_n(vectors.begin() + static_cast<std::ptrdiff_t>(i * dim_), dim_, fresh.weights.begin());
-      write(ids[i], fresh);
-    }
-  }
-  std::size_t remove(const Ids& ids) {
-    std::size_t gone = 0;
-    for (const std::int64_t id : ids) {
-      if (rows_.erase(id) == 0) continue;
-      versions_.erase(id);
-      removed_[id] = version_ + 1;
-      ++gone;
-    }
-    version_ += gone > 0;
-    return gone;
-  }
-  std::vector<float> lookup(const Ids& ids) const {
-    std::vector<float> out;
-    for (const std::int64_t id : ids) {
-      const std::vector<float> weights = row(id).weights;
-      out.insert(out.end(), weights.begin(), weights.end());
-    }
-    return out;
-  }
-  Ids ids() const {
-    Ids ids;
-    for (const auto& [id, unused] : rows_) ids.push_back(id);
-    return sorted(ids);
-  }
-  Ids since(const std::unordered_map<std::int64_t, std::uint64_t>& versions, std::uint64_t version) const {
-    Ids ids;
-    for (const auto& [id, written] : versions) {
-      if (written > version) ids.push_back(id);
-    }
-    return sorted(ids);
-  }
-  Ids updated_since(std::uint64_t version) const { return since(versions_, version); }
-  Ids removed_since(std::uint64_t version) const { return since(removed_, version); }
-  bool contains(std::int64_t id) const { return rows_.count(id) > 0; }
-  std::uint64_t version() const { return version_; }
-
- private:
-  Rows row(std::int64_t id) const {
-    if (const auto it = rows_.find(id); it != rows_.end()) return it->second;
-    Rows fresh(params_, 1, dim_);
-    start_row(kInit, id, fresh.weights.data(), dim_);
-    return fresh;
-  }
-  void write(std::int64_t id, const Rows& row) {
-    rows_.insert_or_assign(id, row);
-    versions_[id] = version_;
-    removed_.erase(id);
-  }
-  static void append(Rows& to, const Rows& row) {
-    ++to.count;
-    to.weights.insert(to.weights.end(), row.weights.begin(), row.weights.end());
-    to.state0.insert(to.state0.end(), row.state0.begin(), row.state0.end());
-    to.state1.insert(to.state1.end(), row.state1.begin(), row.state1.end());
-    to.row_state.insert(to.row_state.end(), row.row_state.begin(), row.row_state.end());
-  }
-  Rows extract(const Rows& from, std::size_t r) const {
-    Rows row(params_, 1, dim_);
-    const auto copy = [&](const std::vector<float>& source, std::vector<float>& target) {
-      std::copy_n(source.begin() + static_cast<std::ptrdiff_t>(r * target.size()), target.size(),
-                  target.begin());
-    };
-    copy(from.weights, row.weights);
-    copy(from.state0, row.state0);
-    copy(from.state1, row.state1);
-    copy(from.row_state, row.row_state);
-    return row;
-  }
-
-  OptimizerParams params_;
-  std::size_t dim_;
-  std::unordered_map<std::int64_t, Rows> rows_;
-  std::unordered_map<std::int64_t, std::uint64_t> versions_, removed_;
-  std::uint64_t version_ = 0;
-};
-
 std::int64_t any_id(Generator& random) {
   constexpr std::int64_t kSpecial[] = {0, -1, std::numeric_limits<std::int64_t>::min(),
                                        std::numeric_limits<std::int64_t>::max()};
@@ -166,7 +55,7 @@ Ids any_ids(Generator& random, std::size_t most) {
   return ids;
 }
 
-void check_against_model(const Table& table, const Model& model, Generator& random,
+void check_against_model(const Table& table, const TableModel& model, Generator& random,
                          const std::string& where) {
   const Ids ids = any_ids(random, 40);
   check_same_bytes(lookup(table, ids), model.lookup(ids), where + "lookup ");
@@ -223,7 +112,7 @@ BOOST_AUTO_TEST_CASE(random_operations_against_a_model) {
     constexpr std::size_t kDim = 5;
     Generator random(41);
     Table table(kDim, share(params), kInit);
-    Model model(params, kDim);
+    TableModel model(params, kDim, kInit);
     for (int k = 0; k < 120; ++k) {
       const std::string where = describe(params) + "operation " + std::to_string(k) + ", ";
       const Ids ids = any_ids(random, 25);
