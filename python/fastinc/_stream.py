@@ -130,7 +130,9 @@ class StreamModel:
         return self._encode_columns(events.users, events.items, labels, events.timestamps)
 
     def partial_fit(self, users: Any, items: Any, labels: Any = None, timestamps: Any = None) -> Self:
-        """Learn events in order, one or a million; each event sees all before it.
+        """Learn events in the order given, one or a million; each event sees all before it.
+
+        Nothing is sorted here: ``events.sorted()`` of :class:`fastinc.datasets.Events` sorts by time.
 
         Parameters
         ----------
@@ -139,7 +141,8 @@ class StreamModel:
         labels
             (n,) numbers, for models that use labels; None otherwise.
         timestamps
-            (n,) seconds, any origin; None means no clock.
+            (n,) seconds (not milliseconds), any origin. The latest one is the clock that :meth:`recommend` goes by
+            unless told otherwise. None: these events happened at 0.
 
         Returns
         -------

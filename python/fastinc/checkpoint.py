@@ -39,7 +39,7 @@ Arrays = dict[str, Any]
 
 
 def _safetensors() -> Any:
-    return require("safetensors.numpy", extra="checkpoint", purpose="checkpoints")
+    return require("safetensors.numpy", extra="checkpoint", purpose="fi.checkpoint")
 
 
 # --- what a checkpoint holds: each kind to (parameters, arrays) and back ---

@@ -56,7 +56,8 @@ class Recommender(StreamModel):
     recency_exponent
         How fast weights fall with rank; 0 weighs all alike.
     time_scale
-        Seconds; weights fall with age as ``1 / (1 + age / time_scale)``. None: age doesn't count.
+        Seconds; weights fall with age as ``1 / (1 + age / time_scale)``, so a user who has been away for many times
+        as long gets a list close to a new user's. Minutes favour the session under way; None: age doesn't count.
     init_std
         Standard deviation of start vectors. Biases start at 0.
     seed
@@ -96,7 +97,7 @@ class Recommender(StreamModel):
         window: int = 20,
         history_size: int = 1000,
         recency_exponent: float = 0.7,
-        time_scale: float | None = 120.0,
+        time_scale: float | None = 86_400.0,
         init_std: float = 0.05,
         seed: int = 0,
     ) -> None:

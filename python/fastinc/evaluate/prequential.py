@@ -136,6 +136,12 @@ def prequential(
         for key, contestant in contestants.items()
     }
     words = _words(stream, ties, seed, warm_up, exclude_seen, window)
+    judged = results[name]
+    left_out = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in judged.skipped.items() if count)
+    words.append(
+        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them new items; "
+        f"not scored: {left_out or 'none'}"
+    )
     if not isinstance(model, StreamModel):
         words.append(
             f"{name}: read from the lists of {_longest(parsed)} that recommend() gives; "
