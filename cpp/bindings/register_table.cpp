@@ -117,8 +117,6 @@ py::dict export_state(const Table& table, std::size_t state_floats) {
   out["row_versions"] = to_array(s.row_versions);
   out["weights"] = to_matrix(s.weights, s.ids.size(), table.dim());
   out["state"] = to_matrix(s.state, s.ids.size(), state_floats);
-  out["removed_ids"] = to_array(s.removed_ids);
-  out["removed_versions"] = to_array(s.removed_versions);
   out["version"] = s.version;
   return out;
 }
@@ -129,16 +127,13 @@ void import_state(Table& table, const py::dict& in) {
   s.row_versions = to_vector(in["row_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
   s.weights = to_vector(in["weights"].cast<py::array_t<float, py::array::c_style>>());
   s.state = to_vector(in["state"].cast<py::array_t<float, py::array::c_style>>());
-  s.removed_ids = to_vector(in["removed_ids"].cast<py::array_t<std::int64_t, py::array::c_style>>());
-  s.removed_versions =
-      to_vector(in["removed_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
   s.version = in["version"].cast<std::uint64_t>();
   without_gil([&] { table.import_state(s); });
 }
 
 py::tuple changes(const Table& table, std::uint64_t since) {
   const Changes c = without_gil([&] { return table.changes(since); });
-  return py::make_tuple(c.version, to_array(c.updated), to_array(c.removed));
+  return py::make_tuple(c.version, to_array(c.updated), to_array(c.removed), c.reset);
 }
 
 template <class Value>

@@ -269,7 +269,7 @@ class Recommender(StreamModel):
         Examples
         --------
         >>> import fastinc as fi
-        >>> fi.Recommender().memory_usage()["items"]
+        >>> fi.Recommender().memory_usage()["histories"]
         0
         """
         parts = self._core.memory_usage()

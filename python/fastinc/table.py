@@ -57,11 +57,15 @@ class Changes:
         Ids written since and still there, int64.
     removed
         Ids removed since and not there now, int64, sorted.
+    reset
+        True when the log of removals no longer reaches back to `since`: `updated` is then every row there is, and
+        whatever else you hold is gone; `removed` is empty.
     """
 
     version: int
     updated: NDArray[np.int64]
     removed: NDArray[np.int64]
+    reset: bool = False
 
 
 class EmbeddingTable:
@@ -392,18 +396,21 @@ class EmbeddingTable:
         return Changes(*self._core.changes(since))
 
     def memory_usage(self) -> dict[str, int]:
-        """Return allocated bytes by part: weights, state, codes, ids, versions, map, removed, and their total.
+        """Return bytes in use by part, and their total.
+
+        ``weights``, ``state`` and ``codes`` are the rows; ``headers`` (an id, a version and a lock each), ``index``
+        (id to row) and ``change_log`` come to at most 32 bytes a row in a table of more than a million.
 
         Examples
         --------
         >>> import fastinc as fi
-        >>> fi.EmbeddingTable(dim=2).memory_usage()["total"]
+        >>> fi.EmbeddingTable(dim=2).memory_usage()["weights"]
         0
         """
         return self._core.memory_usage()
 
     def stats(self) -> dict[str, int]:
-        """Return counters: rows, slots, version, inserted, removed, skipped_nonfinite.
+        """Return counters: rows, slots, version; hits and misses of lookups; inserts, removes, skipped_nonfinite.
 
         Examples
         --------

@@ -29,6 +29,7 @@ class Model:
         self.rows = {}  # id -> [weights, accumulator, version]
         self.removed = {}  # id -> version
         self.version = self.inserted = self.removals = self.skipped = 0
+        self.logged_from = 0  # the version from which removals are known
 
     def start(self, id):
         return self.init.lookup([id])[0]
@@ -131,6 +132,7 @@ class TableMachine(RuleBasedStateMachine):
         assert twin.init == self.table.init
         self.table = twin
         self.model.inserted = self.model.removals = self.model.skipped = 0  # a copy counts from 0
+        self.model.logged_from = self.model.version
 
     @rule(ids=ID_LISTS, data=st.data(), weigh=st.booleans())
     def pool(self, ids, data, weigh):
@@ -152,6 +154,11 @@ class TableMachine(RuleBasedStateMachine):
         since = data.draw(st.integers(0, self.model.version))
         changes = self.table.changes(since)
         assert changes.version == self.model.version
+        assert changes.reset == (since < self.model.logged_from)
+        if changes.reset:
+            assert sorted(changes.updated.tolist()) == sorted(self.model.rows)
+            assert len(changes.removed) == 0
+            return
         assert sorted(changes.updated.tolist()) == sorted(i for i, r in self.model.rows.items() if r[2] > since)
         assert changes.removed.tolist() == sorted(i for i, v in self.model.removed.items() if v > since)
 
@@ -184,7 +191,7 @@ class TableMachine(RuleBasedStateMachine):
         model, stats = self.model, self.table.stats()
         assert stats["rows"] == len(model.rows) <= stats["slots"]
         assert stats["version"] == model.version
-        assert (stats["inserted"], stats["removed"]) == (model.inserted, model.removals)
+        assert (stats["inserts"], stats["removes"]) == (model.inserted, model.removals)
         assert stats["skipped_nonfinite"] == model.skipped
 
 

@@ -33,14 +33,14 @@ struct SearchRequest {
   std::optional<std::uint64_t> since;
 };
 
-/// The one state of the table that an answer reflects.
+/// What an answer reflects: every row as of `version`, or newer where it was written during the search.
 struct SearchedState {
   std::uint64_t version = 0;
   std::size_t rows = 0;
   std::size_t fresh = 0;  // rows written after `since`; 0 without it
 };
 
-/// The k best rows of each query, best first, equal float32 scores by smaller id, under one shared lock.
+/// The k best rows of each query, best first, equal float32 scores by smaller id. Takes no lock.
 ///   scores, ids: (n, k), padded with id -1 and score -3.4028235e38 (kL2: +3.4028235e38)
 ///   found: (n,) or nullptr: rows of `only`, not excluded and not written after `since`, that were scored
 /// Scores are float32, in the same bytes for any thread count and instruction set; one that float32
@@ -50,7 +50,7 @@ struct SearchedState {
 SearchedState exact_search(const Table& table, const SearchRequest& request, float* scores, std::int64_t* ids,
                            std::int64_t* found = nullptr);
 
-/// A table's rows at one version, ids ascending: what an approximate index is built from.
+/// A table's rows, ids ascending, each as of `version` or newer: what an approximate index is built from.
 struct RowsAtVersion {
   std::uint64_t version = 0;
   std::vector<std::int64_t> ids;  // (rows,)

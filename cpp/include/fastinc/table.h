@@ -22,6 +22,9 @@ struct Changes {
   std::uint64_t version = 0;
   std::vector<std::int64_t> updated;  // written and still there
   std::vector<std::int64_t> removed;  // there before, gone now
+  /// The log of removals doesn't reach back to `since`: `updated` is every row there is, whatever else the reader
+  /// holds is gone, and `removed` is empty.
+  bool reset = false;
 };
 
 /// Everything a table is made of, for checkpoints. Rows in slot order.
@@ -30,14 +33,13 @@ struct TableState {
   std::vector<std::uint64_t> row_versions;      // (rows,)
   std::vector<float> weights;                   // (rows, dim)
   std::vector<float> state;                     // (rows, state_shape.floats(dim))
-  std::vector<std::int64_t> removed_ids;        // (removed,)
-  std::vector<std::uint64_t> removed_versions;  // (removed,)
   std::uint64_t version = 0;
 };
 
 class RowStore;
 
-/// Thread-safe: any number of readers and writers may call at once; a reader sees whole batches only.
+/// Thread-safe: any number of readers and writers may call at once. Writers take turns; readers take no lock, see
+/// every row whole, before or after a batch, and see a batch whole once update() has returned.
 class Table {
  public:
   Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init);
@@ -80,10 +82,11 @@ class Table {
   /// Throws std::invalid_argument when since > version().
   Changes changes(std::uint64_t since) const;
 
-  /// Bytes by part ("weights", "state", "codes", "ids", "versions", "map", "removed", "total").
+  /// Bytes by part ("weights", "state", "codes", "headers", "index", "change_log", "total").
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
 
-  /// Counters by name ("rows", "slots", "version", "inserted", "removed", "skipped_nonfinite").
+  /// Counters by name ("rows", "slots", "version", "hits", "misses", "inserts", "removes",
+  /// "skipped_nonfinite").
   std::vector<std::pair<std::string, std::uint64_t>> stats() const;
 
   TableState export_state() const;

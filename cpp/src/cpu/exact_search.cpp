@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <shared_mutex>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -16,12 +18,10 @@
 namespace fastinc {
 namespace {
 
-using ReadLock = std::shared_lock<SharedMutex>;
-
-constexpr std::size_t kRowBlock = 256;   // rows scored for every query of a block while they are in the cache
-constexpr std::size_t kQueryBlock = 64;  // queries answered in one pass over the rows
-constexpr std::size_t kMaxHeld = 1u << 22;  // candidates held at once, by all threads
-constexpr std::uint64_t kNever = ~std::uint64_t{0};
+constexpr std::size_t kRowBlock = 256;       // most rows scored for every query of a block
+constexpr std::size_t kBlockFloats = 16384;  // their copies stay in the L2 cache
+constexpr std::size_t kQueryBlock = 64;      // queries answered in one pass over the rows
+constexpr std::size_t kMaxHeld = 1u << 22;   // candidates held at once, by all threads
 
 /// rank is the score, negated where small is good: larger is better.
 struct Candidate {
@@ -53,48 +53,75 @@ struct Best {
   }
 };
 
-/// IdLists as slots: ascending, distinct, only those that hold a row.
-struct SlotLists {
-  std::vector<Slot> slots;
+/// Lists of ids or slots, each ascending and distinct: one for every query, or one a query.
+template <class T>
+struct Lists {
+  std::vector<T> values;
   std::vector<std::size_t> starts;  // empty: one list for every query
 
   bool shared() const { return starts.empty(); }
-  std::span<const Slot> of(std::size_t query) const {
-    if (shared()) return slots;
-    return {slots.data() + starts[query], starts[query + 1] - starts[query]};
+  std::span<const T> of(std::size_t query) const {
+    if (shared()) return values;
+    return {values.data() + starts[query], starts[query + 1] - starts[query]};
   }
 };
 
-void sort_distinct(std::vector<Slot>& slots, std::size_t first) {
-  const auto begin = slots.begin() + static_cast<std::ptrdiff_t>(first);
-  std::sort(begin, slots.end());
-  slots.erase(std::unique(begin, slots.end()), slots.end());
-}
-
-/// Rows written after `newest` are left out.
-SlotLists find_slots(const RowStore& store, const IdLists& lists, std::uint64_t newest) {
-  SlotLists out;
-  out.slots.reserve(lists.ids.size());
-  const auto add = [&](std::span<const std::int64_t> ids) {
-    const std::size_t first = out.slots.size();
-    for (const std::int64_t id : ids) {
-      const Slot slot = store.find(id);
-      if (slot != kNoSlot && store.row_version(slot) <= newest) out.slots.push_back(slot);
-    }
-    sort_distinct(out.slots, first);
+/// add(id, values) appends what stands for an id, if anything does.
+template <class T, class Add>
+Lists<T> make_lists(const IdLists& lists, Add add) {
+  Lists<T> out;
+  out.values.reserve(lists.ids.size());
+  const auto add_list = [&](std::span<const std::int64_t> ids) {
+    const auto first = static_cast<std::ptrdiff_t>(out.values.size());
+    for (const std::int64_t id : ids) add(id, out.values);
+    std::sort(out.values.begin() + first, out.values.end());
+    out.values.erase(std::unique(out.values.begin() + first, out.values.end()), out.values.end());
   };
   if (lists.offsets.empty()) {
-    add(lists.ids);
+    add_list(lists.ids);
     return out;
   }
   out.starts.reserve(lists.offsets.size());
   out.starts.push_back(0);
   for (std::size_t i = 0; i + 1 < lists.offsets.size(); ++i) {
     const auto begin = static_cast<std::size_t>(lists.offsets[i]);
-    add(lists.ids.subspan(begin, static_cast<std::size_t>(lists.offsets[i + 1]) - begin));
-    out.starts.push_back(out.slots.size());
+    add_list(lists.ids.subspan(begin, static_cast<std::size_t>(lists.offsets[i + 1]) - begin));
+    out.starts.push_back(out.values.size());
   }
   return out;
+}
+
+/// Copy the rows of these slots, whole; slots that hold none are left out. Returns how many there are.
+///   slots: (n,) in, kept first out; ids: (n,); rows: (n, dim)
+std::size_t copy_rows(const RowStore& store, const Kernels& kernel, Slot* slots, std::size_t n,
+                      std::int64_t* ids, float* rows) {
+  std::uint8_t done[kRowBlock];
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    const auto [id, version] = store.read_header(slots[i]);
+    if (version == 0) continue;
+    ids[size] = id;
+    slots[size++] = slots[i];
+  }
+  kernel.read_rows(store.rows(), slots, ids, size, rows, done);
+  for (std::size_t i = 0; i < size;) {
+    if (done[i]) {
+      ++i;
+      continue;
+    }
+    // written meanwhile: its owner may be another by now, or nobody
+    const auto [id, version] = store.read_header(slots[i]);
+    ids[i] = id;
+    if (version == 0) {
+      --size;
+      slots[i] = slots[size], ids[i] = ids[size], done[i] = done[size];
+      std::copy_n(rows + size * store.dim(), store.dim(), rows + i * store.dim());
+      continue;
+    }
+    kernel.read_rows(store.rows(), slots + i, ids + i, 1, rows + i * store.dim(), done + i);
+    if (!done[i]) std::this_thread::yield();
+  }
+  return size;
 }
 
 /// Outside this range a float32 norm, or a product of two, may overflow or lose its digits.
@@ -122,11 +149,12 @@ float precise_score(Metric metric, const float* q, const float* x, std::size_t d
   return qq > 0.0 && xx > 0.0 ? saturate(ip / (base::square_root(qq) * base::square_root(xx))) : 0.0f;
 }
 
-/// One request, while the store's lock is held.
+/// One request. Rows may be written meanwhile: they are scored from copies.
 class Search {
  public:
   Search(const RowStore& store, const SearchRequest& request);
 
+  std::uint64_t version() const { return version_; }
   std::size_t fresh() const { return fresh_; }
   void run(float* scores, std::int64_t* ids, std::int64_t* found);
 
@@ -134,16 +162,26 @@ class Search {
   struct Block {
     std::size_t size = 0;
     Slot slots[kRowBlock];
+    std::int64_t ids[kRowBlock];
+    float* rows = nullptr;   // (row_block_, dim)
     float norms[kRowBlock];  // cosine: 0 where the norm isn't safe
     float scores[kRowBlock];
+
+    RowSet row_set(std::size_t dim) const {
+      RowSet set;
+      set.dim = dim;
+      set.weights = {&rows, 0, dim};
+      return set;
+    }
   };
 
   const float* query(std::size_t q) const { return request_.queries + q * store_.dim(); }
   void choose_rows();
+  void find_fresh(std::uint64_t since);
   void find_query_norms();
   void answer_queries(std::size_t first, std::size_t last, std::size_t threads, Best* best);
   void scan(const Slot* slots, std::size_t begin, std::size_t end, std::size_t first, std::size_t last,
-            Best* best) const;
+            Best* best, float* rows) const;
   void load(const Slot* slots, std::size_t begin, std::size_t end, Block& block) const;
   void score(std::size_t q, Block& block) const;
   void select(std::size_t q, const Block& block, Best& best) const;
@@ -152,17 +190,25 @@ class Search {
   const RowStore& store_;
   const SearchRequest& request_;
   const Kernels& kernel_;
-  SlotLists excluded_, only_;
+  const std::uint64_t version_;
+  const std::size_t row_block_;
+  Lists<std::int64_t> excluded_;
+  Lists<Slot> only_;
   std::vector<Slot> chosen_;
   bool every_row_ = false;
   std::size_t scanned_ = 0;  // slots scanned for every query
   std::size_t fresh_ = 0;
-  std::vector<float> query_norms_;
+  std::vector<float> query_norms_, row_copies_;
 };
 
 Search::Search(const RowStore& store, const SearchRequest& request)
-    : store_(store), request_(request), kernel_(kernels()) {
-  excluded_ = find_slots(store, request.exclude, kNever);
+    : store_(store),
+      request_(request),
+      kernel_(kernels()),
+      version_(store.version()),
+      row_block_(std::clamp<std::size_t>(kBlockFloats / store.dim(), 16, kRowBlock)) {
+  excluded_ = make_lists<std::int64_t>(
+      request.exclude, [](std::int64_t id, std::vector<std::int64_t>& out) { out.push_back(id); });
   choose_rows();
   if (request.metric == Metric::kCosine) find_query_norms();
 }
@@ -173,18 +219,37 @@ void Search::choose_rows() {
     scanned_ = store_.slot_count();
     return;
   }
-  if (request_.since) {
-    for (Slot slot = 0; slot < store_.slot_count(); ++slot) {
-      if (store_.row_version(slot) > *request_.since) chosen_.push_back(slot);
-    }
-  }
+  if (request_.since) find_fresh(*request_.since);
   fresh_ = chosen_.size();
-  if (request_.only) only_ = find_slots(store_, *request_.only, request_.since.value_or(kNever));
+  if (request_.only) {
+    only_ = make_lists<Slot>(*request_.only, [&](std::int64_t id, std::vector<Slot>& out) {
+      const Slot slot = store_.find(id);
+      const auto fresh_end = chosen_.begin() + static_cast<std::ptrdiff_t>(fresh_);
+      if (slot != kNoSlot && store_.row_version(slot) != 0 &&
+          !std::binary_search(chosen_.begin(), fresh_end, slot)) {
+        out.push_back(slot);
+      }
+    });
+  }
   if (only_.shared()) {
-    chosen_.insert(chosen_.end(), only_.slots.begin(), only_.slots.end());
+    chosen_.insert(chosen_.end(), only_.values.begin(), only_.values.end());
     std::sort(chosen_.begin(), chosen_.end());
   }
   scanned_ = chosen_.size();
+}
+
+/// Slots written after `since`, ascending and distinct.
+void Search::find_fresh(std::uint64_t since) {
+  if (since >= version_) return;
+  if (!store_.changes().written_since(since, version_, chosen_)) {
+    for (Slot slot = 0, end = static_cast<Slot>(store_.slot_count()); slot < end; ++slot) {
+      if (store_.row_version(slot) > since) chosen_.push_back(slot);
+    }
+    return;
+  }
+  std::sort(chosen_.begin(), chosen_.end());
+  chosen_.erase(std::unique(chosen_.begin(), chosen_.end()), chosen_.end());
+  std::erase_if(chosen_, [&](Slot slot) { return store_.row_version(slot) <= since; });  // removed since
 }
 
 void Search::find_query_norms() {
@@ -196,13 +261,12 @@ void Search::find_query_norms() {
 }
 
 void Search::load(const Slot* slots, std::size_t begin, std::size_t end, Block& block) const {
-  block.size = 0;
   for (std::size_t i = begin; i < end; ++i) {
-    const Slot slot = slots != nullptr ? slots[i] : static_cast<Slot>(i);
-    if (store_.row_version(slot) != 0) block.slots[block.size++] = slot;
+    block.slots[i - begin] = slots != nullptr ? slots[i] : static_cast<Slot>(i);
   }
+  block.size = copy_rows(store_, kernel_, block.slots, end - begin, block.ids, block.rows);
   if (request_.metric != Metric::kCosine) return;
-  kernel_.squared_norms(store_.rows(), block.slots, block.size, block.norms);
+  kernel_.squared_norms(block.row_set(store_.dim()), nullptr, block.size, block.norms);
   for (std::size_t j = 0; j < block.size; ++j) {
     block.norms[j] = is_safe(block.norms[j]) ? base::square_root(block.norms[j]) : 0.0f;
   }
@@ -211,7 +275,7 @@ void Search::load(const Slot* slots, std::size_t begin, std::size_t end, Block& 
 void Search::score(std::size_t q, Block& block) const {
   const Metric metric = request_.metric;
   const auto kernel = metric == Metric::kL2 ? kernel_.squared_distances : kernel_.score_rows;
-  kernel(store_.rows(), block.slots, block.size, query(q), block.scores);
+  kernel(block.row_set(store_.dim()), nullptr, block.size, query(q), block.scores);
   for (std::size_t j = 0; j < block.size; ++j) {
     float& s = block.scores[j];
     bool good = s >= -FLT_MAX && s <= FLT_MAX;
@@ -220,28 +284,30 @@ void Search::score(std::size_t q, Block& block) const {
       good = norms > 0.0f;
       s = good ? s / norms : s;
     }
-    if (!good) s = precise_score(metric, query(q), store_.weights(block.slots[j]), store_.dim());
+    if (!good) s = precise_score(metric, query(q), block.rows + j * store_.dim(), store_.dim());
   }
 }
 
 void Search::select(std::size_t q, const Block& block, Best& best) const {
-  const std::span<const Slot> excluded = excluded_.of(q);
+  const std::span<const std::int64_t> excluded = excluded_.of(q);
   const float sign = request_.metric == Metric::kL2 ? -1.0f : 1.0f;
   for (std::size_t j = 0; j < block.size; ++j) {
     const float rank = sign * block.scores[j];
     if (rank != rank) continue;  // a row that isn't a number has no place in the order
     if (best.full() && rank < best.heap[0].rank) continue;
-    if (std::binary_search(excluded.begin(), excluded.end(), block.slots[j])) continue;
-    best.offer({rank, store_.id(block.slots[j])});
+    if (std::binary_search(excluded.begin(), excluded.end(), block.ids[j])) continue;
+    best.offer({rank, block.ids[j]});
   }
 }
 
 /// Offer slots [begin, end) (of `slots`, or of the table where that is null) to queries [first, last).
+/// rows: (row_block_, dim) to copy rows to
 void Search::scan(const Slot* slots, std::size_t begin, std::size_t end, std::size_t first, std::size_t last,
-                  Best* best) const {
+                  Best* best, float* rows) const {
   Block block;
-  for (std::size_t at = begin; at < end; at += kRowBlock) {
-    load(slots, at, std::min(at + kRowBlock, end), block);
+  block.rows = rows;
+  for (std::size_t at = begin; at < end; at += row_block_) {
+    load(slots, at, std::min(at + row_block_, end), block);
     for (std::size_t q = first; q < last; ++q) {
       score(q, block);
       select(q, block, best[q - first]);
@@ -253,8 +319,13 @@ void Search::scan(const Slot* slots, std::size_t begin, std::size_t end, std::si
 void Search::answer_queries(std::size_t first, std::size_t last, std::size_t threads, Best* best) {
   const std::size_t n = last - first;
   const Slot* slots = every_row_ ? nullptr : chosen_.data();
+  const std::size_t lists = only_.shared() ? 0 : only_.starts[last] - only_.starts[first];
+  const std::size_t parts = std::min(n, threads_for(lists * store_.dim()));
+  const std::size_t block_floats = row_block_ * store_.dim();
+  row_copies_.resize(std::max(threads, parts) * block_floats);
   parallel_tasks(threads, [&](std::size_t t) noexcept {
-    scan(slots, scanned_ * t / threads, scanned_ * (t + 1) / threads, first, last, best + t * n);
+    scan(slots, scanned_ * t / threads, scanned_ * (t + 1) / threads, first, last, best + t * n,
+         row_copies_.data() + t * block_floats);
   });
   for (std::size_t t = 1; t < threads; ++t) {
     for (std::size_t q = 0; q < n; ++q) {
@@ -263,12 +334,11 @@ void Search::answer_queries(std::size_t first, std::size_t last, std::size_t thr
     }
   }
   if (only_.shared()) return;
-  const std::size_t lists = only_.starts[last] - only_.starts[first];
-  const std::size_t parts = std::min(n, threads_for(lists * store_.dim()));
   parallel_tasks(parts, [&](std::size_t part) noexcept {
     for (std::size_t q = first + n * part / parts; q < first + n * (part + 1) / parts; ++q) {
       const std::span<const Slot> list = only_.of(q);
-      scan(list.data(), 0, list.size(), q, q + 1, best + (q - first));
+      scan(list.data(), 0, list.size(), q, q + 1, best + (q - first),
+           row_copies_.data() + part * block_floats);
     }
   });
 }
@@ -286,11 +356,12 @@ void Search::write(Best& best, float* scores, std::int64_t* ids) const {
 void Search::run(float* scores, std::int64_t* ids, std::int64_t* found) {
   std::size_t longest = 0;
   for (std::size_t q = 0; q < request_.n; ++q) {
-    const std::span<const Slot> list = only_.of(q), excluded = excluded_.of(q);
+    const std::span<const Slot> list = only_.of(q);
+    const std::span<const std::int64_t> excluded = excluded_.of(q);
     if (!only_.shared()) longest = std::max(longest, list.size());
     if (found == nullptr) continue;
     found[q] = std::count_if(list.begin(), list.end(), [&](Slot slot) {
-      return !std::binary_search(excluded.begin(), excluded.end(), slot);
+      return !std::binary_search(excluded.begin(), excluded.end(), store_.id(slot));
     });
   }
   const std::size_t capacity = std::min(request_.k, scanned_ + longest);
@@ -342,30 +413,25 @@ SearchedState exact_search(const Table& table, const SearchRequest& request, flo
   if (request.only) check_lists(*request.only, request.n, request.since ? "candidate" : "only");
   check_finite(request.queries, request.n, table.dim(), "queries");
   const RowStore& store = table.store();
-  const ReadLock lock(store.mutex);
   Search search(store, request);
   search.run(scores, ids, found);
-  return {.version = store.version(), .rows = store.size(), .fresh = search.fresh()};
+  return {.version = search.version(), .rows = store.size(), .fresh = search.fresh()};
 }
 
 RowsAtVersion rows_at_version(const Table& table) {
   const RowStore& store = table.store();
   const std::size_t dim = store.dim();
-  const ReadLock lock(store.mutex);
-  std::vector<Slot> slots;
-  slots.reserve(store.size());
-  for (Slot slot = 0; slot < store.slot_count(); ++slot) {
-    if (store.row_version(slot) != 0) slots.push_back(slot);
-  }
-  std::sort(slots.begin(), slots.end(), [&](Slot a, Slot b) { return store.id(a) < store.id(b); });
   RowsAtVersion out;
   out.version = store.version();
-  out.ids.reserve(slots.size());
-  out.weights.reserve(slots.size() * dim);
-  for (const Slot slot : slots) {
-    out.ids.push_back(store.id(slot));
-    out.weights.insert(out.weights.end(), store.weights(slot), store.weights(slot) + dim);
-  }
+  const std::vector<std::int64_t> ids = table.ids();
+  std::vector<std::size_t> order(ids.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return ids[a] < ids[b]; });
+  out.ids.resize(ids.size());
+  for (std::size_t i = 0; i < ids.size(); ++i) out.ids[i] = ids[order[i]];
+  out.ids.erase(std::unique(out.ids.begin(), out.ids.end()), out.ids.end());  // removed and back meanwhile
+  out.weights.resize(out.ids.size() * dim);
+  store.read(out.ids, out.weights.data());
   return out;
 }
 

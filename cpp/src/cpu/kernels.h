@@ -10,8 +10,8 @@
 
 namespace fastinc {
 
-/// Step the rows of segments [begin, end). params: the optimizer's XParams; grads: (n, dim);
-/// scratch: kSumLevels * dim floats; version: stamped on rows that have one.
+/// Step the rows of the segments. params: the optimizer's XParams; grads: (n, dim);
+/// scratch: kSumLevels * dim floats; version: stamped on the rows of a table.
 struct UpdateTask {
   const void* params;
   const RowSet* rows;
@@ -19,9 +19,10 @@ struct UpdateTask {
   const float* grads;
   std::uint64_t version;
 };
-using UpdateFn = void (*)(const UpdateTask& task, std::size_t begin, std::size_t end, float* scratch);
+using UpdateFn = void (*)(const UpdateTask& task, float* scratch);
 
-/// Step n rows, row r[j] with gradient coefficients[j] * direction. The rows are distinct.
+/// Step n rows, row r[j] with gradient coefficients[j] * direction. The rows are distinct. Versions and int8 copies
+/// of a table's stay as they are: RowStore::publish() brings them up to date.
 struct ScaledStepTask {
   const void* params;
   const RowSet* rows;
@@ -48,7 +49,15 @@ struct Kernels {
   void (*quantize_rows)(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q);
   void (*dequantize_rows)(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x);
 
-  /// out[j] = <query, row r[j]>; rows null means 0 .. n-1
+  /// Rows of a table that may be written meanwhile, whole: out[j] = row slots[j] if it is ids[j]'s and wasn't
+  /// written while it was read, else done[j] = 0. slots: (n,), kNoSlot allowed; out: (n, dim)
+  void (*read_rows)(const RowSet& rows, const std::uint32_t* slots, const std::int64_t* ids, std::size_t n,
+                    float* out, std::uint8_t* done);
+  /// The same of their int8 copies; out: (n, dim + 8)
+  void (*read_codes)(const RowSet& rows, const std::uint32_t* slots, const std::int64_t* ids, std::size_t n,
+                     std::uint8_t* out, std::uint8_t* done);
+
+  /// out[j] = <query, row r[j]>; here and below, row_numbers null means 0 .. n-1
   void (*score_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,
                      float* out);
   /// out[j] = |query - row r[j]|^2

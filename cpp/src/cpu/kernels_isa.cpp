@@ -1,6 +1,7 @@
 // Compiled once per instruction set, with FASTINC_ISA naming the namespace (see CMakeLists.txt).
 #include "cpu/kernels.h"
 #include "cpu/quantize_loop.h"
+#include "cpu/read_loop.h"
 #include "cpu/score_loop.h"
 #include "cpu/update_loop.h"
 
@@ -21,6 +22,8 @@ const Kernels kKernels = {
     .start_row = start_row,
     .quantize_rows = quantize_rows,
     .dequantize_rows = dequantize_rows,
+    .read_rows = read_rows,
+    .read_codes = read_codes,
     .score_rows = score_rows,
     .squared_distances = squared_distances,
     .squared_norms = squared_norms,

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/row_header.h"
+
 namespace fastinc {
 
 /// One float array of a row set. Row r starts at pages[r >> page_shift] + offset + (r & page_mask) * stride.
@@ -21,14 +23,20 @@ struct RowSet {
   Column weights;
   Column element_state[2];
   Column row_state;
-  // A table's own: int8 serving copies, (dim + 8) bytes a row, and versions; null for a caller's arrays.
+  // A table's own; null for a caller's arrays. Its rows have a RowHeader before their weights, their state
+  // after them, and int8 serving copies of (dim + 8) bytes.
   std::uint8_t* const* code_pages = nullptr;
-  std::uint64_t* const* version_pages = nullptr;
+
+  __attribute__((always_inline)) bool is_table() const { return code_pages != nullptr; }
 };
 
 inline __attribute__((always_inline)) float* row_pointer(const RowSet& rows, const Column& column,
                                                          std::uint64_t row) {
   return column.pages[row >> rows.page_shift] + column.offset + (row & rows.page_mask) * column.stride;
+}
+
+inline __attribute__((always_inline)) std::uint8_t* code_pointer(const RowSet& rows, std::uint64_t row) {
+  return rows.code_pages[row >> rows.page_shift] + (row & rows.page_mask) * (rows.dim + 8);
 }
 
 /// A batch grouped by row. keys are (row << position_bits | position in the batch), sorted; segment s, one

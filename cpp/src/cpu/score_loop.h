@@ -26,14 +26,14 @@ static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std
 static void squared_distances(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
                               const float* query, float* out) {
   for (std::size_t j = 0; j < n; ++j) {
-    const float* x = row_pointer(rows, rows.weights, row_numbers[j]);
+    const float* x = row_pointer(rows, rows.weights, row_numbers != nullptr ? row_numbers[j] : j);
     out[j] = lane_sum(rows.dim, [=](std::size_t i) { return (query[i] - x[i]) * (query[i] - x[i]); });
   }
 }
 
 static void squared_norms(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, float* out) {
   for (std::size_t j = 0; j < n; ++j) {
-    const float* x = row_pointer(rows, rows.weights, row_numbers[j]);
+    const float* x = row_pointer(rows, rows.weights, row_numbers != nullptr ? row_numbers[j] : j);
     out[j] = dot(x, x, rows.dim);
   }
 }

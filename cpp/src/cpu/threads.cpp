@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <charconv>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <memory>
@@ -26,9 +27,27 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 
+/// CPUs this process may use.
+int cpu_count() {
+#if defined(__linux__)
+  cpu_set_t cpus;
+  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count == 0 ? 1 : static_cast<int>(count);
+}
+
+void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 class Pool {
  public:
-  explicit Pool(int threads) : threads_(threads) {
+  explicit Pool(int threads) : threads_(threads), spin_(threads <= cpu_count()) {
     try {
       workers_.reserve(static_cast<std::size_t>(threads - 1));
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
@@ -52,18 +71,24 @@ class Pool {
   int threads() const { return threads_; }
 
   void run(std::size_t count, void (*task)(void*, std::size_t) noexcept, void* context) {
+    bool wake = false;
     {
       const std::lock_guard lock(mutex_);
       task_ = task;
       context_ = context;
       count_ = count;
       next_.store(0, std::memory_order_relaxed);
-      ++generation_;
+      generation_.fetch_add(1, std::memory_order_relaxed);
+      wake = sleeping_ > 0;
     }
-    wake_.notify_all();
+    if (wake) wake_.notify_all();
     drain(count, task, context);
+    {
+      const std::lock_guard lock(mutex_);
+      task_ = nullptr;  // a worker that wakes late finds nothing to do
+    }
+    spin_until([this] { return busy_.load(std::memory_order_acquire) == 0; });
     std::unique_lock lock(mutex_);
-    task_ = nullptr;  // a worker that wakes late finds nothing to do
     idle_.wait(lock, [this] { return busy_ == 0; });
   }
 
@@ -72,11 +97,28 @@ class Pool {
     for (std::size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) task(context, i);
   }
 
+  /// Watch for a little while before going to sleep: an update has several parallel steps, and waking a
+  /// thread takes longer than a short one.
+  template <class Condition>
+  void spin_until(Condition done) const {
+    if (!spin_ || done()) return;
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::microseconds(30);
+    do {
+      for (int i = 0; i < 32; ++i) {
+        if (done()) return;
+        relax();
+      }
+    } while (std::chrono::steady_clock::now() < give_up);
+  }
+
   void work() {
     std::uint64_t seen = 0;
-    std::unique_lock lock(mutex_);
     for (;;) {
+      spin_until([&] { return generation_.load(std::memory_order_relaxed) != seen; });
+      std::unique_lock lock(mutex_);
+      ++sleeping_;
       wake_.wait(lock, [&] { return stopping_ || (generation_ != seen && task_ != nullptr); });
+      --sleeping_;
       if (stopping_) return;
       seen = generation_;
       const auto task = task_;
@@ -91,6 +133,7 @@ class Pool {
   }
 
   const int threads_;
+  const bool spin_;  // where threads have a CPU each
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::vector<std::thread> workers_;
@@ -98,8 +141,9 @@ class Pool {
   void (*task_)(void*, std::size_t) noexcept = nullptr;
   void* context_ = nullptr;
   std::size_t count_ = 0;
-  std::uint64_t generation_ = 0;
-  int busy_ = 0;
+  int sleeping_ = 0;
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<int> busy_{0};
   bool stopping_ = false;
 };
 
@@ -114,12 +158,7 @@ int default_threads() {
     }
     return count;
   }
-#if defined(__linux__)
-  cpu_set_t cpus;
-  if (sched_getaffinity(0, sizeof cpus, &cpus) == 0) return CPU_COUNT(&cpus);
-#endif
-  const unsigned count = std::thread::hardware_concurrency();
-  return count == 0 ? 1 : static_cast<int>(count);
+  return cpu_count();
 }
 
 struct State {

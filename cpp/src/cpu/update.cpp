@@ -83,7 +83,8 @@ CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::siz
                                          distinct.begin());
   }
   Coalescer coalescer;
-  const Segments& segments = coalescer.group(std::span<const std::uint32_t>(rank), distinct.size());
+  coalescer.split(std::span<const std::uint32_t>(rank), distinct.size(), 1);
+  const Segments segments = coalescer.sort(0);
   std::vector<float> scratch(kSumLevels * dim);
   std::vector<char> bad(distinct.size(), 0);
   for (std::size_t s = 0; s < segments.count; ++s) {
@@ -120,6 +121,8 @@ namespace {
 struct Workspace {
   Coalescer coalescer;
   std::vector<float> scratch;
+  std::size_t parts = 1;
+  std::vector<std::size_t> counts;  // distinct rows of each part
 };
 
 Workspace& workspace() {
@@ -130,43 +133,48 @@ Workspace& workspace() {
 }  // namespace
 
 void reserve_step(std::size_t n, std::size_t dim) {
-  const std::size_t floats = checked_multiply(kSumLevels * threads_for(n * dim), dim, "dim");
   Workspace& mine = workspace();
-  mine.coalescer.reserve(n);
+  mine.parts = threads_for(n * dim);  // asked once: it may change at any time
+  const std::size_t floats = checked_multiply(kSumLevels * mine.parts, dim, "dim");
+  mine.coalescer.reserve(n, mine.parts);
   if (mine.scratch.size() < floats) mine.scratch.resize(floats);
+  mine.counts.resize(mine.parts);
 }
 
 template <class Row>
-void step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,
-               std::span<const Row> row_numbers, const float* grads, std::uint64_t version) {
-  if (row_numbers.empty()) return;
-  const std::size_t n = row_numbers.size();
-  reserve_step(n, rows.dim);
-  const Segments& segments = workspace().coalescer.group(row_numbers, num_rows);
+std::size_t step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,
+                      std::span<const Row> row_numbers, const float* grads, std::uint64_t version,
+                      std::uint32_t* distinct) {
+  if (row_numbers.empty()) return 0;
+  reserve_step(row_numbers.size(), rows.dim);
+  Workspace& mine = workspace();
+  const std::size_t parts = mine.coalescer.split(row_numbers, num_rows, mine.parts);
   const std::size_t scratch_floats = kSumLevels * rows.dim;
-  const std::size_t threads =
-      std::min(threads_for(n * rows.dim), workspace().scratch.size() / scratch_floats);
-
   const auto kernel = kernels().update[params.index()];
   const void* raw = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
-  const UpdateTask task{raw, &rows, &segments, grads, version};
-  float* const all_scratch = workspace().scratch.data();
-  // Even shares of gradients, cut at row boundaries: each row has one owner.
-  const auto first_segment = [&](std::size_t t) {
-    const auto position = static_cast<std::uint32_t>(n * t / threads);
-    return static_cast<std::size_t>(
-        std::lower_bound(segments.starts, segments.starts + segments.count, position) - segments.starts);
-  };
-  parallel_tasks(threads, [&](std::size_t t) noexcept {
-    kernel(task, first_segment(t), first_segment(t + 1), all_scratch + t * scratch_floats);
+  parallel_tasks(parts, [&](std::size_t part) noexcept {
+    const Segments segments = mine.coalescer.sort(part);
+    mine.counts[part] = segments.count;
+    kernel({raw, &rows, &segments, grads, version}, mine.scratch.data() + part * scratch_floats);
+    if (distinct == nullptr) return;
+    std::uint32_t* const out = distinct + mine.coalescer.begin(part);
+    for (std::size_t s = 0; s < segments.count; ++s) out[s] = static_cast<std::uint32_t>(segments.row(s));
   });
+  std::size_t total = 0;
+  for (std::size_t part = 0; part < parts; ++part) {
+    if (distinct != nullptr) {  // close the gaps that repeats left
+      std::copy_n(distinct + mine.coalescer.begin(part), mine.counts[part], distinct + total);
+    }
+    total += mine.counts[part];
+  }
+  return total;
 }
 
-template void step_rows(const OptimizerParams&, const RowSet&, std::uint64_t, std::span<const std::int32_t>,
-                        const float*, std::uint64_t);
-template void step_rows(const OptimizerParams&, const RowSet&, std::uint64_t, std::span<const std::int64_t>,
-                        const float*, std::uint64_t);
-template void step_rows(const OptimizerParams&, const RowSet&, std::uint64_t, std::span<const std::uint32_t>,
-                        const float*, std::uint64_t);
+template std::size_t step_rows(const OptimizerParams&, const RowSet&, std::uint64_t,
+                               std::span<const std::int32_t>, const float*, std::uint64_t, std::uint32_t*);
+template std::size_t step_rows(const OptimizerParams&, const RowSet&, std::uint64_t,
+                               std::span<const std::int64_t>, const float*, std::uint64_t, std::uint32_t*);
+template std::size_t step_rows(const OptimizerParams&, const RowSet&, std::uint64_t,
+                               std::span<const std::uint32_t>, const float*, std::uint64_t, std::uint32_t*);
 
 }  // namespace fastinc

@@ -36,10 +36,12 @@ CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::siz
 /// Allocate what step_rows() needs for n gradients on this thread, so that it can't fail afterwards.
 void reserve_step(std::size_t n, std::size_t dim);
 
-/// Step every row of the batch; the ids are in range and the gradients clean. row_numbers: (n,); grads: (n,
-/// dim)
+/// Step every row of the batch; the ids are in range and the gradients clean. Returns how many distinct rows
+/// there are.
+///   row_numbers: (n,); grads: (n, dim); distinct: (n,) for the distinct rows, ascending, or nullptr
 template <class Row>
-void step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,
-               std::span<const Row> row_numbers, const float* grads, std::uint64_t version);
+std::size_t step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,
+                      std::span<const Row> row_numbers, const float* grads, std::uint64_t version,
+                      std::uint32_t* distinct = nullptr);
 
 }  // namespace fastinc

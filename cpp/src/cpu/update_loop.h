@@ -92,43 +92,62 @@ struct RowPointers {
     if constexpr (Params::kElementStates > 1) state1 = row_pointer(rows, rows.element_state[1], row);
     if constexpr (Params::kRowStates > 0) row_state = row_pointer(rows, rows.row_state, row);
   }
-  inline __attribute__((always_inline)) void prefetch(std::size_t dim) const {
-    for (std::size_t i = 0; i < dim; i += 16) {
-      __builtin_prefetch(w + i, 1);
-      if constexpr (Params::kElementStates > 0) __builtin_prefetch(state0 + i, 1);
-      if constexpr (Params::kElementStates > 1) __builtin_prefetch(state1 + i, 1);
-    }
-    if constexpr (Params::kRowStates > 0) __builtin_prefetch(row_state, 1);
-  }
 };
+
+inline __attribute__((always_inline)) void prefetch_to_write(const void* p, std::size_t bytes) {
+  const std::uintptr_t first = reinterpret_cast<std::uintptr_t>(p);
+  for (std::uintptr_t line = first & ~std::uintptr_t{63}; line < first + bytes; line += 64) {
+    __builtin_prefetch(reinterpret_cast<const void*>(line), 1);
+  }
+}
+
+/// Everything that a step writes.
+template <class Params>
+inline __attribute__((always_inline)) void prefetch_row(const RowSet& rows, std::uint64_t row) {
+  const std::size_t row_bytes = rows.dim * sizeof(float);
+  const RowPointers<Params> p(rows, row);
+  if (rows.is_table()) {  // header, weights and state are one run
+    prefetch_to_write(header_of(p.w), rows.weights.stride * sizeof(float));
+    prefetch_to_write(code_pointer(rows, row), rows.dim + 8);
+    return;
+  }
+  prefetch_to_write(p.w, row_bytes);
+  if constexpr (Params::kElementStates > 0) prefetch_to_write(p.state0, row_bytes);
+  if constexpr (Params::kElementStates > 1) prefetch_to_write(p.state1, row_bytes);
+  if constexpr (Params::kRowStates > 0) __builtin_prefetch(p.row_state, 1);
+}
 
 /// How many rows ahead to prefetch: enough to cover a memory access at a few tens of ns a row.
 inline constexpr std::size_t kPrefetchDistance = 8;
 
 template <class Functor>
-static void update_segments(const UpdateTask& task, std::size_t begin, std::size_t end, float* scratch) {
+static void update_segments(const UpdateTask& task, float* scratch) {
   using Params = typename Functor::Params;
   const Functor functor(*static_cast<const Params*>(task.params));
   const RowSet& rows = *task.rows;
   const Segments& segments = *task.segments;
   const std::size_t dim = rows.dim;
   const std::uint64_t mask = segments.position_mask();
-  for (std::size_t s = begin; s < end; ++s) {
-    if (s + kPrefetchDistance < end) {
+  for (std::size_t s = 0; s < segments.count; ++s) {
+    if (s + kPrefetchDistance < segments.count) {
       const std::uint64_t key = segments.keys[segments.starts[s + kPrefetchDistance]];
-      RowPointers<Params>(rows, key >> segments.position_bits).prefetch(dim);
+      prefetch_row<Params>(rows, key >> segments.position_bits);
       const float* g = task.grads + (key & mask) * dim;
       for (std::size_t i = 0; i < dim; i += 16) __builtin_prefetch(g + i);
     }
     const float* __restrict g = sum_gradients(segments, s, task.grads, dim, scratch);
+    const auto gradient = [g](std::size_t i) { return g[i]; };
     const std::uint64_t row = segments.row(s);
     const RowPointers<Params> p(rows, row);
-    step_row(functor, [g](std::size_t i) { return g[i]; }, p.w, p.state0, p.state1, p.row_state, dim);
-    const std::uint64_t in_page = row & rows.page_mask;
-    if (rows.code_pages != nullptr) {
-      quantize_row(p.w, dim, rows.code_pages[row >> rows.page_shift] + in_page * (dim + 8));
+    if (!rows.is_table()) {
+      step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
+      continue;
     }
-    if (rows.version_pages != nullptr) rows.version_pages[row >> rows.page_shift][in_page] = task.version;
+    RowHeader* const header = header_of(p.w);
+    const std::uint64_t stamp = begin_write(header);
+    step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
+    quantize_row(p.w, dim, code_pointer(rows, row));
+    end_write(header, next_stamp(stamp, task.version));
   }
 }
 
@@ -140,13 +159,18 @@ static void scaled_step(const ScaledStepTask& task) {
   const std::size_t dim = rows.dim;
   const float* __restrict direction = task.direction;
   for (std::size_t j = 0; j < task.n; ++j) {
-    if (j + kPrefetchDistance < task.n) {
-      RowPointers<Params>(rows, task.row_numbers[j + kPrefetchDistance]).prefetch(dim);
-    }
+    if (j + kPrefetchDistance < task.n) prefetch_row<Params>(rows, task.row_numbers[j + kPrefetchDistance]);
     const RowPointers<Params> p(rows, task.row_numbers[j]);
     const float c = task.coefficients[j];
-    step_row(
-        functor, [=](std::size_t i) { return c * direction[i]; }, p.w, p.state0, p.state1, p.row_state, dim);
+    const auto gradient = [=](std::size_t i) { return c * direction[i]; };
+    if (!rows.is_table()) {
+      step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
+      continue;
+    }
+    RowHeader* const header = header_of(p.w);
+    const std::uint64_t stamp = begin_write(header);
+    step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
+    end_write(header, rewritten(stamp));
   }
 }
 

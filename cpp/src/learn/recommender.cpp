@@ -60,6 +60,7 @@ std::shared_ptr<Table> make_table(std::size_t dim, const RecommenderConfig& c,
 class NewRows {
  public:
   NewRows(RowStore& store, std::size_t count) : store_(store) {
+    store.reserve_commit(std::max(count, store.size()), 0);
     if (count <= store.size()) return;
     ids_.resize(count - store.size());
     slots_.resize(ids_.size());
@@ -67,7 +68,7 @@ class NewRows {
     store.reserve_rows(ids_.size());
   }
   void create(Touched& touched) {
-    store_.find_or_create(ids_, store_.version() + 1, slots_.data());
+    store_.find_or_create(ids_, slots_.data());
     for (const Slot slot : slots_) touched.add(slot);
   }
   std::span<const Slot> slots() const { return slots_; }
@@ -184,7 +185,7 @@ void Recommender::publish_batch() {
     RowStore& store = table.store();
     if (touched.rows().empty()) return;
     store.publish(touched.rows(), store.version() + 1);
-    store.set_version(store.version() + 1);
+    store.commit(store.version() + 1, touched.rows());
     touched.clear();
   };
   publish(*items_, scratch_->items);

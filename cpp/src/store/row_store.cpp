@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -13,185 +16,345 @@
 namespace fastinc {
 namespace {
 
-constexpr std::size_t kPageBytes = std::size_t{1} << 20;  // of weights and state
-constexpr std::size_t kMaxRowsPerPage = 4096;
+constexpr std::size_t kPageBytes = std::size_t{64}
+                                   << 20;  // of weights and state; only what is used takes room
+constexpr std::size_t kMaxPages = std::size_t{1} << 22;
 constexpr std::size_t kMaxDim = std::size_t{1} << 20;
+constexpr std::size_t kBlock =
+    32;  // ids in flight: their misses overlap, and their rows stay in the L1 cache
 
-unsigned page_shift_for(std::size_t row_bytes) {
-  const std::size_t rows = std::clamp<std::size_t>(kPageBytes / row_bytes, 16, kMaxRowsPerPage);
+std::size_t checked_dim(std::size_t dim) {
+  if (dim == 0 || dim > kMaxDim) {
+    throw std::invalid_argument("dim = " + std::to_string(dim) + " must be from 1 to " +
+                                std::to_string(kMaxDim));
+  }
+  return dim;
+}
+
+/// Header, weights, state; an even number of floats, for the next header is 8-byte aligned.
+std::size_t stride_for(std::size_t dim, const StateShape& shape) {
+  return (kHeaderFloats + dim + shape.floats(dim) + 1) / 2 * 2;
+}
+
+unsigned page_shift_for(std::size_t stride) {
+  const std::size_t rows = std::max<std::size_t>(kPageBytes / (stride * sizeof(float)), 4);
   return static_cast<unsigned>(std::bit_width(rows) - 1);
 }
 
-/// Room for `more`, growing by half at least: exact growth would copy everything at every call.
-template <class T>
-void grow_vector(std::vector<T>& v, std::size_t more) {
-  if (v.capacity() - v.size() < more) v.reserve(std::max(v.size() + more, v.size() + v.size() / 2));
+std::size_t max_pages_for(unsigned page_shift) {
+  return std::min(kMaxPages, (std::size_t{kNoSlot} >> page_shift) + 1);
 }
 
-template <class Map>
-void grow_map(Map& map, std::size_t more) {
-  if (map.size() + more > map.max_load()) map.reserve(map.size() + more);  // the map grows by powers of two
+/// So that nobody can choose ids which collide. Not visible in anything a table returns.
+std::uint64_t process_salt() {
+  static const std::uint64_t salt = [] {
+    std::random_device device;
+    return std::uint64_t{device()} << 32 | device();
+  }();
+  return salt;
+}
+
+/// Another thread writes the row: let it get on, for it may share our CPU.
+void pause(unsigned attempt) {
+  if (attempt > 16) std::this_thread::yield();
 }
 
 }  // namespace
 
 RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init)
-    : dim_(dim), optimizer_(std::move(optimizer)), init_(init) {
-  if (dim == 0 || dim > kMaxDim) {
-    throw std::invalid_argument("dim = " + std::to_string(dim) + " must be from 1 to " +
-                                std::to_string(kMaxDim));
-  }
+    : optimizer_(std::move(optimizer)),
+      init_(init),
+      stride_(stride_for(checked_dim(dim), state_shape())),
+      row_pages_(stride_, page_shift_for(stride_), max_pages_for(page_shift_for(stride_))),
+      code_pages_(dim + kQuantizedTail, page_shift_for(stride_), max_pages_for(page_shift_for(stride_))),
+      index_(process_salt()) {
   validate(init);
-  stride_ = dim + state_shape().floats(dim);
   rows_.dim = dim;
-  rows_.page_shift = page_shift_for(stride_ * sizeof(float));
-  rows_.page_mask = rows_per_page() - 1;
-}
-
-void RowStore::point_rows_at_pages() {
-  float* const* pages = float_pages_.data();
-  rows_.weights = {pages, 0, stride_};
-  std::size_t offset = dim_;
-  for (int k = 0; k < state_shape().element_states; ++k, offset += dim_)
+  rows_.page_shift = page_shift_for(stride_);
+  rows_.page_mask = (std::size_t{1} << rows_.page_shift) - 1;
+  float* const* pages = row_pages_.directory();
+  std::size_t offset = kHeaderFloats;
+  rows_.weights = {pages, offset, stride_};
+  offset += dim;
+  for (int k = 0; k < state_shape().element_states; ++k, offset += dim) {
     rows_.element_state[k] = {pages, offset, stride_};
+  }
   if (state_shape().row_states > 0) rows_.row_state = {pages, offset, stride_};
-  rows_.code_pages = code_pages_.data();
-  rows_.version_pages = version_pages_.data();
+  rows_.code_pages = code_pages_.directory();
 }
 
-void RowStore::add_page() {
-  const std::size_t rows = rows_per_page();
-  Page page;
-  page.rows = std::make_unique_for_overwrite<float[]>(rows * stride_);
-  page.codes = std::make_unique_for_overwrite<std::uint8_t[]>(rows * (dim_ + kQuantizedTail));
-  page.ids = std::make_unique<std::int64_t[]>(rows);
-  page.versions = std::make_unique<std::uint64_t[]>(rows);
-  grow_vector(float_pages_, 1);
-  grow_vector(code_pages_, 1);
-  grow_vector(id_pages_, 1);
-  grow_vector(version_pages_, 1);
-  pages_.push_back(std::move(page));
-  float_pages_.push_back(pages_.back().rows.get());
-  code_pages_.push_back(pages_.back().codes.get());
-  id_pages_.push_back(pages_.back().ids.get());
-  version_pages_.push_back(pages_.back().versions.get());
-  point_rows_at_pages();
+// --- any thread
+// ------------------------------------------------------------------------------------------------
+
+std::pair<std::int64_t, std::uint64_t> RowStore::read_header(Slot slot) const {
+  const RowHeader* const row = header(slot);
+  for (unsigned attempt = 0;; ++attempt) {
+    const std::uint64_t stamp = load_stamp(row);
+    if ((stamp & kLive) == 0) return {0, 0};
+    const std::int64_t id = load_id(row);
+    // a row that is being written keeps its id, and its version until it is done
+    if (((load_stamp(row) ^ stamp) & ~kWriting) == 0) return {id, version_of(stamp)};
+    pause(attempt);
+  }
 }
 
-void RowStore::reserve_rows(std::size_t new_rows) {
-  grow_map(map_, new_rows);
-  reserve_pages(new_rows);
+void RowStore::find(std::span<const std::int64_t> ids, Slot* slots) const {
+  constexpr std::size_t kFloatsEach = 64;  // two cache misses
+  parallel_ranges(ids.size(), kFloatsEach, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    std::uint64_t hashes[kBlock];
+    for (std::size_t block = begin; block < end; block += kBlock) {
+      const std::size_t n = std::min(kBlock, end - block);
+      for (std::size_t i = 0; i < n; ++i) index_.prefetch(hashes[i] = index_.hash(ids[block + i]));
+      for (std::size_t i = 0; i < n; ++i) {
+        const Slot slot = slots[block + i] = index_.guess(hashes[i]);
+        if (slot != kNoSlot) prefetch_id(slot);
+      }
+      for (std::size_t i = 0; i < n; ++i) {
+        Slot& slot = slots[block + i];
+        if (slot != kNoSlot && id(slot) != ids[block + i]) slot = find(ids[block + i], hashes[i]);
+      }
+    }
+  });
 }
+
+/// False where the id has no row: out is what it would start with.
+template <class T, class Kernel, class Start>
+bool RowStore::read_one(std::int64_t id, Kernel kernel, Start start, T* out) const {
+  const std::uint64_t hash = index_.hash(id);
+  for (unsigned attempt = 0;; ++attempt) {
+    const Slot slot = find(id, hash);
+    if (slot == kNoSlot) break;
+    std::uint8_t done = 0;
+    kernel(rows_, &slot, &id, 1, out, &done);
+    if (done) return true;
+    if ((load_stamp(header(slot)) & (kLive | kWriting)) == 0) break;  // being created, or just gone
+    pause(attempt);
+  }
+  start(id, out);
+  return false;
+}
+
+template <class T, class Kernel, class Start>
+std::size_t RowStore::read_block(std::span<const std::int64_t> ids, Kernel kernel, Start start,
+                                 std::size_t width, T* out) const {
+  std::uint64_t hashes[kBlock];
+  Slot slots[kBlock];
+  std::uint8_t done[kBlock];
+  std::size_t found = 0;
+  for (std::size_t begin = 0; begin < ids.size(); begin += kBlock) {
+    const std::size_t n = std::min(kBlock, ids.size() - begin);
+    for (std::size_t i = 0; i < n; ++i) index_.prefetch(hashes[i] = index_.hash(ids[begin + i]));
+    for (std::size_t i = 0; i < n; ++i) {
+      slots[i] = index_.guess(hashes[i]);
+      if (slots[i] == kNoSlot) continue;
+      if constexpr (std::is_same_v<T, std::uint8_t>) __builtin_prefetch(header(slots[i]));
+      const char* row = std::is_same_v<T, float> ? reinterpret_cast<const char*>(header(slots[i]))
+                                                 : reinterpret_cast<const char*>(codes(slots[i]));
+      const std::size_t bytes = width * sizeof(T) + (std::is_same_v<T, float> ? sizeof(RowHeader) : 0);
+      for (std::size_t b = 0; b < bytes + 63; b += 64) __builtin_prefetch(row + std::min(b, bytes - 1));
+    }
+    T* const to = out + begin * width;
+    kernel(rows_, slots, ids.data() + begin, n, to, done);
+    for (std::size_t i = 0; i < n; ++i) {
+      found += done[i] || read_one(ids[begin + i], kernel, start, to + i * width);
+    }
+  }
+  return found;
+}
+
+std::size_t RowStore::read_here(std::span<const std::int64_t> ids, float* out) const {
+  const auto start = [&, fill = kernels().start_row](std::int64_t id, float* row) {
+    fill(init_, id, row, dim());
+  };
+  return read_block(ids, kernels().read_rows, start, dim(), out);
+}
+
+std::size_t RowStore::read(std::span<const std::int64_t> ids, float* out) const {
+  std::atomic<std::size_t> found{0};
+  parallel_ranges(ids.size(), dim() + 32, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    found += read_here(ids.subspan(begin, end - begin), out + begin * dim());
+  });
+  return found;
+}
+
+std::size_t RowStore::read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const {
+  const Kernels& kernel = kernels();
+  const std::size_t width = dim() + kQuantizedTail;
+  const std::size_t parts = threads_for(ids.size() * (dim() / 4 + 48));
+  std::vector<float> unknown(dim() * parts);
+  std::atomic<std::size_t> found{0};
+  parallel_parts(ids.size(), parts, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
+    const auto start = [&](std::int64_t id, std::uint8_t* q) {
+      float* const row = unknown.data() + part * dim();
+      kernel.start_row(init_, id, row, dim());
+      kernel.quantize_rows(row, 1, dim(), q);
+    };
+    found +=
+        read_block(ids.subspan(begin, end - begin), kernel.read_codes, start, width, out + begin * width);
+  });
+  return found;
+}
+
+RowStore::Bytes RowStore::bytes() const {
+  const std::size_t slots = slot_count(), state = state_shape().floats(dim());
+  return {.weights = slots * dim() * sizeof(float),
+          .state = slots * state * sizeof(float),
+          .codes = slots * (dim() + kQuantizedTail),
+          .headers =
+              slots * (stride_ - dim() - state) * sizeof(float) + free_bytes_.load(std::memory_order_relaxed),
+          .index = index_.bytes(),
+          .change_log = changes_.bytes()};
+}
+
+// --- writers
+// ---------------------------------------------------------------------------------------------------
 
 void RowStore::reserve_pages(std::size_t new_rows) {
   const std::size_t fresh = new_rows > free_.size() ? new_rows - free_.size() : 0;
-  if (slot_count_ + fresh >= kNoSlot) {
+  const std::size_t wanted = slot_count_ + fresh;
+  if (wanted > max_pages_for(rows_.page_shift) << rows_.page_shift || wanted >= kNoSlot) {
     throw std::length_error("table: more than " + std::to_string(kNoSlot) + " rows");
   }
-  while (pages_.size() * rows_per_page() < slot_count_ + fresh) add_page();
+  while (row_pages_.rows() < wanted) row_pages_.add_page();
+  while (code_pages_.rows() < wanted) code_pages_.add_page();
+}
+
+void RowStore::reserve_commit(std::size_t written, std::size_t removed) {
+  changes_.reserve(written, removed, size());
 }
 
 Slot RowStore::take_slot() {
-  if (free_.empty()) return static_cast<Slot>(slot_count_++);
+  if (free_.empty()) {
+    const auto slot = static_cast<Slot>(slot_count_.load(std::memory_order_relaxed));
+    slot_count_.store(std::size_t{slot} + 1, std::memory_order_release);
+    return slot;
+  }
   const Slot slot = free_.back();
   free_.pop_back();
   return slot;
 }
 
-void RowStore::find_or_create(std::span<const std::int64_t> ids, std::uint64_t version, Slot* slots) {
+void RowStore::find_or_create(std::span<const std::int64_t> ids, Slot* slots) {
   const std::size_t n = ids.size();
-  std::size_t unknown = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    slots[i] = find(ids[i]);
-    unknown += slots[i] == kNoSlot;
-  }
+  find(ids, slots);
+  const auto unknown = static_cast<std::size_t>(std::count(slots, slots + n, kNoSlot));
   if (unknown == 0) return;
-  thread_local std::vector<std::size_t> created;  // where each new id occurs first
-  created.clear();
-  created.reserve(unknown);
+  created_.clear();
+  created_.reserve(unknown);
+  reserve_pages(unknown);
   try {
     for (std::size_t i = 0; i < n; ++i) {
-      if (slots[i] == kNoSlot && map_.try_emplace(ids[i], kNoSlot).second) created.push_back(i);
+      if (slots[i] != kNoSlot) continue;
+      const std::uint64_t hash = index_.hash(ids[i]);
+      slots[i] = find(ids[i], hash);  // made by a repeat before
+      if (slots[i] != kNoSlot) continue;
+      const Slot slot = slots[i] = take_slot();
+      created_.push_back(slot);
+      // a free row's stamp is not live: no reader looks further
+      __atomic_store_n(&header(slot)->id, ids[i], __ATOMIC_RELAXED);
+      index_.insert(hash, slot, *this);
     }
-    reserve_pages(created.size());
   } catch (...) {
-    for (const std::size_t i : created) map_.erase(ids[i]);
+    while (!created_.empty()) {
+      const Slot slot = created_.back();
+      created_.pop_back();
+      index_.erase(index_.hash(id(slot)), slot);  // does nothing where it isn't in yet
+      if (std::size_t{slot} + 1 == slot_count_) {
+        slot_count_ = slot;
+      } else {
+        free_.push_back(slot);  // where it came from: there is room
+      }
+    }
     throw;
   }
   // nothing below allocates
   const auto start = kernels().start_row;
   const float fresh = initial_state(optimizer_->params());
-  for (const std::size_t i : created) {
-    const Slot slot = slots[i] = map_.find(ids[i])->second = take_slot();
-    start(init_, ids[i], weights(slot), dim_);
-    std::fill_n(state(slot), state_shape().floats(dim_), fresh);
-    id_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = ids[i];
-    version_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = version;
-    removed_.erase(ids[i]);
+  parallel_ranges(created_.size(), dim() * 8, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    for (std::size_t i = begin; i < end; ++i) {
+      const Slot slot = created_[i];
+      start(init_, id(slot), weights(slot), dim());
+      std::fill_n(state(slot), state_shape().floats(dim()), fresh);
+    }
+  });
+  size_ += created_.size();
+  counters.inserts += created_.size();
+}
+
+void RowStore::set_row(Slot slot, const float* from, const float* from_state, std::uint64_t version) {
+  RowHeader* const row = header(slot);
+  const std::uint64_t stamp = begin_write(row);
+  std::copy_n(from, dim(), weights(slot));
+  const std::size_t floats = state_shape().floats(dim());
+  if (from_state != nullptr) {
+    std::copy_n(from_state, floats, state(slot));
+  } else {
+    std::fill_n(state(slot), floats, initial_state(optimizer_->params()));
   }
-  counters.inserted += created.size();
-  for (std::size_t i = 0; i < n; ++i) {
-    if (slots[i] == kNoSlot) slots[i] = find(ids[i]);
-  }
+  kernels().quantize_rows(weights(slot), 1, dim(), codes(slot));
+  end_write(row, next_stamp(stamp, version));
 }
 
 void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
   const auto quantize = kernels().quantize_rows;
-  parallel_ranges(slots.size(), dim_, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+  parallel_ranges(slots.size(), dim(), [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
     for (std::size_t i = begin; i < end; ++i) {
-      const Slot slot = slots[i];
-      quantize(weights(slot), 1, dim_, codes(slot));
-      version_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = version;
+      RowHeader* const row = header(slots[i]);
+      const std::uint64_t stamp = begin_write(row);
+      quantize(weights(slots[i]), 1, dim(), codes(slots[i]));
+      end_write(row, next_stamp(stamp, version));
     }
   });
 }
 
-std::size_t RowStore::remove(std::span<const std::int64_t> ids, std::uint64_t version) {
-  std::size_t known = 0;
-  for (const std::int64_t id : ids) known += find(id) != kNoSlot;
-  if (known == 0) return 0;
-  grow_map(removed_, known);  // nothing below allocates
-  grow_vector(free_, known);
-  std::size_t gone = 0;
-  for (const std::int64_t id : ids) {
-    const auto it = map_.find(id);
-    if (it == map_.end()) continue;
-    const Slot slot = it->second;
-    version_pages_[slot >> rows_.page_shift][slot & rows_.page_mask] = 0;
-    free_.push_back(slot);
-    map_.erase(it);
-    removed_[id] = version;
-    ++gone;
+void RowStore::commit(std::uint64_t version, std::span<const Slot> written,
+                      std::span<const std::int64_t> removed) noexcept {
+  changes_.append(version, written, removed);
+  version_.store(version, std::memory_order_release);
+}
+
+/// The row is gone for readers; free_ has room.
+void RowStore::free_slot(Slot slot, std::uint64_t version) noexcept {
+  index_.erase(index_.hash(id(slot)), slot);
+  RowHeader* const row = header(slot);
+  const std::uint64_t stamp = begin_write(row);
+  end_write(row, next_stamp(stamp, version) & ~kLive);
+  free_.push_back(slot);
+}
+
+std::vector<std::int64_t> RowStore::remove(std::span<const std::int64_t> ids, std::uint64_t version) {
+  std::vector<std::int64_t> gone;
+  std::vector<Slot> slots(ids.size());
+  find(ids, slots.data());
+  const auto known = ids.size() - static_cast<std::size_t>(std::count(slots.begin(), slots.end(), kNoSlot));
+  if (known == 0) return gone;
+  reserve_commit(0, known);
+  gone.reserve(known);
+  if (free_.capacity() - free_.size() < known) {  // by half at least: exact growth would copy at every call
+    free_.reserve(std::max(free_.size() + known, free_.size() + free_.size() / 2));
+    free_bytes_ = free_.capacity() * sizeof(Slot);
   }
-  counters.removed += gone;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (slots[i] == kNoSlot || row_version(slots[i]) == 0) continue;  // unknown, or a repeat
+    free_slot(slots[i], version);
+    gone.push_back(ids[i]);
+  }
+  size_ -= gone.size();
+  counters.removes += gone.size();
   return gone;
 }
 
-void RowStore::clear() {
-  map_.clear();
-  removed_.clear();
+void RowStore::clear(std::uint64_t version) {
+  index_.clear();
+  for (Slot slot = 0; slot < slot_count(); ++slot) {
+    RowHeader* const row = header(slot);
+    end_write(row, next_stamp(begin_write(row), version) & ~kLive);
+  }
   free_.clear();
-  pages_.clear();
-  float_pages_.clear();
-  code_pages_.clear();
-  id_pages_.clear();
-  version_pages_.clear();
   slot_count_ = 0;
-  version_ = 0;
-  counters = {};
-}
-
-RowStore::Bytes RowStore::bytes() const {
-  const std::size_t slots = pages_.size() * rows_per_page();
-  // boost's flat map: 15 entries and 16 bytes of metadata a group, 0.875 maximum load
-  const auto map_bytes = [](const auto& map, std::size_t entry) { return map.bucket_count() * (entry + 1); };
-  return {.weights = slots * dim_ * sizeof(float),
-          .state = slots * state_shape().floats(dim_) * sizeof(float),
-          .codes = slots * (dim_ + kQuantizedTail),
-          .ids = slots * sizeof(std::int64_t) + free_.capacity() * sizeof(Slot),
-          .versions = slots * sizeof(std::uint64_t),
-          .map = map_bytes(map_, sizeof(std::pair<std::int64_t, Slot>)),
-          .removed = map_bytes(removed_, sizeof(std::pair<std::int64_t, std::uint64_t>))};
+  size_ = 0;
+  version_ = version;
+  changes_.reset(version);
 }
 
 }  // namespace fastinc

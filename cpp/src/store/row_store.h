@@ -1,35 +1,28 @@
-// Where a table's rows are: pages of rows, the map from id to slot, versions, and which ids are gone.
+// Where a table's rows are: pages of rows, the index from id to slot, and the change log.
 #pragma once
 
-#include <boost/unordered/unordered_flat_map.hpp>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cpu/rows.h"
 #include "fastinc/initializer.h"
 #include "fastinc/optimizer.h"
 #include "fastinc/shared_mutex.h"
-#include "math/random.h"
+#include "store/change_log.h"
+#include "store/id_index.h"
+#include "store/pages.h"
+#include "store/slot.h"
 
 namespace fastinc {
 
-using Slot = std::uint32_t;
-inline constexpr Slot kNoSlot = ~Slot{0};
-
-/// boost's flat map mixes weak hashes itself; ids are mixed here so that it needn't (and so that runs are
-/// repeatable).
-struct IdHash {
-  using is_avalanching = void;
-  std::size_t operator()(std::int64_t id) const noexcept {
-    return base::mix_bits(static_cast<std::uint64_t>(id));
-  }
-};
-
-/// Not synchronised: callers hold `mutex`, shared to read and exclusive to write.
-/// A slot whose version is 0 holds no row.
+/// Writers hold `mutex` exclusively, and so there is one at a time. What is marked "any thread" needs no
+/// lock: pages and index entries stay where they are, and a row's header tells if what was read is one state
+/// of it. Holding `mutex` shared keeps writers out, for who needs the rows of one version.
 class RowStore {
  public:
   RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init);
@@ -38,90 +31,108 @@ class RowStore {
 
   mutable SharedMutex mutex;
 
-  std::size_t dim() const { return dim_; }
-  std::size_t size() const { return map_.size(); }
-  /// Slots handed out so far, free ones included: row numbers in rows() are below it.
-  std::size_t slot_count() const { return slot_count_; }
-  std::uint64_t version() const { return version_; }
+  // --- any thread ---
+  std::size_t dim() const { return rows_.dim; }
   const Optimizer& optimizer() const { return *optimizer_; }
   const Initializer& initializer() const { return init_; }
   const StateShape& state_shape() const { return optimizer_->shape(); }
-  /// Pages and strides for the kernels; valid until rows are next created.
+  std::size_t size() const { return size_.load(std::memory_order_acquire); }
+  /// Slots handed out so far, free ones included: row numbers in rows() are below it.
+  std::size_t slot_count() const { return slot_count_.load(std::memory_order_acquire); }
+  std::uint64_t version() const { return version_.load(std::memory_order_acquire); }
+  /// Pages and strides for the kernels.
   const RowSet& rows() const { return rows_; }
+  const ChangeLog& changes() const { return changes_; }
+  const IdIndex& index() const { return index_; }
 
-  Slot find(std::int64_t id) const {
-    const auto it = map_.find(id);
-    return it == map_.end() ? kNoSlot : it->second;
+  Slot find(std::int64_t id) const { return find(id, index_.hash(id)); }
+  Slot find(std::int64_t id, std::uint64_t hash) const {
+    return index_.find(hash, [&](Slot slot) { return this->id(slot) == id; });
   }
+  /// find() for many. ids: (n,) -> slots: (n,)
+  void find(std::span<const std::int64_t> ids, Slot* slots) const;
+
   float* weights(Slot slot) const { return row_pointer(rows_, rows_.weights, slot); }
-  float* state(Slot slot) const { return weights(slot) + dim_; }
-  std::uint8_t* codes(Slot slot) const {
-    return code_pages_[slot >> rows_.page_shift] + (slot & rows_.page_mask) * (dim_ + 8);
-  }
-  std::int64_t id(Slot slot) const { return id_pages_[slot >> rows_.page_shift][slot & rows_.page_mask]; }
+  float* state(Slot slot) const { return weights(slot) + dim(); }
+  std::uint8_t* codes(Slot slot) const { return code_pointer(rows_, slot); }
+  RowHeader* header(Slot slot) const { return header_of(weights(slot)); }
+  std::int64_t id(Slot slot) const { return load_id(header(slot)); }
+  void prefetch_id(Slot slot) const { __builtin_prefetch(header(slot)); }
+  /// 0 where the slot holds no row.
   std::uint64_t row_version(Slot slot) const {
-    return version_pages_[slot >> rows_.page_shift][slot & rows_.page_mask];
+    const std::uint64_t stamp = load_stamp(header(slot));
+    return (stamp & kLive) != 0 ? version_of(stamp) : 0;
   }
 
-  /// Slots of all ids, creating rows where there are none. All or nothing: throws before it changes anything.
-  /// Created rows carry `version`. ids: (n,) -> slots: (n,)
-  void find_or_create(std::span<const std::int64_t> ids, std::uint64_t version, Slot* slots);
+  /// Whole rows of ids, start rows where there are none; returns how many had one.
+  ///   ids: (n,) -> out: (n, dim), or (n, dim + 8) int8 copies
+  std::size_t read(std::span<const std::int64_t> ids, float* out) const;
+  std::size_t read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const;
+  /// read() on this thread alone.
+  std::size_t read_here(std::span<const std::int64_t> ids, float* out) const;
+  /// Whose row is in a slot, and of which version: 0 where there is none.
+  std::pair<std::int64_t, std::uint64_t> read_header(Slot slot) const;
 
-  /// Allocate pages and map entries for new rows ahead of find_or_create().
-  void reserve_rows(std::size_t new_rows);
+  // --- writers ---
 
-  /// Quantise the rows of these slots and stamp them with `version`.
+  /// Slots of all ids, creating rows where there are none: start values, not to be seen by readers until
+  /// a step, publish() or set_row(). All or nothing. ids: (n,) -> slots: (n,)
+  void find_or_create(std::span<const std::int64_t> ids, Slot* slots);
+
+  /// Allocate pages for new rows ahead of find_or_create().
+  void reserve_rows(std::size_t new_rows) { reserve_pages(new_rows); }
+
+  /// What commit() needs for this many rows. Throws std::bad_alloc, unchanged.
+  void reserve_commit(std::size_t written, std::size_t removed);
+
+  /// Set a row as it is; state null: fresh. weights: (dim,), state: (floats,)
+  void set_row(Slot slot, const float* weights, const float* state, std::uint64_t version);
+
+  /// Bring int8 copies and versions of these rows up to date, and show new ones to readers.
   void publish(std::span<const Slot> slots, std::uint64_t version);
-  /// Make `version` the table's version: the batch is complete.
-  void set_version(std::uint64_t version) { version_ = version; }
 
-  /// Returns how many ids had a row; they are logged as removed at `version`.
-  std::size_t remove(std::span<const std::int64_t> ids, std::uint64_t version);
+  /// Make `version`, the one after version(), the table's: the batch is complete. written may repeat.
+  void commit(std::uint64_t version, std::span<const Slot> written,
+              std::span<const std::int64_t> removed = {}) noexcept;
 
-  void clear();
-  void log_removal(std::int64_t id, std::uint64_t version) { removed_[id] = version; }
+  /// Returns the ids that had a row, each once, for commit().
+  std::vector<std::int64_t> remove(std::span<const std::int64_t> ids, std::uint64_t version);
+
+  /// No row, at this version. Memory is kept.
+  void clear(std::uint64_t version);
 
   struct Counters {
-    std::uint64_t inserted = 0, removed = 0, skipped = 0;
+    std::atomic<std::uint64_t> inserts{0}, removes{0}, skipped{0}, hits{0}, misses{0};
   };
-  Counters counters;
-
-  using RemovedMap = boost::unordered_flat_map<std::int64_t, std::uint64_t, IdHash>;
-  const RemovedMap& removed() const { return removed_; }
+  mutable Counters counters;
 
   struct Bytes {
-    std::size_t weights, state, codes, ids, versions, map, removed;
+    std::size_t weights, state, codes, headers, index, change_log;
   };
   Bytes bytes() const;
 
  private:
-  struct Page {
-    std::unique_ptr<float[]> rows;  // rows_per_page x (weights, element states, row states)
-    std::unique_ptr<std::uint8_t[]> codes;
-    std::unique_ptr<std::int64_t[]> ids;
-    std::unique_ptr<std::uint64_t[]> versions;
-  };
-  std::size_t rows_per_page() const { return std::size_t{1} << rows_.page_shift; }
   void reserve_pages(std::size_t new_rows);
-  void add_page();
-  void point_rows_at_pages();
   Slot take_slot();
+  void free_slot(Slot slot, std::uint64_t version) noexcept;
+  template <class T, class Kernel, class Start>
+  std::size_t read_block(std::span<const std::int64_t> ids, Kernel kernel, Start start, std::size_t width,
+                         T* out) const;
+  template <class T, class Kernel, class Start>
+  bool read_one(std::int64_t id, Kernel kernel, Start start, T* out) const;
 
-  std::size_t dim_;
   std::shared_ptr<Optimizer> optimizer_;
   Initializer init_;
-  std::size_t stride_;  // floats a row takes
+  std::size_t stride_;  // floats a row takes, header included
   RowSet rows_;
-  std::vector<Page> pages_;
-  std::vector<float*> float_pages_;
-  std::vector<std::uint8_t*> code_pages_;
-  std::vector<std::int64_t*> id_pages_;
-  std::vector<std::uint64_t*> version_pages_;
-  boost::unordered_flat_map<std::int64_t, Slot, IdHash> map_;
-  RemovedMap removed_;
+  Pages<float> row_pages_;
+  Pages<std::uint8_t> code_pages_;
+  IdIndex index_;
+  ChangeLog changes_;
   std::vector<Slot> free_;
-  std::size_t slot_count_ = 0;
-  std::uint64_t version_ = 0;
+  std::vector<Slot> created_;  // of the batch at hand
+  std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};
+  std::atomic<std::uint64_t> version_{0};
 };
 
 }  // namespace fastinc

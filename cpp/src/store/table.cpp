@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <numeric>
 #include <shared_mutex>
 #include <stdexcept>
 
@@ -18,26 +19,11 @@ namespace {
 using ReadLock = std::shared_lock<SharedMutex>;
 using WriteLock = std::unique_lock<SharedMutex>;
 
-constexpr std::size_t kLookupBlock = 16;  // rows whose addresses are found before the first is read
+constexpr std::size_t kPoolBlock = 32;  // rows copied whole before they are added
 
-/// read(i, slot) for every id, in blocks: find a block's slots, prefetch what they point at, then read.
-template <class Address, class Read>
-void for_each_slot(const RowStore& store, std::span<const std::int64_t> ids, std::size_t row_bytes,
-                   Address address, Read read) {
-  parallel_ranges(ids.size(), row_bytes / sizeof(float) + 32,
-                  [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-                    Slot slots[kLookupBlock];
-                    for (std::size_t block = begin; block < end; block += kLookupBlock) {
-                      const std::size_t n = std::min(kLookupBlock, end - block);
-                      for (std::size_t i = 0; i < n; ++i) {
-                        slots[i] = store.find(ids[block + i]);
-                        if (slots[i] == kNoSlot) continue;
-                        const char* p = reinterpret_cast<const char*>(address(slots[i]));
-                        for (std::size_t b = 0; b < row_bytes; b += 64) __builtin_prefetch(p + b);
-                      }
-                      for (std::size_t i = 0; i < n; ++i) read(block + i, slots[i]);
-                    }
-                  });
+void count_lookups(const RowStore& store, std::size_t n, std::size_t found) {
+  store.counters.hits.fetch_add(found, std::memory_order_relaxed);
+  if (found < n) store.counters.misses.fetch_add(n - found, std::memory_order_relaxed);
 }
 
 }  // namespace
@@ -51,12 +37,10 @@ std::size_t Table::dim() const {
 }
 
 std::size_t Table::size() const {
-  const ReadLock lock(store_->mutex);
   return store_->size();
 }
 
 std::uint64_t Table::version() const {
-  const ReadLock lock(store_->mutex);
   return store_->version();
 }
 
@@ -72,36 +56,11 @@ const RowStore& Table::store() const {
 }
 
 void Table::lookup(std::span<const std::int64_t> ids, float* out) const {
-  const RowStore& store = *store_;
-  const std::size_t dim = store.dim();
-  const auto start = kernels().start_row;
-  const ReadLock lock(store.mutex);
-  for_each_slot(
-      store, ids, dim * sizeof(float), [&](Slot slot) { return store.weights(slot); },
-      [&](std::size_t i, Slot slot) {
-        if (slot == kNoSlot) {
-          start(store.initializer(), ids[i], out + i * dim, dim);
-        } else {
-          std::copy_n(store.weights(slot), dim, out + i * dim);
-        }
-      });
+  count_lookups(*store_, ids.size(), store_->read(ids, out));
 }
 
 void Table::lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* out) const {
-  const RowStore& store = *store_;
-  const std::size_t dim = store.dim(), bytes = dim + kQuantizedTail;
-  std::vector<float> unknown(dim);
-  const Kernels& kernel = kernels();
-  const ReadLock lock(store.mutex);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    const Slot slot = store.find(ids[i]);
-    if (slot != kNoSlot) {
-      std::copy_n(store.codes(slot), bytes, out + i * bytes);
-    } else {
-      kernel.start_row(store.initializer(), ids[i], unknown.data(), dim);
-      kernel.quantize_rows(unknown.data(), 1, dim, out + i * bytes);
-    }
-  }
+  count_lookups(*store_, ids.size(), store_->read_codes(ids, out));
 }
 
 namespace {
@@ -138,141 +97,163 @@ void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t
   }
   const RowStore& store = *store_;
   const std::size_t dim = store.dim();
-  const Kernels& kernel = kernels();
+  const auto add = kernels().add_scaled;
   const std::size_t floats_a_bag = dim * (n / (bags > 0 ? bags : 1) + 1);
   const std::size_t parts = threads_for(bags * floats_a_bag);
-  std::vector<float> scratch(dim * parts);
-  const ReadLock lock(store.mutex);
+  std::vector<float> rows(kPoolBlock * dim * parts);
+  std::atomic<std::size_t> found{0};
   parallel_parts(bags, parts, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
-    float* unknown = scratch.data() + part * dim;
-    for (std::size_t b = begin; b < end; ++b) {
-      float* sum = out + b * dim;
-      std::fill_n(sum, dim, 0.0f);
-      const auto first = static_cast<std::size_t>(offsets[b]);
-      const std::size_t last = b + 1 < bags ? static_cast<std::size_t>(offsets[b + 1]) : n;
-      for (std::size_t i = first; i < last; ++i) {
-        const Slot slot = store.find(ids[i]);
-        if (slot == kNoSlot) kernel.start_row(store.initializer(), ids[i], unknown, dim);
-        kernel.add_scaled(sum, slot == kNoSlot ? unknown : store.weights(slot), weights ? weights[i] : 1.0f,
-                          dim);
-      }
-      if (mode == PoolMode::kMean && last > first) {
-        const auto count = static_cast<float>(last - first);
-        for (std::size_t i = 0; i < dim; ++i) sum[i] /= count;
+    if (begin == end) return;
+    const auto position = [&](std::size_t b) { return b < bags ? static_cast<std::size_t>(offsets[b]) : n; };
+    float* const block = rows.data() + part * kPoolBlock * dim;
+    std::fill_n(out + begin * dim, (end - begin) * dim, 0.0f);
+    std::size_t bag = begin, mine = 0;
+    for (std::size_t at = position(begin); at < position(end); at += kPoolBlock) {
+      const std::size_t size = std::min(kPoolBlock, position(end) - at);
+      mine += store.read_here(ids.subspan(at, size), block);
+      for (std::size_t i = at; i < at + size; ++i) {
+        while (i >= position(bag + 1)) ++bag;  // empty bags stay zero
+        add(out + bag * dim, block + (i - at) * dim, weights != nullptr ? weights[i] : 1.0f, dim);
       }
     }
+    found += mine;
+    for (std::size_t b = begin; mode == PoolMode::kMean && b < end; ++b) {
+      const auto count = static_cast<float>(position(b + 1) - position(b));
+      for (std::size_t i = 0; count > 0.0f && i < dim; ++i) out[b * dim + i] /= count;
+    }
   });
+  count_lookups(store, n, found);
 }
 
 std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy) {
   RowStore& store = *store_;
   const CleanBatch<std::int64_t> batch = clean_batch(ids, grads, store.dim(), policy);
-  position_bits_for(batch.ids.size(), kNoSlot);
-  thread_local std::vector<Slot> slots;
-  slots.resize(batch.ids.size());
+  store.counters.skipped += batch.skipped;
+  const std::size_t n = batch.ids.size();
+  position_bits_for(n, kNoSlot);
+  thread_local std::vector<Slot> slots, distinct;
+  slots.resize(n);
+  distinct.resize(n);
+  if (n == 0) return batch.skipped;
   const WriteLock lock(store.mutex);
-  if (batch.ids.empty()) {
-    store.counters.skipped += batch.skipped;
-    return batch.skipped;
-  }
   const std::uint64_t version = store.version() + 1;
   const OptimizerParams params = store.optimizer().params();
-  reserve_step(batch.ids.size(), store.dim());
-  store.find_or_create(batch.ids, version, slots.data());
-  step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots), batch.grads, version);
-  store.set_version(version);
-  store.counters.skipped += batch.skipped;
+  reserve_step(n, store.dim());
+  store.reserve_commit(n, 0);
+  store.find_or_create(batch.ids, slots.data());
+  const std::size_t rows = step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots),
+                                     batch.grads, version, distinct.data());
+  store.commit(version, std::span(distinct.data(), rows));
   return batch.skipped;
 }
 
 void Table::load(std::span<const std::int64_t> ids, const float* vectors) {
   RowStore& store = *store_;
-  const std::size_t dim = store.dim();
-  check_finite(vectors, ids.size(), dim, "vectors");
-  std::vector<Slot> slots(ids.size());
+  const std::size_t n = ids.size(), dim = store.dim();
+  check_finite(vectors, n, dim, "vectors");
+  if (n == 0) return;
+  std::vector<Slot> slots(n);
+  std::vector<std::size_t> order(n);
   const WriteLock lock(store.mutex);
-  if (ids.empty()) return;
   const std::uint64_t version = store.version() + 1;
-  store.find_or_create(ids, version, slots.data());
-  const float fresh = initial_state(store.optimizer().params());
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    std::copy_n(vectors + i * dim, dim, store.weights(slots[i]));
-    std::fill_n(store.state(slots[i]), store.state_shape().floats(dim), fresh);
-  }
-  // Repeats would let two threads write one row's codes.
-  std::sort(slots.begin(), slots.end());
-  slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
-  store.publish(slots, version);
-  store.set_version(version);
+  store.reserve_commit(n, 0);
+  store.find_or_create(ids, slots.data());
+  // The last of a row's vectors alone is written: two threads must not write one row.
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return slots[a] != slots[b] ? slots[a] < slots[b] : a > b; });
+  const auto end = std::unique(order.begin(), order.end(),
+                               [&](std::size_t a, std::size_t b) { return slots[a] == slots[b]; });
+  order.erase(end, order.end());
+  parallel_ranges(order.size(), dim, [&](std::size_t begin, std::size_t last, std::size_t) noexcept {
+    for (std::size_t i = begin; i < last; ++i) {
+      store.set_row(slots[order[i]], vectors + order[i] * dim, nullptr, version);
+    }
+  });
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = slots[order[i]];
+  slots.assign(order.begin(), order.end());
+  store.commit(version, slots);
 }
 
 std::size_t Table::remove(std::span<const std::int64_t> ids) {
   const WriteLock lock(store_->mutex);
-  const std::size_t gone = store_->remove(ids, store_->version() + 1);
-  if (gone > 0) store_->set_version(store_->version() + 1);
-  return gone;
+  const std::uint64_t version = store_->version() + 1;
+  const std::vector<std::int64_t> gone = store_->remove(ids, version);
+  if (!gone.empty()) store_->commit(version, {}, gone);
+  return gone.size();
 }
 
 void Table::contains(std::span<const std::int64_t> ids, bool* out) const {
-  const ReadLock lock(store_->mutex);
-  for (std::size_t i = 0; i < ids.size(); ++i) out[i] = store_->find(ids[i]) != kNoSlot;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const Slot slot = store_->find(ids[i]);
+    out[i] = slot != kNoSlot && store_->read_header(slot).second != 0;
+  }
 }
 
 std::vector<std::int64_t> Table::ids() const {
-  const ReadLock lock(store_->mutex);
   std::vector<std::int64_t> ids;
   ids.reserve(store_->size());
-  for (Slot slot = 0; slot < store_->slot_count(); ++slot) {
-    if (store_->row_version(slot) != 0) ids.push_back(store_->id(slot));
+  for (Slot slot = 0, end = static_cast<Slot>(store_->slot_count()); slot < end; ++slot) {
+    const auto [id, version] = store_->read_header(slot);
+    if (version != 0) ids.push_back(id);
   }
   return ids;
 }
 
 Changes Table::changes(std::uint64_t since) const {
-  const ReadLock lock(store_->mutex);
-  if (since > store_->version()) {
+  const RowStore& store = *store_;
+  Changes changes{.version = store.version()};
+  if (since > changes.version) {
     throw std::invalid_argument("since = " + std::to_string(since) + " is newer than the table's version " +
-                                std::to_string(store_->version()));
+                                std::to_string(changes.version));
   }
-  Changes changes{.version = store_->version()};
   if (since == changes.version) return changes;
-  for (Slot slot = 0; slot < store_->slot_count(); ++slot) {
-    if (store_->row_version(slot) > since) changes.updated.push_back(store_->id(slot));
+  std::vector<std::int64_t> removed;
+  changes.reset = !store.changes().removed_since(since, changes.version, removed);
+  const std::uint64_t after = changes.reset ? 0 : since;
+  std::vector<Slot> slots;
+  const bool logged = !changes.reset && store.changes().written_since(since, changes.version, slots);
+  std::sort(slots.begin(), slots.end());
+  slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+  const std::size_t candidates = logged ? slots.size() : store.slot_count();
+  for (std::size_t i = 0; i < candidates; ++i) {
+    const auto [id, version] = store.read_header(logged ? slots[i] : static_cast<Slot>(i));
+    if (version > after) changes.updated.push_back(id);
   }
-  for (const auto& [id, version] : store_->removed()) {
-    if (version > since) changes.removed.push_back(id);
+  std::sort(removed.begin(), removed.end());
+  removed.erase(std::unique(removed.begin(), removed.end()), removed.end());
+  for (const std::int64_t id : removed) {
+    // one that came back is among the updated, if it came back by this version
+    const Slot slot = store.find(id);
+    const auto [there, version] = slot == kNoSlot ? std::pair{id, std::uint64_t{0}} : store.read_header(slot);
+    if (there != id || version == 0 || version > changes.version) changes.removed.push_back(id);
   }
-  std::sort(changes.removed.begin(), changes.removed.end());
   return changes;
 }
 
 std::vector<std::pair<std::string, std::size_t>> Table::memory_usage() const {
-  const ReadLock lock(store_->mutex);
   const RowStore::Bytes b = store_->bytes();
   return {{"weights", b.weights},
           {"state", b.state},
           {"codes", b.codes},
-          {"ids", b.ids},
-          {"versions", b.versions},
-          {"map", b.map},
-          {"removed", b.removed},
-          {"total", b.weights + b.state + b.codes + b.ids + b.versions + b.map + b.removed}};
+          {"headers", b.headers},
+          {"index", b.index},
+          {"change_log", b.change_log},
+          {"total", b.weights + b.state + b.codes + b.headers + b.index + b.change_log}};
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> Table::stats() const {
-  const ReadLock lock(store_->mutex);
-  return {{"rows", store_->size()},
-          {"slots", store_->slot_count()},
-          {"version", store_->version()},
-          {"inserted", store_->counters.inserted},
-          {"removed", store_->counters.removed},
-          {"skipped_nonfinite", store_->counters.skipped}};
+  const RowStore::Counters& counters = store_->counters;
+  return {{"rows", store_->size()},       {"slots", store_->slot_count()},
+          {"version", store_->version()}, {"hits", counters.hits},
+          {"misses", counters.misses},    {"inserts", counters.inserts},
+          {"removes", counters.removes},  {"skipped_nonfinite", counters.skipped}};
 }
 
 TableState Table::export_state() const {
   const RowStore& store = *store_;
   const std::size_t dim = store.dim(), state_floats = store.state_shape().floats(dim);
-  const ReadLock lock(store.mutex);
+  const ReadLock lock(store.mutex);  // a state is of one version: writers wait, readers don't
   TableState out;
   out.version = store.version();
   out.ids.reserve(store.size());
@@ -286,10 +267,6 @@ TableState Table::export_state() const {
     out.weights.insert(out.weights.end(), store.weights(slot), store.weights(slot) + dim);
     out.state.insert(out.state.end(), store.state(slot), store.state(slot) + state_floats);
   }
-  for (const auto& [id, version] : store.removed()) {
-    out.removed_ids.push_back(id);
-    out.removed_versions.push_back(version);
-  }
   return out;
 }
 
@@ -302,32 +279,27 @@ void Table::import_state(const TableState& in) {
   require(in.row_versions.size() == n, "row_versions and ids differ in length");
   require(in.weights.size() == n * dim, "weights is not (rows, dim)");
   require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
-  require(in.removed_ids.size() == in.removed_versions.size(),
-          "removed_ids and removed_versions differ in length");
+  require(in.version <= kLastVersion, "the version is out of range");
   const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
   require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
           "a row version is out of range");
-  require(std::all_of(in.removed_versions.begin(), in.removed_versions.end(), valid),
-          "a removed version is out of range");
   std::vector<std::int64_t> all(in.ids);
-  all.insert(all.end(), in.removed_ids.begin(), in.removed_ids.end());
   std::sort(all.begin(), all.end());
   require(std::adjacent_find(all.begin(), all.end()) == all.end(), "an id occurs twice");
 
   std::vector<Slot> slots(n);
   const WriteLock lock(store.mutex);
-  store.clear();
-  store.find_or_create(in.ids, 1, slots.data());
-  for (std::size_t i = 0; i < n; ++i) {
-    std::copy_n(in.weights.data() + i * dim, dim, store.weights(slots[i]));
-    std::copy_n(in.state.data() + i * state_floats, state_floats, store.state(slots[i]));
-    store.publish(std::span(&slots[i], 1), in.row_versions[i]);
-  }
-  for (std::size_t i = 0; i < in.removed_ids.size(); ++i) {
-    store.log_removal(in.removed_ids[i], in.removed_versions[i]);
-  }
-  store.counters = {};
-  store.set_version(in.version);
+  store.reserve_rows(n);
+  store.clear(in.version);
+  store.find_or_create(in.ids, slots.data());
+  parallel_ranges(n, dim, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    for (std::size_t i = begin; i < end; ++i) {
+      store.set_row(slots[i], in.weights.data() + i * dim, in.state.data() + i * state_floats,
+                    in.row_versions[i]);
+    }
+  });
+  store.counters.inserts = store.counters.removes = store.counters.skipped = 0;
+  store.counters.hits = store.counters.misses = 0;
 }
 
 }  // namespace fastinc

@@ -10,25 +10,52 @@ BOOST_AUTO_TEST_SUITE(coalesce)
 
 namespace {
 
+/// The parts of a batch side by side.
+struct Grouped {
+  std::vector<std::uint64_t> keys;
+  std::vector<std::uint32_t> starts;
+  std::size_t parts = 0;
+  unsigned position_bits = 0;
+
+  std::uint64_t row(std::size_t s) const { return keys[starts[s]] >> position_bits; }
+  std::uint64_t position(std::size_t i) const { return keys[i] & ((std::uint64_t{1} << position_bits) - 1); }
+};
+
+template <class Row>
+Grouped group(Coalescer& coalescer, const std::vector<Row>& rows, std::uint64_t row_count,
+              std::size_t max_parts) {
+  Grouped out;
+  coalescer.reserve(rows.size(), max_parts);
+  out.parts = coalescer.split(std::span<const Row>(rows), row_count, max_parts);
+  for (std::size_t part = 0; part < out.parts; ++part) {
+    BOOST_REQUIRE_EQUAL(coalescer.begin(part), out.keys.size());
+    const Segments segments = coalescer.sort(part);
+    const auto base = static_cast<std::uint32_t>(out.keys.size());
+    for (std::size_t s = 0; s < segments.count; ++s) out.starts.push_back(base + segments.starts[s]);
+    out.keys.insert(out.keys.end(), segments.keys, segments.keys + segments.starts[segments.count]);
+    out.position_bits = segments.position_bits;
+  }
+  return out;
+}
+
 /// Positions of the batch, stably sorted by row, and where each distinct row starts.
 template <class Row>
-std::string compare_with_stable_sort(const Segments& segments, const std::vector<Row>& rows) {
+std::string compare_with_stable_sort(const Grouped& got, const std::vector<Row>& rows) {
   std::vector<std::uint32_t> order(rows.size());
   std::iota(order.begin(), order.end(), 0u);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return rows[a] < rows[b]; });
   std::size_t s = 0;
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (i > 0 && rows[order[i]] == rows[order[i - 1]]) continue;
-    if (s >= segments.count || segments.starts[s] != i)
+    if (s >= got.starts.size() || got.starts[s] != i)
       return "segment " + std::to_string(s) + " starts elsewhere";
-    if (segments.row(s) != static_cast<std::uint64_t>(rows[order[i]])) return "segment's row is another";
+    if (got.row(s) != static_cast<std::uint64_t>(rows[order[i]])) return "segment's row is another";
     ++s;
   }
-  if (s != segments.count) return "too many segments";
-  if (segments.starts[s] != rows.size()) return "the last segment ends elsewhere";
+  if (s != got.starts.size()) return "too many segments";
+  if (got.keys.size() != rows.size()) return "the last segment ends elsewhere";
   for (std::size_t i = 0; i < order.size(); ++i) {
-    if ((segments.keys[i] & segments.position_mask()) != order[i])
-      return "order differs at " + std::to_string(i);
+    if (got.position(i) != order[i]) return "order differs at " + std::to_string(i);
   }
   return {};
 }
@@ -46,10 +73,13 @@ void check_batches(const std::vector<std::uint64_t>& row_counts) {
         std::vector<Row> rows(n);
         for (Row& row : rows) row = static_cast<Row>(random() % row_count);
         if (n > 2) rows[n / 2] = static_cast<Row>(row_count - 1);
-        const Segments& segments = coalescer.group(std::span<const Row>(rows), row_count);
-        const std::string difference = compare_with_stable_sort(segments, rows);
-        BOOST_CHECK_MESSAGE(difference.empty(),
-                            n << " of " << row_count << " rows, " << threads << " threads: " << difference);
+        for (const std::size_t parts : {1, 2, 3, 16}) {
+          const Grouped got = group(coalescer, rows, row_count, parts);
+          const std::string difference = compare_with_stable_sort(got, rows);
+          BOOST_CHECK_LE(got.parts, parts);
+          BOOST_CHECK_MESSAGE(difference.empty(), n << " of " << row_count << " rows, " << threads
+                                                    << " threads, " << parts << " parts: " << difference);
+        }
       }
     }
   }
@@ -78,7 +108,9 @@ BOOST_AUTO_TEST_CASE(sorted_reversed_and_constant_batches) {
     std::iota(up.begin(), up.end(), 0);
     std::reverse_copy(up.begin(), up.end(), down.begin());
     for (const auto& rows : {up, down, same}) {
-      BOOST_CHECK_EQUAL(compare_with_stable_sort(coalescer.group(std::span(rows), n), rows), "");
+      for (const std::size_t parts : {1, 4}) {
+        BOOST_CHECK_EQUAL(compare_with_stable_sort(group(coalescer, rows, n, parts), rows), "");
+      }
     }
   }
 }
@@ -95,14 +127,19 @@ BOOST_AUTO_TEST_CASE(keys_that_dont_fit_are_refused) {
                                       {"ids", "9223372036854775808 rows"});
 }
 
-BOOST_AUTO_TEST_CASE(reserve_is_enough) {
-  const UseThreads use(4);
+BOOST_AUTO_TEST_CASE(parts_are_even_where_rows_are) {
+  Generator random(12);
   Coalescer coalescer;
-  coalescer.reserve(20000);
-  std::vector<std::int32_t> rows(20000, 3);
-  rows[17] = 1;
-  BOOST_CHECK_EQUAL(compare_with_stable_sort(coalescer.group(std::span<const std::int32_t>(rows), 4), rows),
-                    "");
+  std::vector<std::int32_t> rows(40000);
+  for (auto& row : rows) row = static_cast<std::int32_t>(random() % 1000000);
+  const std::size_t parts = 4;
+  coalescer.reserve(rows.size(), parts);
+  BOOST_REQUIRE_EQUAL(coalescer.split(std::span<const std::int32_t>(rows), 1000000, parts), parts);
+  for (std::size_t part = 0; part < parts; ++part) {
+    const Segments segments = coalescer.sort(part);
+    BOOST_CHECK_GT(segments.starts[segments.count], 9000u);
+    BOOST_CHECK_LT(segments.starts[segments.count], 11000u);
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
