@@ -1,7 +1,11 @@
 // Kernels over the caller's arrays, and the optimizers' parameters.
 #include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/arguments.h"
@@ -13,48 +17,101 @@
 namespace fastinc::bindings {
 namespace {
 
-std::size_t update(const Optimizer& optimizer, py::handle weights_in, const std::vector<py::object>& state,
-                   const std::vector<std::string>& state_names, py::handle ids_in, py::handle grads_in,
-                   const std::string& nonfinite) {
-  const StateShape shape = optimizer.shape();
-  const Tensor weights = float32_matrix(weights_in, "weights", Access::kWrite, kAny, kAny);
-  const auto rows = static_cast<std::int64_t>(weights.size(0)),
-             dim = static_cast<std::int64_t>(weights.size(1));
-  DenseRows dense{};
-  dense.weights = weights.data<float>();
-  dense.num_rows = weights.size(0);
-  dense.dim = weights.size(1);
-  std::vector<Tensor> held;
-  for (std::size_t k = 0; k < state.size(); ++k) {
-    const char* name = state_names[k].c_str();
-    if (k < static_cast<std::size_t>(shape.element_states)) {
-      held.push_back(float32_matrix(state[k], name, Access::kWrite, rows, dim));
-      dense.element_state[k] = held.back().data<float>();
-    } else {
-      held.push_back(float32_vector(state[k], name, Access::kWrite, rows));
-      dense.row_state = held.back().data<float>();
+/// An optimizer's step over callers' arrays. What doesn't change between calls, its names, is looked at once.
+class DenseUpdate {
+ public:
+  /// parameters, state: what the calls bring, in this order.
+  DenseUpdate(const std::string& optimizer, std::vector<std::string> parameters,
+              std::vector<std::string> state)
+      : defaults_(make_optimizer(optimizer)), parameters_(std::move(parameters)), state_(std::move(state)) {
+    for (const std::string& name : parameters_) get_parameter(defaults_, name);
+    const StateShape shape = state_shape(defaults_);
+    element_states_ = static_cast<std::size_t>(shape.element_states);
+    if (state_.size() != element_states_ + static_cast<std::size_t>(shape.row_states)) {
+      throw py::value_error(optimizer + " has " + std::to_string(shape.element_states + shape.row_states) +
+                            " state arrays, not " + std::to_string(state_.size()));
     }
   }
-  const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny});
-  const Tensor grads =
-      float32_matrix(grads_in, "grads", Access::kRead, static_cast<std::int64_t>(ids.size(0)), dim);
-  check_disjoint(weights, "weights", ids, "ids");
-  check_disjoint(weights, "weights", grads, "grads");
-  for (std::size_t k = 0; k < held.size(); ++k) {
-    const char* name = state_names[k].c_str();
-    check_disjoint(weights, "weights", held[k], name);
-    check_disjoint(held[k], name, ids, "ids");
-    check_disjoint(held[k], name, grads, "grads");
-    for (std::size_t j = 0; j < k; ++j) check_disjoint(held[k], name, held[j], state_names[j].c_str());
+
+  /// values: a float for each of parameters; arrays: one for each of state.
+  std::size_t operator()(const py::tuple& values, py::handle weights_in, const py::tuple& arrays,
+                         py::handle ids_in, py::handle grads_in, py::handle nonfinite) const {
+    const OptimizerParams params = with(values);
+    const Tensor weights = float32_matrix(weights_in, "weights", Access::kWrite, kAny, kAny);
+    DenseRows dense{};
+    dense.weights = weights.data<float>();
+    dense.num_rows = weights.size(0);
+    dense.dim = weights.size(1);
+    const Held state = hold(arrays, dense);
+    const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny});
+    const Tensor grads =
+        float32_matrix(grads_in, "grads", Access::kRead, static_cast<std::int64_t>(ids.size(0)),
+                       static_cast<std::int64_t>(dense.dim));
+    check_all_disjoint(weights, state, ids, grads);
+    const NonFinite policy = nonfinite_policy(nonfinite);
+    return call_engine(Waits::kNever, work_of(ids.size(0), ids.size(0) * dense.dim), [&] {
+      return ids.dtype() == DType::kInt32
+                 ? update_rows(params, dense, ids.span<std::int32_t>(), grads.data<float>(), policy)
+                 : update_rows(params, dense, ids.span<std::int64_t>(), grads.data<float>(), policy);
+    });
   }
-  const NonFinite policy = nonfinite_policy(nonfinite);
-  const OptimizerParams params = optimizer.params();
-  return without_gil([&] {
-    return ids.dtype() == DType::kInt32
-               ? update_rows(params, dense, ids.span<std::int32_t>(), grads.data<float>(), policy)
-               : update_rows(params, dense, ids.span<std::int64_t>(), grads.data<float>(), policy);
-  });
-}
+
+ private:
+  /// As many as DenseRows has room for.
+  using Held = std::array<std::optional<Tensor>, 3>;
+
+  OptimizerParams with(const py::tuple& values) const {
+    if (values.size() != parameters_.size()) {
+      throw py::value_error(std::to_string(values.size()) + " parameters, not " +
+                            std::to_string(parameters_.size()));
+    }
+    OptimizerParams params = defaults_;
+    for (std::size_t k = 0; k < parameters_.size(); ++k) {
+      const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(values.ptr(), static_cast<py::ssize_t>(k)));
+      if (value == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      set_parameter(params, parameters_[k], value);
+    }
+    return params;
+  }
+
+  Held hold(const py::tuple& arrays, DenseRows& dense) const {
+    if (arrays.size() != state_.size()) {
+      throw py::value_error(std::to_string(arrays.size()) + " state arrays, not " +
+                            std::to_string(state_.size()));
+    }
+    const auto rows = static_cast<std::int64_t>(dense.num_rows), dim = static_cast<std::int64_t>(dense.dim);
+    Held held;
+    for (std::size_t k = 0; k < state_.size(); ++k) {
+      const py::handle array = PyTuple_GET_ITEM(arrays.ptr(), static_cast<py::ssize_t>(k));
+      const char* name = state_[k].c_str();
+      if (k < element_states_) {
+        held[k] = float32_matrix(array, name, Access::kWrite, rows, dim);
+        dense.element_state[k] = held[k]->data<float>();
+      } else {
+        held[k] = float32_vector(array, name, Access::kWrite, rows);
+        dense.row_state = held[k]->data<float>();
+      }
+    }
+    return held;
+  }
+
+  void check_all_disjoint(const Tensor& weights, const Held& held, const Tensor& ids,
+                          const Tensor& grads) const {
+    check_disjoint(weights, "weights", ids, "ids");
+    check_disjoint(weights, "weights", grads, "grads");
+    for (std::size_t k = 0; k < state_.size(); ++k) {
+      const char* name = state_[k].c_str();
+      check_disjoint(weights, "weights", *held[k], name);
+      check_disjoint(*held[k], name, ids, "ids");
+      check_disjoint(*held[k], name, grads, "grads");
+      for (std::size_t j = 0; j < k; ++j) check_disjoint(*held[k], name, *held[j], state_[j].c_str());
+    }
+  }
+
+  OptimizerParams defaults_;
+  std::vector<std::string> parameters_, state_;
+  std::size_t element_states_ = 0;
+};
 
 void quantize(py::handle x_in, py::handle q_out) {
   const Tensor x = float32_matrix(x_in, "x", Access::kRead, kAny, kAny);
@@ -62,7 +119,8 @@ void quantize(py::handle x_in, py::handle q_out) {
       q_out, "out", Access::kWrite, {DType::kUint8},
       {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
   check_disjoint(q, "out", x, "x");
-  without_gil([&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
+  call_engine(Waits::kNever, x.size(0) * x.size(1),
+              [&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
 }
 
 void dequantize(py::handle q_in, py::handle x_out) {
@@ -71,7 +129,8 @@ void dequantize(py::handle q_in, py::handle x_out) {
   const Tensor x = float32_matrix(x_out, "out", Access::kWrite, static_cast<std::int64_t>(q.size(0)),
                                   static_cast<std::int64_t>(dim));
   check_disjoint(x, "out", q, "q");
-  without_gil([&] { dequantize_rowwise(q.data<std::uint8_t>(), q.size(0), dim, x.data<float>()); });
+  call_engine(Waits::kNever, q.size(0) * q.size(1),
+              [&] { dequantize_rowwise(q.data<std::uint8_t>(), q.size(0), dim, x.data<float>()); });
 }
 
 }  // namespace
@@ -87,8 +146,11 @@ void register_ops(py::module_& m) {
       .def_property_readonly("row_states", [](const Optimizer& o) { return o.shape().row_states; })
       .def("get", [](const Optimizer& o, const std::string& name) { return get_parameter(o.params(), name); })
       .def("set", [](Optimizer& o, const std::string& name, double value) { o.set(name, value); });
-  m.def("update", &update, py::arg("optimizer"), py::arg("weights"), py::arg("state"), py::arg("state_names"),
-        py::arg("ids"), py::arg("grads"), py::arg("nonfinite"));
+  py::class_<DenseUpdate>(m, "DenseUpdate")
+      .def(py::init<const std::string&, std::vector<std::string>, std::vector<std::string>>(),
+           py::arg("optimizer"), py::arg("parameters"), py::arg("state"))
+      .def("__call__", &DenseUpdate::operator(), py::arg("values"), py::arg("weights"), py::arg("state"),
+           py::arg("ids"), py::arg("grads"), py::arg("nonfinite"));
   m.def("quantize_rowwise", &quantize, py::arg("x"), py::arg("out"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"));
 }

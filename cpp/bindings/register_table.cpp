@@ -2,6 +2,8 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
+#include <span>
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
@@ -24,6 +26,10 @@ py::array_t<T> to_matrix(const std::vector<T>& values, std::size_t rows, std::si
 template <class T>
 std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& values) {
   return {values.data(), values.data() + values.size()};
+}
+
+std::size_t table_work(const Table& table, const Ids& ids) {
+  return work_of(ids.span().size(), ids.span().size() * table.dim());
 }
 
 /// (kind, a, b, seed): what fi.init's classes are made of.
@@ -50,63 +56,76 @@ Initializer make_initializer(const std::string& kind, double a, double b, std::u
   return init;
 }
 
-void lookup(const Table& table, py::handle ids_in, py::handle out) {
+py::object lookup(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
-  const Tensor rows =
-      float32_matrix(out, "out", Access::kWrite, ids.count(), static_cast<std::int64_t>(table.dim()));
-  check_disjoint(rows, "out", ids.tensor(), "ids");
-  without_gil([&] { table.lookup(ids.span(), rows.data<float>()); });
+  const Result rows(out, DType::kFloat32, ids.count(), static_cast<std::int64_t>(table.dim()));
+  rows.check_disjoint_from(ids.tensor(), "ids");
+  call_engine(Waits::kForWriters, table_work(table, ids),
+              [&] { table.lookup(ids.span(), rows.data<float>()); });
+  return rows.object();
 }
 
-void lookup_quantized(const Table& table, py::handle ids_in, py::handle out) {
+py::object lookup_quantized(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
-  const Tensor rows(out, "out", Access::kWrite, {DType::kUint8},
-                    {ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail)});
-  check_disjoint(rows, "out", ids.tensor(), "ids");
-  without_gil([&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
+  const Result rows(out, DType::kUint8, ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail));
+  rows.check_disjoint_from(ids.tensor(), "ids");
+  call_engine(Waits::kForWriters, table_work(table, ids),
+              [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
+  return rows.object();
 }
 
-void pool(const Table& table, py::handle ids_in, py::handle offsets_in, const std::string& mode,
-          const py::object& weights_in, py::handle out) {
+py::object pool(const Table& table, py::handle ids_in, py::handle offsets_in, const std::string& mode,
+                const py::object& weights_in, py::handle out) {
   const Ids ids(ids_in);
   const Ids offsets(offsets_in, "offsets");
   if (mode != "sum" && mode != "mean") throw py::value_error("mode = '" + mode + "' must be 'sum' or 'mean'");
   const PoolMode pool_mode = mode == "sum" ? PoolMode::kSum : PoolMode::kMean;
-  std::unique_ptr<Tensor> weights;
-  if (!weights_in.is_none()) {
-    weights = std::make_unique<Tensor>(float32_vector(weights_in, "weights", Access::kRead, ids.count()));
-  }
-  const Tensor bags =
-      float32_matrix(out, "out", Access::kWrite, offsets.count(), static_cast<std::int64_t>(table.dim()));
-  check_disjoint(bags, "out", ids.tensor(), "ids");
-  check_disjoint(bags, "out", offsets.tensor(), "offsets");
-  if (weights) check_disjoint(bags, "out", *weights, "weights");
-  without_gil([&] {
+  std::optional<Tensor> weights;
+  if (!weights_in.is_none()) weights = float32_vector(weights_in, "weights", Access::kRead, ids.count());
+  const Result bags(out, DType::kFloat32, offsets.count(), static_cast<std::int64_t>(table.dim()));
+  bags.check_disjoint_from(ids.tensor(), "ids");
+  bags.check_disjoint_from(offsets.tensor(), "offsets");
+  if (weights) bags.check_disjoint_from(*weights, "weights");
+  call_engine(Waits::kForWriters, table_work(table, ids) + table_work(table, offsets), [&] {
     table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr,
                bags.data<float>());
   });
+  return bags.object();
 }
 
-std::size_t update(Table& table, py::handle ids_in, py::handle grads_in, const std::string& nonfinite) {
+std::size_t update(Table& table, py::handle ids_in, py::handle grads_in, py::handle nonfinite) {
   const Ids ids(ids_in);
   const Tensor grads =
       float32_matrix(grads_in, "grads", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
   const NonFinite policy = nonfinite_policy(nonfinite);
-  return without_gil([&] { return table.update(ids.span(), grads.data<float>(), policy); });
+  return call_engine(Waits::kForAnyone, table_work(table, ids),
+                     [&] { return table.update(ids.span(), grads.data<float>(), policy); });
 }
 
 void load(Table& table, py::handle ids_in, py::handle vectors_in) {
   const Ids ids(ids_in);
   const Tensor vectors = float32_matrix(vectors_in, "vectors", Access::kRead, ids.count(),
                                         static_cast<std::int64_t>(table.dim()));
-  without_gil([&] { table.load(ids.span(), vectors.data<float>()); });
+  call_engine(Waits::kForAnyone, table_work(table, ids),
+              [&] { table.load(ids.span(), vectors.data<float>()); });
+}
+
+std::size_t remove(Table& table, py::handle ids_in) {
+  const Ids ids(ids_in);
+  return call_engine(Waits::kForAnyone, table_work(table, ids), [&] { return table.remove(ids.span()); });
 }
 
 py::array_t<bool> contains(const Table& table, py::handle ids_in) {
   const Ids ids(ids_in);
   py::array_t<bool> found(static_cast<py::ssize_t>(ids.span().size()));
   bool* out = found.mutable_data();
-  without_gil([&] { table.contains(ids.span(), out); });
+  call_engine(Waits::kForWriters, work_of(ids.span().size(), 0), [&] { table.contains(ids.span(), out); });
+  return found;
+}
+
+bool contains_one(const Table& table, std::int64_t id) {
+  bool found = false;
+  call_engine(Waits::kForWriters, 1, [&] { table.contains(std::span(&id, 1), &found); });
   return found;
 }
 
@@ -155,22 +174,21 @@ void register_table(py::module_& m) {
            py::arg("seed"))
       .def_property_readonly("dim", &Table::dim)
       .def_property_readonly("version",
-                             [](const Table& table) { return without_gil([&] { return table.version(); }); })
+                             [](const Table& table) {
+                               return call_engine(Waits::kForWriters, 1, [&] { return table.version(); });
+                             })
       .def_property_readonly("init_spec", &init_spec)
-      .def("__len__", [](const Table& table) { return without_gil([&] { return table.size(); }); })
+      .def(
+          "__len__",
+          [](const Table& table) { return call_engine(Waits::kForWriters, 1, [&] { return table.size(); }); })
+      .def("__contains__", &contains_one, py::arg("id"))
       .def("lookup", &lookup, py::arg("ids"), py::arg("out"))
       .def("lookup_quantized", &lookup_quantized, py::arg("ids"), py::arg("out"))
       .def("pool", &pool, py::arg("ids"), py::arg("offsets"), py::arg("mode"), py::arg("weights"),
            py::arg("out"))
       .def("update", &update, py::arg("ids"), py::arg("grads"), py::arg("nonfinite"))
       .def("load", &load, py::arg("ids"), py::arg("vectors"))
-      .def(
-          "remove",
-          [](Table& table, py::handle ids_in) {
-            const Ids ids(ids_in);
-            return without_gil([&] { return table.remove(ids.span()); });
-          },
-          py::arg("ids"))
+      .def("remove", &remove, py::arg("ids"))
       .def("contains", &contains, py::arg("ids"))
       .def("ids", [](const Table& table) { return to_array(without_gil([&] { return table.ids(); })); })
       .def("changes", &changes, py::arg("since"))

@@ -1,18 +1,18 @@
 #include "bindings/tensor.h"
 
-#include <dlpack/dlpack.h>
-
 #include <algorithm>
 #include <functional>
-#include <memory>
+#include <string>
+#include <utility>
 
 namespace fastinc::bindings {
 namespace {
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
+template <class Length>
+std::string shape_text(const Length* shape, int axes) {
   std::string text = "(";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + (shape.size() == 1 ? ",)" : ")");
+  for (int i = 0; i < axes; ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + (axes == 1 ? ",)" : ")");
 }
 
 std::string wanted_text(std::initializer_list<std::int64_t> shape) {
@@ -43,10 +43,10 @@ const char* dtype_text(DType dtype) {
 }
 
 /// Compact C order; axes of length 1 (or an empty array) may have any stride.
-bool is_contiguous(const std::vector<std::int64_t>& shape, const std::int64_t* strides) {
-  if (strides == nullptr || std::find(shape.begin(), shape.end(), 0) != shape.end()) return true;
+bool is_contiguous(const std::int64_t* shape, const std::int64_t* strides, int axes) {
+  if (strides == nullptr || std::find(shape, shape + axes, 0) != shape + axes) return true;
   std::int64_t expected = 1;
-  for (std::size_t axis = shape.size(); axis-- > 0;) {
+  for (int axis = axes; axis-- > 0;) {
     if (shape[axis] != 1 && strides[axis] != expected) return false;
     expected *= shape[axis];
   }
@@ -67,186 +67,162 @@ DType dtype_from(char kind, std::size_t bytes) {
   return DType::kOther;
 }
 
-/// Owns what __dlpack__ gave, either struct version, and gives it back when it goes.
-struct DlpackHolder {
-  DLManagedTensorVersioned* versioned = nullptr;
-  DLManagedTensor* plain = nullptr;
-
-  ~DlpackHolder() {
-    if (versioned != nullptr && versioned->deleter != nullptr) versioned->deleter(versioned);
-    if (plain != nullptr && plain->deleter != nullptr) plain->deleter(plain);
-  }
-  const DLTensor& tensor() const { return versioned != nullptr ? versioned->dl_tensor : plain->dl_tensor; }
-  bool read_only() const {
-    return versioned != nullptr && (versioned->flags & DLPACK_FLAG_BITMASK_READ_ONLY) != 0;
-  }
-};
-
-[[noreturn]] void refused(const char* name, const py::error_already_set& error) {
-  throw py::value_error(std::string(name) +
-                        ": its DLPack export refused: " + py::str(error.value()).cast<std::string>());
+DType dtype_from(const DLDataType& dtype) {
+  if (dtype.lanes != 1 || dtype.bits % 8 != 0) return DType::kOther;
+  const char kind = dtype.code == kDLFloat  ? 'f'
+                    : dtype.code == kDLInt  ? 'i'
+                    : dtype.code == kDLUInt ? 'u'
+                                            : '?';
+  return dtype_from(kind, dtype.bits / 8u);
 }
 
-std::pair<int, int> dlpack_device(py::handle object, const char* name) {
-  try {
-    return object.attr("__dlpack_device__")().cast<std::pair<int, int>>();
-  } catch (py::error_already_set& error) {
-    refused(name, error);
-  } catch (const py::cast_error&) {
-    throw py::value_error(std::string(name) + ": its __dlpack_device__ gave no pair of integers");
+std::string dtype_text(const DLDataType& dtype) {
+  const char* kind = dtype.code == kDLFloat  ? "float"
+                     : dtype.code == kDLInt  ? "int"
+                     : dtype.code == kDLUInt ? "uint"
+                                             : nullptr;
+  std::string text =
+      kind != nullptr ? kind + std::to_string(dtype.bits) : "dlpack code " + std::to_string(dtype.code);
+  if (dtype.lanes != 1) text += "x" + std::to_string(dtype.lanes);
+  return text;
+}
+
+void* data_of(const DLTensor& tensor) {
+  return static_cast<char*>(tensor.data) + tensor.byte_offset;
+}
+
+bool is_aligned(const void* data, DType dtype) {
+  return dtype == DType::kOther || reinterpret_cast<std::uintptr_t>(data) % item_bytes(dtype) == 0;
+}
+
+bool takes(const Wanted& wanted, DType dtype) {
+  return std::find(wanted.dtypes.begin(), wanted.dtypes.end(), dtype) != wanted.dtypes.end();
+}
+
+template <class Length>
+bool fits(const Wanted& wanted, const Length* shape, int axes) {
+  if (static_cast<std::size_t>(axes) != wanted.shape.size()) return false;
+  for (std::size_t i = 0; i < wanted.shape.size(); ++i) {
+    const std::int64_t length = wanted.shape.begin()[i];
+    if (length != kAny && length != shape[i]) return false;
+  }
+  return true;
+}
+
+[[noreturn]] void refuse_dtype(const Wanted& wanted, const std::string& dtype) {
+  std::string names;
+  for (const DType each : wanted.dtypes)
+    names += (names.empty() ? "" : " or ") + std::string(dtype_text(each));
+  throw py::type_error(std::string(wanted.name) + " has dtype " + dtype + "; it must be " + names);
+}
+
+void check_layout(const Wanted& wanted, bool contiguous, bool writable) {
+  if (!contiguous) {
+    throw py::value_error(std::string(wanted.name) + " is not contiguous (C order); pass a contiguous copy");
+  }
+  if (wanted.access == Access::kWrite && !writable) {
+    throw py::value_error(std::string(wanted.name) + " is read-only, and this call writes to it");
   }
 }
 
-/// A producer's struct is another library's word: what would be read out of bounds is refused.
-void check_struct(const DLTensor& tensor, const char* name) {
-  bool sound = tensor.ndim >= 0 && tensor.ndim <= 64 && (tensor.shape != nullptr || tensor.ndim == 0);
-  std::int64_t count = 1;
-  for (int axis = 0; sound && axis < tensor.ndim; ++axis) {
-    sound = tensor.shape[axis] >= 0 && !__builtin_mul_overflow(count, tensor.shape[axis], &count);
-  }
-  if (!sound || (count > 0 && tensor.data == nullptr)) {
-    throw py::value_error(std::string(name) + ": its DLPack export is not a valid array");
-  }
-  if (tensor.device.device_type != kDLCPU && tensor.device.device_type != kDLCUDAHost) {
-    throw py::value_error(std::string(name) + ": its DLPack export is on device type " +
-                          std::to_string(tensor.device.device_type) + "; this call needs it on the CPU");
+[[noreturn]] void refuse_alignment(const Wanted& wanted) {
+  throw py::value_error(std::string(wanted.name) + " is not aligned to its dtype; pass an aligned copy");
+}
+
+/// Subclasses are arrays too, but a mask says which of the numbers don't count.
+void check_not_masked(py::handle object, const Wanted& wanted) {
+  const bool plain = Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+  if (!plain && py::hasattr(object, "mask") && py::hasattr(object, "filled")) {
+    throw py::type_error(std::string(wanted.name) +
+                         " is a masked array, whose mask would be ignored; pass its filled()");
   }
 }
 
-/// torch exports a lazily negated tensor's memory as it is: with the wrong sign.
-void check_not_lazy(py::handle object, const char* name) {
-  if (py::hasattr(object, "is_neg") && py::bool_(object.attr("is_neg")())) {
-    throw py::value_error(std::string(name) + " is a lazily negated tensor; pass its resolve_neg()");
-  }
-}
-
-py::object dlpack_capsule(py::handle object, const char* name) {
-  try {
-    try {
-      return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
-    } catch (py::error_already_set& error) {
-      if (!error.matches(PyExc_TypeError)) throw;  // a producer from before versions
-    }
-    return object.attr("__dlpack__")();
-  } catch (py::error_already_set& error) {
-    refused(name, error);
-  }
+py::object new_array(DType dtype, std::int64_t rows, std::int64_t columns) {
+  using Numpy = py::detail::npy_api;
+  const Numpy& numpy = Numpy::get();
+  const Py_intptr_t shape[2] = {rows, columns};
+  PyObject* const descr = numpy.PyArray_DescrFromType_(
+      dtype == DType::kUint8 ? static_cast<int>(Numpy::NPY_UINT8_) : static_cast<int>(Numpy::NPY_FLOAT_));
+  PyObject* const array = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, descr, 2, shape, nullptr, nullptr,
+                                                      0, nullptr);  // takes the reference to descr
+  if (array == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(array);
 }
 
 }  // namespace
 
 Tensor::Tensor(py::handle object, const char* name, Access access, std::initializer_list<DType> dtypes,
                std::initializer_list<std::int64_t> shape) {
+  const Wanted wanted{name, access, dtypes, shape};
   if (py::isinstance<py::array>(object)) {
-    view_numpy(object, name, access);
-  } else if (py::hasattr(object, "__dlpack__")) {
-    view_dlpack(object, name, access);
-  } else {
-    throw py::type_error(std::string(name) +
-                         " must be an array (NumPy, torch, or anything with DLPack), not " +
-                         py::str(py::type::of(object).attr("__name__")).cast<std::string>());
-  }
-  if (std::find(dtypes.begin(), dtypes.end(), dtype_) == dtypes.end()) {
-    std::string wanted;
-    for (const DType dtype : dtypes)
-      wanted += (wanted.empty() ? "" : " or ") + std::string(dtype_text(dtype));
-    throw py::type_error(std::string(name) + " has dtype " + dtype_name_ + "; it must be " + wanted);
-  }
-  bool fits = shape_.size() == shape.size();
-  for (std::size_t i = 0; fits && i < shape_.size(); ++i) {
-    const std::int64_t wanted = shape.begin()[i];
-    fits = wanted == kAny || wanted == shape_[i];
-  }
-  if (!fits) {
-    throw py::value_error(std::string(name) + " has shape " + shape_text(shape_) + "; it must be " +
-                          wanted_text(shape));
+    view_numpy(object, wanted);
+  } else if (!view_exchanged(object, wanted)) {
+    if (!py::hasattr(object, "__dlpack__")) {
+      throw py::type_error(std::string(name) +
+                           " must be an array (NumPy, torch, or anything with DLPack), not " +
+                           py::str(py::type::of(object).attr("__name__")).cast<std::string>());
+    }
+    view_dlpack(object, wanted);
   }
 }
 
-void Tensor::check_layout(const char* name, bool contiguous, bool writable, Access access) const {
-  if (!contiguous)
-    throw py::value_error(std::string(name) + " is not contiguous (C order); pass a contiguous copy");
-  if (access == Access::kWrite && !writable) {
-    throw py::value_error(std::string(name) + " is read-only, and this call writes to it");
+/// The last check: a dtype that is wrong too is named first.
+template <class Length>
+void Tensor::take_shape(const Length* shape, int axes, const Wanted& wanted) {
+  if (!fits(wanted, shape, axes)) {
+    throw py::value_error(std::string(wanted.name) + " has shape " + shape_text(shape, axes) +
+                          "; it must be " + wanted_text(wanted.shape));
   }
+  std::copy_n(shape, axes, shape_);
 }
 
-void Tensor::view_numpy(py::handle object, const char* name, Access access) {
+void Tensor::view_numpy(py::handle object, const Wanted& wanted) {
+  check_not_masked(object, wanted);
   const auto array = py::reinterpret_borrow<py::array>(object);
-  const bool plain =
-      object.get_type().ptr() == reinterpret_cast<PyObject*>(py::detail::npy_api::get().PyArray_Type_);
-  if (!plain && py::hasattr(object, "mask") && py::hasattr(object, "filled")) {
-    throw py::type_error(std::string(name) +
-                         " is a masked array, whose mask would be ignored; pass its filled()");
-  }
   const py::dtype dtype = array.dtype();
-  dtype_name_ = py::str(dtype).cast<std::string>();
   const bool native = dtype.byteorder() == '=' || dtype.byteorder() == '|';
   dtype_ = native ? dtype_from(dtype.kind(), static_cast<std::size_t>(dtype.itemsize())) : DType::kOther;
-  shape_.assign(array.shape(), array.shape() + array.ndim());
-  const bool aligned = (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
-  if (!aligned)
-    throw py::value_error(std::string(name) + " is not aligned to its dtype; pass an aligned copy");
-  check_layout(name, (array.flags() & py::array::c_style) != 0, array.writeable(), access);
+  if ((array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) refuse_alignment(wanted);
+  check_layout(wanted, (array.flags() & py::array::c_style) != 0, array.writeable());
+  if (!takes(wanted, dtype_)) refuse_dtype(wanted, py::str(dtype).cast<std::string>());
+  take_shape(array.shape(), static_cast<int>(array.ndim()), wanted);
   data_ = const_cast<void*>(array.data());
   keep_alive_ = array;
 }
 
-void Tensor::view_dlpack(py::handle object, const char* name, Access access) {
-  if (py::hasattr(object, "__dlpack_device__")) {
-    const auto device = dlpack_device(object, name);
-    if (device.first != kDLCPU && device.first != kDLCUDAHost) {
-      throw py::value_error(std::string(name) + " is on DLPack device type " + std::to_string(device.first) +
-                            " (1 is the CPU, 2 is CUDA); this call needs it on the CPU");
-    }
-  }
-  check_not_lazy(object, name);
-  const py::object capsule = dlpack_capsule(object, name);
-  auto holder = std::make_unique<DlpackHolder>();
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    auto* managed =
-        static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
-    if (managed->version.major != DLPACK_MAJOR_VERSION) {
-      throw py::value_error(std::string(name) + ": DLPack version " + std::to_string(managed->version.major) +
-                            " is not supported (this build knows 1)");
-    }
-    PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
-    holder->versioned = managed;
-  } else if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    holder->plain = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-    PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-  } else {
-    throw py::type_error(std::string(name) + ": __dlpack__ gave no DLPack capsule");
-  }
-  const DLTensor& tensor = holder->tensor();
-  check_struct(tensor, name);
-  const char kind = tensor.dtype.code == kDLFloat  ? 'f'
-                    : tensor.dtype.code == kDLInt  ? 'i'
-                    : tensor.dtype.code == kDLUInt ? 'u'
-                                                   : '?';
-  dtype_name_ = std::string(kind == 'f'   ? "float"
-                            : kind == 'i' ? "int"
-                            : kind == 'u' ? "uint"
-                                          : "dlpack code ") +
-                (kind == '?' ? std::to_string(tensor.dtype.code) : std::to_string(tensor.dtype.bits));
-  if (tensor.dtype.lanes != 1) {
-    dtype_name_ += "x" + std::to_string(tensor.dtype.lanes);
-  } else if (tensor.dtype.bits % 8 == 0) {
-    dtype_ = dtype_from(kind, tensor.dtype.bits / 8);
-  }
-  shape_.assign(tensor.shape, tensor.shape + tensor.ndim);
-  check_layout(name, is_contiguous(shape_, tensor.strides), !holder->read_only(), access);
-  data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
-  if (dtype_ != DType::kOther && reinterpret_cast<std::uintptr_t>(data_) % item_bytes(dtype_) != 0) {
-    throw py::value_error(std::string(name) + " is not aligned to its dtype; pass an aligned copy");
-  }
-  keep_alive_ = py::capsule(holder.release(), [](void* held) { delete static_cast<DlpackHolder*>(held); });
+/// False where anything isn't as wanted: __dlpack__ then says what.
+bool Tensor::view_exchanged(py::handle object, const Wanted& wanted) {
+  const bool writes = wanted.access == Access::kWrite;
+  DLTensor tensor{};
+  DlpackExport held;
+  if (!dlpack_exchange(object, writes, tensor, held) || (writes && held.read_only())) return false;
+  const DType dtype = dtype_from(tensor.dtype);
+  if (!takes(wanted, dtype) || !is_aligned(data_of(tensor), dtype)) return false;
+  if (!fits(wanted, tensor.shape, tensor.ndim)) return false;
+  if (!is_contiguous(tensor.shape, tensor.strides, tensor.ndim)) return false;
+  dtype_ = dtype;
+  std::copy_n(tensor.shape, tensor.ndim, shape_);
+  data_ = data_of(tensor);
+  keep_alive_ = py::reinterpret_borrow<py::object>(object);
+  export_ = std::move(held);
+  return true;
+}
+
+void Tensor::view_dlpack(py::handle object, const Wanted& wanted) {
+  DlpackExport held = dlpack_export(object, wanted.name);
+  const DLTensor& tensor = held.tensor();
+  dtype_ = dtype_from(tensor.dtype);
+  check_layout(wanted, is_contiguous(tensor.shape, tensor.strides, tensor.ndim), !held.read_only());
+  data_ = data_of(tensor);
+  if (!is_aligned(data_, dtype_)) refuse_alignment(wanted);
+  if (!takes(wanted, dtype_)) refuse_dtype(wanted, dtype_text(tensor.dtype));
+  take_shape(tensor.shape, tensor.ndim, wanted);
+  export_ = std::move(held);
 }
 
 std::size_t Tensor::bytes() const {
-  std::size_t total = item_bytes(dtype_);
-  for (const std::int64_t length : shape_) total *= static_cast<std::size_t>(length);
-  return total;
+  return item_bytes(dtype_) * size(0) * size(1);
 }
 
 void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other,
@@ -281,6 +257,22 @@ Ids::Ids(py::handle object, const char* name)
     widened_.assign(narrow.begin(), narrow.end());
     ids_ = widened_;
   }
+}
+
+Result::Result(py::handle out, DType dtype, std::int64_t rows, std::int64_t columns) {
+  if (out.is_none()) {
+    object_ = new_array(dtype, rows, columns);
+    data_ = py::detail::array_proxy(object_.ptr())->data;
+  } else {
+    out_.emplace(out, "out", Access::kWrite, std::initializer_list<DType>{dtype},
+                 std::initializer_list<std::int64_t>{rows, columns});
+    object_ = py::reinterpret_borrow<py::object>(out);
+    data_ = out_->data<void>();
+  }
+}
+
+void Result::check_disjoint_from(const Tensor& argument, const char* name) const {
+  if (out_) check_disjoint(*out_, "out", argument, name);
 }
 
 }  // namespace fastinc::bindings

@@ -7,14 +7,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <initializer_list>
 #include <optional>
 #include <span>
-#include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
+
+#include "bindings/dlpack.h"
+#include "bindings/gil.h"
 
 namespace fastinc::bindings {
 
@@ -28,7 +27,16 @@ inline constexpr std::int64_t kAny = -1;
 /// Whether a function writes to the array.
 enum class Access : std::uint8_t { kRead, kWrite };
 
-/// Views CPU memory for as long as it lives. Made with the GIL held; data() may be used without it.
+/// What a call asks of an argument, which it calls `name`. shape has one or two axes.
+struct Wanted {
+  const char* name;
+  Access access;
+  std::initializer_list<DType> dtypes;
+  std::initializer_list<std::int64_t> shape;
+};
+
+/// Views CPU memory for as long as it lives. Made with the GIL held; data() may be used without it. An array
+/// that is as wanted costs no allocation and no text.
 class Tensor {
  public:
   /// Throws TypeError or ValueError naming the argument: not an array, not on the CPU, not contiguous (C
@@ -49,15 +57,17 @@ class Tensor {
   }
 
  private:
-  void view_numpy(py::handle object, const char* name, Access access);
-  void view_dlpack(py::handle object, const char* name, Access access);
-  void check_layout(const char* name, bool contiguous, bool writable, Access access) const;
+  void view_numpy(py::handle object, const Wanted& wanted);
+  void view_dlpack(py::handle object, const Wanted& wanted);
+  bool view_exchanged(py::handle object, const Wanted& wanted);
+  template <class Length>
+  void take_shape(const Length* shape, int axes, const Wanted& wanted);
 
   void* data_ = nullptr;
   DType dtype_ = DType::kOther;
-  std::string dtype_name_;
-  std::vector<std::int64_t> shape_;
+  std::int64_t shape_[2] = {1, 1};
   py::object keep_alive_;
+  DlpackExport export_;
 };
 
 /// (n,) or (n, dim) arguments in one line each.
@@ -84,32 +94,23 @@ class Ids {
 void check_disjoint(const Tensor& written, const char* written_name, const Tensor& other,
                     const char* other_name);
 
-/// Runs work() without the GIL: it may wait for another thread's batch, and no Python thread should wait with
-/// it. Not a destructor's job: taking the GIL back at interpreter exit ends a daemon thread by unwinding it.
-template <class Work>
-auto without_gil(Work&& work) {
-  using Result = std::invoke_result_t<Work>;
-  std::exception_ptr error;
-  PyThreadState* const state = PyEval_SaveThread();
-  if constexpr (std::is_void_v<Result>) {
-    try {
-      work();
-    } catch (...) {
-      error = std::current_exception();
-    }
-    PyEval_RestoreThread(state);
-    if (error) std::rethrow_exception(error);
-  } else {
-    std::optional<Result> result;
-    try {
-      result.emplace(work());
-    } catch (...) {
-      error = std::current_exception();
-    }
-    PyEval_RestoreThread(state);
-    if (error) std::rethrow_exception(error);
-    return std::move(*result);
+/// What a call returns: the caller's `out`, or a new array where that is None.
+class Result {
+ public:
+  /// dtype: float32 or uint8.
+  Result(py::handle out, DType dtype, std::int64_t rows, std::int64_t columns);
+  /// Throws where the caller's `out` shares memory with an argument.
+  void check_disjoint_from(const Tensor& argument, const char* name) const;
+  template <class T>
+  T* data() const {
+    return static_cast<T*>(data_);
   }
-}
+  const py::object& object() const { return object_; }
+
+ private:
+  py::object object_;
+  std::optional<Tensor> out_;
+  void* data_ = nullptr;
+};
 
 }  // namespace fastinc::bindings

@@ -12,6 +12,8 @@ _MOST = 2**31 - 1
 
 def as_number(value: Any, name: str) -> float:
     """Return a real number as a float; ranges are the engine's to check."""
+    if type(value) is float:
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} = {value!r} must be a number")
     try:
@@ -22,6 +24,8 @@ def as_number(value: Any, name: str) -> float:
 
 def as_flag(value: Any, name: str) -> bool:
     """Return True or False."""
+    if value is False or value is True:
+        return value
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} = {value!r} must be True or False")
     return bool(value)

@@ -3,7 +3,7 @@
 Arrays are NumPy arrays, torch CPU tensors, or anything with DLPack. Rows are float32, ids int32 or int64;
 arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their gradients are
 summed in float32 in a fixed order and each row takes one step, with the same bytes for any number of threads and
-any instruction set. The GIL is released: don't write to the arrays from another thread meanwhile.
+any instruction set. All but small calls release the GIL: don't write to the arrays from another thread meanwhile.
 
 All updates share these parameters:
 
@@ -16,7 +16,6 @@ hyper-parameter), IndexError (id out of range); each names the argument and the 
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any, Literal
 
@@ -36,34 +35,18 @@ __all__ = [
 ]
 
 NonFinite = Literal["raise", "skip"]
+_POLICIES = ("raise", "skip")
 #: A NumPy array, a torch CPU tensor, or anything with ``__dlpack__``.
 Array = Any
 
-
-@functools.lru_cache(maxsize=256)
-def _optimizer(name: str, parameters: tuple[tuple[str, float], ...]) -> _core.Optimizer:
-    core = _core.Optimizer(name)
-    for parameter, value in parameters:
-        core.set(parameter, value)
-    return core
-
-
-def _number(value: Any, name: str) -> float:
-    return float(as_flag(value, name)) if name == "decoupled_weight_decay" else as_number(value, name)
-
-
-def _update(
-    name: str,
-    weights: Array,
-    state: dict[str, Array],
-    ids: Array,
-    grads: Array,
-    nonfinite: str,
-    **parameters: float,
-) -> int:
-    as_choice(nonfinite, "nonfinite", ("raise", "skip"))
-    optimizer = _optimizer(name, tuple((key, _number(value, key)) for key, value in parameters.items()))
-    return _core.update(optimizer, weights, list(state.values()), list(state), ids, grads, nonfinite)
+# Each optimizer with its parameters and state arrays by name, as the functions below bring them.
+_DECAYED = ("weight_decay", "decoupled_weight_decay")
+_SGD = _core.DenseUpdate("sgd", ("lr", "weight_decay"), ())
+_MOMENTUM_SGD = _core.DenseUpdate("momentum_sgd", ("lr", "momentum", "weight_decay"), ("momentum_buffer",))
+_ADAGRAD = _core.DenseUpdate("adagrad", ("lr", "eps", *_DECAYED), ("state",))
+_ROWWISE_ADAGRAD = _core.DenseUpdate("rowwise_adagrad", ("lr", "eps", *_DECAYED), ("state",))
+_ADAM = _core.DenseUpdate("adam", ("lr", "beta1", "beta2", "eps", *_DECAYED), ("exp_avg", "exp_avg_sq", "steps"))
+_FTRL = _core.DenseUpdate("ftrl", ("lr", "beta", "l1", "l2"), ("z", "n"))
 
 
 def sgd_update(
@@ -107,19 +90,12 @@ def sgd_update(
     if momentum_buffer is None:
         if as_number(momentum, "momentum") != 0.0:
             raise ValueError(f"momentum_buffer is needed for momentum = {momentum}")
-        return _update("sgd", weights, {}, ids, grads, nonfinite, lr=lr, weight_decay=weight_decay)
-    state = {"momentum_buffer": momentum_buffer}
-    return _update(
-        "momentum_sgd",
-        weights,
-        state,
-        ids,
-        grads,
-        nonfinite,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
+        as_choice(nonfinite, "nonfinite", _POLICIES)
+        values: tuple[float, ...] = (as_number(lr, "lr"), as_number(weight_decay, "weight_decay"))
+        return _SGD(values, weights, (), ids, grads, nonfinite)
+    as_choice(nonfinite, "nonfinite", _POLICIES)
+    values = (as_number(lr, "lr"), as_number(momentum, "momentum"), as_number(weight_decay, "weight_decay"))
+    return _MOMENTUM_SGD(values, weights, (momentum_buffer,), ids, grads, nonfinite)
 
 
 def adagrad_update(
@@ -159,18 +135,14 @@ def adagrad_update(
     >>> weights[1].tolist(), state[1].tolist()
     ([-0.5, -0.5], [9.0, 9.0])
     """
-    return _update(
-        "adagrad",
-        weights,
-        {"state": state},
-        ids,
-        grads,
-        nonfinite,
-        lr=lr,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled_weight_decay,
+    as_choice(nonfinite, "nonfinite", _POLICIES)
+    values = (
+        as_number(lr, "lr"),
+        as_number(eps, "eps"),
+        as_number(weight_decay, "weight_decay"),
+        as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
     )
+    return _ADAGRAD(values, weights, (state,), ids, grads, nonfinite)
 
 
 def rowwise_adagrad_update(
@@ -211,18 +183,14 @@ def rowwise_adagrad_update(
     >>> weights[1].tolist(), float(state[1])
     ([-0.5, -0.5], 9.0)
     """
-    return _update(
-        "rowwise_adagrad",
-        weights,
-        {"state": state},
-        ids,
-        grads,
-        nonfinite,
-        lr=lr,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled_weight_decay,
+    as_choice(nonfinite, "nonfinite", _POLICIES)
+    values = (
+        as_number(lr, "lr"),
+        as_number(eps, "eps"),
+        as_number(weight_decay, "weight_decay"),
+        as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
     )
+    return _ROWWISE_ADAGRAD(values, weights, (state,), ids, grads, nonfinite)
 
 
 def adam_update(
@@ -269,20 +237,16 @@ def adam_update(
     >>> weights[1].round(6).tolist(), steps.tolist()
     ([-0.5, -0.5], [0.0, 1.0, 0.0])
     """
-    return _update(
-        "adam",
-        weights,
-        {"exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq, "steps": steps},
-        ids,
-        grads,
-        nonfinite,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled_weight_decay,
+    as_choice(nonfinite, "nonfinite", _POLICIES)
+    values = (
+        as_number(lr, "lr"),
+        as_number(beta1, "beta1"),
+        as_number(beta2, "beta2"),
+        as_number(eps, "eps"),
+        as_number(weight_decay, "weight_decay"),
+        as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
     )
+    return _ADAM(values, weights, (exp_avg, exp_avg_sq, steps), ids, grads, nonfinite)
 
 
 def ftrl_update(
@@ -324,7 +288,9 @@ def ftrl_update(
     >>> weights[1].tolist()
     [-0.25, 0.0]
     """
-    return _update("ftrl", weights, {"z": z, "n": n}, ids, grads, nonfinite, lr=lr, beta=beta, l1=l1, l2=l2)
+    as_choice(nonfinite, "nonfinite", _POLICIES)
+    values = (as_number(lr, "lr"), as_number(beta, "beta"), as_number(l1, "l1"), as_number(l2, "l2"))
+    return _FTRL(values, weights, (z, n), ids, grads, nonfinite)
 
 
 def _shape_of(x: Array, name: str) -> tuple[int, int]:

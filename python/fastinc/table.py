@@ -21,10 +21,17 @@ Ids = Any
 #: A float32 NumPy array, torch CPU tensor, or anything with DLPack.
 Array = Any
 
+#: What may be ids beside arrays.
+_NOT_ARRAYS = (list, tuple, range, int, np.integer)
+# What calls are mostly made with, told by identity: a whole call with one id takes half a microsecond.
+_NDARRAY = np.ndarray
+_RAISE = "raise"
+
 
 def _as_ids(ids: Ids, name: str = "ids") -> Any:
     """Turn a list, range or int into an int64 array; arrays pass as they are and are checked by the engine."""
-    if isinstance(ids, bool) or not isinstance(ids, (list, tuple, range, int, np.integer)):
+    kind = type(ids)  # asking for the class by isinstance() takes torch tensors a while
+    if kind is _NDARRAY or kind is bool or not issubclass(kind, _NOT_ARRAYS):
         return ids
     values = [ids] if isinstance(ids, (int, np.integer)) else ids
     for i, value in enumerate(values):
@@ -35,14 +42,13 @@ def _as_ids(ids: Ids, name: str = "ids") -> Any:
     return np.array(values, dtype=np.int64)
 
 
-def _count(ids: Any, name: str = "ids") -> int:
-    """Return how many ids there are, to make an output for them."""
+def _check_countable(ids: Any, name: str = "ids") -> None:
+    """Raise where a result can't be made for want of a number of ids; of several faults this is named first."""
     shape = getattr(ids, "shape", None)
     if shape is None:
-        raise TypeError(f"{name} must be an array or a list of ints, not {type(ids).__name__}")
+        raise TypeError(f"{name} must be an array or a list of ints, not {type(ids).__name__}") from None
     if len(shape) != 1:
-        raise ValueError(f"{name} has shape {tuple(shape)}; it must be (any,)")
-    return int(shape[0])
+        raise ValueError(f"{name} has shape {tuple(shape)}; it must be (any,)") from None
 
 
 @dataclass(frozen=True)
@@ -168,7 +174,7 @@ class EmbeddingTable:
     def __contains__(self, id: object) -> bool:
         if isinstance(id, bool) or not isinstance(id, (int, np.integer)) or not -(2**63) <= int(id) < 2**63:
             return False
-        return bool(self._core.contains(np.array([id], dtype=np.int64))[0])
+        return int(id) in self._core
 
     def __repr__(self) -> str:
         return (
@@ -197,11 +203,14 @@ class EmbeddingTable:
         >>> table.lookup([1, 2]).shape, len(table)
         ((2, 3), 0)
         """
-        ids = _as_ids(ids)
-        if out is None:
-            out = np.empty((_count(ids), self.dim), dtype=np.float32)
-        self._core.lookup(ids, out)
-        return out
+        if type(ids) is not _NDARRAY:
+            ids = _as_ids(ids)
+        try:
+            return self._core.lookup(ids, out)
+        except (TypeError, ValueError):
+            if out is None:
+                _check_countable(ids)
+            raise
 
     def lookup_quantized(self, ids: Ids, *, out: Array | None = None) -> Array:
         """Return the int8 serving copies of `ids`, in the format of :func:`fastinc.ops.quantize_rowwise`.
@@ -227,10 +236,12 @@ class EmbeddingTable:
         [0, 85, 170, 255]
         """
         ids = _as_ids(ids)
-        if out is None:
-            out = np.empty((_count(ids), self.dim + 8), dtype=np.uint8)
-        self._core.lookup_quantized(ids, out)
-        return out
+        try:
+            return self._core.lookup_quantized(ids, out)
+        except (TypeError, ValueError):
+            if out is None:
+                _check_countable(ids)
+            raise
 
     def pool(
         self,
@@ -271,10 +282,12 @@ class EmbeddingTable:
         """
         as_choice(mode, "mode", ("sum", "mean"))
         ids, offsets = _as_ids(ids), _as_ids(offsets, "offsets")
-        if out is None:
-            out = np.empty((_count(offsets, "offsets"), self.dim), dtype=np.float32)
-        self._core.pool(ids, offsets, mode, weights, out)
-        return out
+        try:
+            return self._core.pool(ids, offsets, mode, weights, out)
+        except (TypeError, ValueError):
+            if out is None:
+                _check_countable(offsets, "offsets")
+            raise
 
     def update(self, ids: Ids, grads: Array, *, nonfinite: Literal["raise", "skip"] = "raise") -> int:
         """Sum gradients of equal ids and take one optimizer step a row; unknown ids get a row first.
@@ -307,9 +320,13 @@ class EmbeddingTable:
         >>> len(table), table.version
         (2, 1)
         """
-        self._check_writable("update")
-        as_choice(nonfinite, "nonfinite", ("raise", "skip"))
-        return self._core.update(_as_ids(ids), grads, nonfinite)
+        if self._owner is not None:
+            self._check_writable("update")
+        if nonfinite is not _RAISE:
+            as_choice(nonfinite, "nonfinite", ("raise", "skip"))
+        if type(ids) is not _NDARRAY:
+            ids = _as_ids(ids)
+        return self._core.update(ids, grads, nonfinite)
 
     def load(self, ids: Ids, vectors: Array) -> None:
         """Set rows as they are, with fresh optimizer state; of equal ids the last wins.

@@ -242,3 +242,21 @@ def test_parameter_that_is_no_number_is_named(value):
 def test_momentum_needs_its_buffer():
     with pytest.raises(ValueError, match=r"^momentum_buffer .*momentum = 0\.5"):
         fi.ops.sgd_update(np.zeros((1, 1), np.float32), np.array([0]), np.ones((1, 1), np.float32), momentum=0.5)
+
+
+def test_prepared_updates_check_what_they_are_brought():
+    """What would be read beyond its end or never be set: a mistake in fi.ops itself."""
+    with pytest.raises(ValueError, match=r"^'beta' is not a parameter of sgd$"):
+        fi._core.DenseUpdate("sgd", ("lr", "beta"), ())
+    with pytest.raises(ValueError, match=r"^adagrad has 1 state arrays, not 0$"):
+        fi._core.DenseUpdate("adagrad", ("lr",), ())
+    step = fi._core.DenseUpdate("adagrad", ("lr",), ("state",))
+    weights, state, ids = np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32), np.array([1])
+    with pytest.raises(ValueError, match=r"^2 parameters, not 1$"):
+        step((0.1, 0.2), weights, (state,), ids, weights[:1].copy(), "raise")
+    with pytest.raises(ValueError, match=r"^0 state arrays, not 1$"):
+        step((0.1,), weights, (), ids, weights[:1].copy(), "raise")
+    with pytest.raises(TypeError):
+        step(("fast",), weights, (state,), ids, weights[:1].copy(), "raise")
+    with pytest.raises(ValueError, match=r"^nonfinite = 3 must be 'raise' or 'skip'$"):
+        step((0.1,), weights, (state,), ids, weights[:1].copy(), 3)
