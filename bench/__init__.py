@@ -3,6 +3,8 @@
 ==================  ============================================================================================
 ``core.py``         what a workload is made of: settings, contestants, cases, results
 ``race.py``         checks contestants, then runs them in turns
+``caches.py``       rows cold and inputs warm when a clock starts, for everybody alike
+``pages.py``        huge pages for everybody alike
 ``inputs.py``       random ids and gradients
 ``reference.py``    the optimizers in float64: what an answer must agree with
 ``peers.py``        torch and FBGEMM, or why they are missing

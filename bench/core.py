@@ -16,8 +16,13 @@ Size = Literal["full", "small", "tiny"]
 Role = Literal["subject", "variant", "peer", "limit"]
 Status = Literal["ok", "wrong", "missing", "failed"]
 T = TypeVar("T")
+Ready = Callable[[Any], None]
 
 ROUNDS: dict[str, int] = {"full": 15, "small": 7, "tiny": 3}
+
+
+def leave(given: Any) -> None:
+    """Leave the caches as they are: for checks, where no time counts."""
 
 
 class MissingError(Exception):
@@ -49,8 +54,9 @@ class Settings:
 class Contestant:
     """One way to do the work; it owns its arrays from `set_up` to `close`.
 
-    `prepare` is not timed and turns the inputs of a round into what the way takes, in arrays of its own, so that
-    every contestant finds its inputs equally warm. `run` is timed.
+    `prepare` is not timed and turns the inputs of a round into what the way takes, in arrays of its own. Then the
+    caches are emptied and what the call is given is touched (`caches.RULE`), the same for every contestant. `run` is
+    timed.
     """
 
     name: str = ""
@@ -73,9 +79,14 @@ class Contestant:
         """Do the work."""
         raise NotImplementedError
 
-    def measure(self, inputs: Any) -> float:
-        """Return the seconds that the work took."""
+    def given(self, prepared: Any) -> Any:
+        """Return those of the prepared arrays that are warm when the clock starts."""
+        return prepared
+
+    def measure(self, inputs: Any, ready: Ready = leave) -> float:
+        """Return the seconds that the work took; `ready` is called on what is given, right before the clock starts."""
         prepared = self.prepare(inputs)
+        ready(self.given(prepared))
         start = time.perf_counter()
         result = self.run(prepared)
         seconds = time.perf_counter() - start
@@ -122,6 +133,8 @@ class Standing:
     seconds: list[float] = field(default_factory=list)
     work: float = 1.0
     calls: int = 1
+    #: The share of its memory that is on huge pages; None where that can't be told.
+    huge_pages: float | None = None
 
     @property
     def median(self) -> float:
@@ -174,6 +187,8 @@ class CaseResult:
     goals: list[Goal] = field(default_factory=list)
     #: Further figures, by name with the unit in it.
     figures: dict[str, float] = field(default_factory=dict)
+    #: What the caches held when a clock started, where that was seen to.
+    caches: str = ""
 
     @property
     def subject(self) -> Standing | None:
@@ -201,19 +216,24 @@ class Workload:
     name: str
     summary: str
     run: Callable[[Settings], Iterator[CaseResult]]
+    #: Whether it has goals at full size: without a result, the README says so.
+    judged: bool = False
 
 
 WORKLOADS: dict[str, Workload] = {}
 Runner = Callable[[Settings], Iterator[CaseResult]]
 
 
-def workload(name: str, summary: str) -> Callable[[Runner], Runner]:
-    """Register a function from settings to case results under a name such as "update/sgd"."""
+def workload(name: str, summary: str, *, judged: bool = False) -> Callable[[Runner], Runner]:
+    """Register a function from settings to case results under a name such as "update/sgd".
+
+    `judged` says that it has goals at full size.
+    """
 
     def register(run: Runner) -> Runner:
         if name in WORKLOADS:
             raise ValueError(f"there is a workload {name!r} already")
-        WORKLOADS[name] = Workload(name, summary, run)
+        WORKLOADS[name] = Workload(name, summary, run, judged)
         return run
 
     return register

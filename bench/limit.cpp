@@ -1,6 +1,7 @@
 // What the memory can do: the rows of a batch alone, in the order they come, with the best prefetch. No
 // sorting, no state, no gradients: no exact update can be faster than update_rows on the same ids, as long as
-// few of them repeat. Compiled on first use by limit.py, for the CPU it runs on.
+// few of them repeat. add_rows reads the gradients too, as every update must. Compiled on first use by
+// limit.py, for the CPU it runs on.
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -99,6 +100,7 @@ struct Rows {
   std::size_t distance;  // how many ids ahead rows are fetched
   float delta;
   float* out;
+  const float* grads;
   std::atomic<float>* total;
 };
 
@@ -136,6 +138,15 @@ void update_piece(void* context, std::size_t begin, std::size_t end) {
   const float delta = rows.delta;
   each_row<1>(rows, begin, end, [delta](float* row, std::size_t, std::size_t dim) {
     for (std::size_t i = 0; i < dim; ++i) row[i] += delta;
+  });
+}
+
+void add_piece(void* context, std::size_t begin, std::size_t end) {
+  const Rows& rows = *static_cast<Rows*>(context);
+  const float* grads = rows.grads;
+  each_row<1>(rows, begin, end, [grads](float* row, std::size_t at, std::size_t dim) {
+    const float* grad = grads + at * dim;
+    for (std::size_t i = 0; i < dim; ++i) row[i] += grad[i];
   });
 }
 
@@ -194,14 +205,21 @@ void set_threads(int threads) {
 // Adds delta to each element of each row in ids. Rows that repeat may lose some of it: there is no lock.
 void update_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
                  std::size_t distance, float delta) {
-  Rows rows{weights, dim, ids, distance, delta, nullptr, nullptr};
+  Rows rows{weights, dim, ids, distance, delta, nullptr, nullptr, nullptr};
   pool()->run(update_piece, &rows, count, kPiece);
+}
+
+// Adds row i of grads (count x dim) to the row of id i. Rows that repeat may lose some of it, as above.
+void add_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
+              std::size_t distance, const float* grads) {
+  Rows rows{weights, dim, ids, distance, 0, nullptr, grads, nullptr};
+  pool()->run(add_piece, &rows, count, kPiece);
 }
 
 // Copies the rows in ids to out (count x dim).
 void gather_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
                  std::size_t distance, float* out) {
-  Rows rows{weights, dim, ids, distance, 0, out, nullptr};
+  Rows rows{weights, dim, ids, distance, 0, out, nullptr, nullptr};
   pool()->run(gather_piece, &rows, count, kPiece);
 }
 
@@ -209,7 +227,7 @@ void gather_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::
 float read_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::size_t count,
                 std::size_t distance) {
   std::atomic<float> total{0};
-  Rows rows{weights, dim, ids, distance, 0, nullptr, &total};
+  Rows rows{weights, dim, ids, distance, 0, nullptr, nullptr, &total};
   pool()->run(read_piece, &rows, count, kPiece);
   return total.load();
 }

@@ -53,10 +53,11 @@ def _library() -> ctypes.CDLL:
     rows: list[Any] = [pointer, size, pointer, size, size]
     library.set_threads.argtypes = [ctypes.c_int]
     library.update_rows.argtypes = [*rows, ctypes.c_float]
+    library.add_rows.argtypes = [*rows, pointer]
     library.gather_rows.argtypes = [*rows, pointer]
     library.read_rows.argtypes, library.read_rows.restype = rows, ctypes.c_float
     library.copy_bytes.argtypes = [pointer, pointer, size]
-    for name in ("set_threads", "update_rows", "gather_rows", "copy_bytes"):
+    for name in ("set_threads", "update_rows", "add_rows", "gather_rows", "copy_bytes"):
         getattr(library, name).restype = None
     return library
 
@@ -91,6 +92,11 @@ class Limit:
         """Return `update` with its arguments as addresses; `ids` must live until it was called."""
         where = (self._address, self._dim, ids.ctypes.data, len(ids), self.distance, delta)
         return functools.partial(self._library.update_rows, *where)
+
+    def adder(self, ids: Ids, grads: Float32) -> Any:
+        """Return a call that adds row i of `grads` to the row of id i; a row that repeats may lose some."""
+        where = (self._address, self._dim, ids.ctypes.data, len(ids), self.distance, grads.ctypes.data)
+        return functools.partial(self._library.add_rows, *where)
 
     def gatherer(self, ids: Ids, out: Float32) -> Any:
         """Return a call that copies the rows to `out`."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bench import pages
+from bench.caches import ready, rule
 from bench.core import Case, CaseResult, Contestant, Goal, MissingError, Settings, Standing, WrongError
 from bench.machine import available_memory
 
@@ -40,12 +42,17 @@ def race(
         if needs > available_memory():
             reason = f"needs {needs / 2**30:.1f} GiB of memory, and {available_memory() / 2**30:.1f} are available"
             unable = {c.name: Standing(c.name, c.role, c.timed, "failed", reason) for c in contestants}
+        huge: dict[str, float | None] = {}
         for contestant in contestants:
             if contestant.name not in unable:
+                before = pages.resident()
                 unable.update(_set_up(contestant, settings))
-        ready = [contestant for contestant in contestants if contestant.name not in unable]
+                huge[contestant.name] = pages.share(before, pages.resident())
+        able = [contestant for contestant in contestants if contestant.name not in unable]
         for number, case in enumerate(cases):
-            standings = {s.name: s for s in _run_case(ready, case, settings, (key, number))}
+            standings = {s.name: s for s in _run_case(able, case, settings, (key, number))}
+            for standing in standings.values():
+                standing.huge_pages = huge[standing.name]
             yield _result(case, [standings.get(c.name) or unable[c.name] for c in contestants], settings)
     finally:
         for contestant in contestants:
@@ -114,7 +121,7 @@ def _measure(contestant: Contestant, standing: Standing, inputs: Any) -> float |
     gc.collect(0)
     gc.disable()
     try:
-        return contestant.measure(inputs)
+        return contestant.measure(inputs, ready)
     except Exception as error:
         standing.status, standing.reason = "failed", _told(error)
         return None
@@ -123,7 +130,7 @@ def _measure(contestant: Contestant, standing: Standing, inputs: Any) -> float |
 
 
 def _result(case: Case, standings: list[Standing], settings: Settings) -> CaseResult:
-    result = CaseResult(case.label, case.unit, standings)
+    result = CaseResult(case.label, case.unit, standings, caches=rule())
     if settings.size == "full" and result.subject is not None:  # a goal is for the size it was set for
         name = result.subject.name
         result.goals = [

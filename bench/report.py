@@ -11,7 +11,8 @@ from bench.core import CaseResult, Settings, Standing, Workload
 from bench.machine import one_line
 
 _COLORS = {"subject": "#0b6e4f", "variant": "#74b49b", "peer": "#9a9a9a", "limit": "#3d6fb4"}
-_UNITS = {"rows": (1e6, "M rows/s"), "bytes": (1e9, "GB/s"), "queries": (1.0, "queries/s")}
+#: By the unit of work: what to divide a rate by, and its name then.
+UNITS = {"rows": (1e6, "M rows/s"), "bytes": (1e9, "GB/s"), "queries": (1.0, "queries/s")}
 
 
 def file_name(workload: Workload) -> str:
@@ -34,7 +35,7 @@ def ratio_text(ratio: float) -> str:
 
 def table(result: CaseResult) -> str:
     """Return a case as text: a line for each contestant, then its goals and figures."""
-    scale, unit = _UNITS[result.unit]
+    scale, unit = UNITS[result.unit]
     subject = result.subject.name if result.subject else "fastinc"
     head = ("", "median", "min", "max", unit, f"{subject} is")
     lines = [_cells(standing, result, scale) for standing in result.standings]
@@ -70,7 +71,12 @@ def footnotes(results: list[CaseResult]) -> str:
     for result in results:
         for standing in result.standings:
             timed.setdefault(standing.name, standing.timed)
-    return "\n".join(["timed:", *(f"  {name}: {text}" for name, text in timed.items() if text)])
+    lines = ["timed:", *(f"  {name}: {text}" for name, text in timed.items() if text)]
+    shares = {s.name: s.huge_pages for result in results for s in result.standings if s.huge_pages is not None}
+    if shares:
+        told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        lines.append(f"  of the memory taken when set up, on huge pages: {told}")
+    return "\n".join([*lines, *(f"  all: {text}" for text in dict.fromkeys(r.caches for r in results) if text)])
 
 
 def to_dict(
@@ -92,6 +98,7 @@ def _case(result: CaseResult) -> dict[str, Any]:
     return {
         "case": result.label,
         "unit": result.unit,
+        "caches": result.caches,
         "subject": result.subject.name if result.subject else None,
         "contestants": [_contestant(standing, result) for standing in result.standings],
         "figures": {name: _finite(value) for name, value in result.figures.items()},
@@ -114,6 +121,7 @@ def _contestant(standing: Standing, result: CaseResult) -> dict[str, Any]:
         "max_seconds": standing.slowest,
         "measurements": len(standing.seconds),
         "calls_a_measurement": standing.calls,
+        "huge_pages": standing.huge_pages,
         "rate": standing.rate,
         "subject_is_times_this": _finite(result.ratio(standing.name)),
     }
@@ -162,7 +170,7 @@ def plot(path: Path, workload: Workload, results: list[CaseResult]) -> bool:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.01)
-    units = " or ".join(dict.fromkeys(_UNITS[result.unit][1] for result in results))
+    units = " or ".join(dict.fromkeys(UNITS[result.unit][1] for result in results))
     axes.set_xlabel(f"{units} by the median (in brackets: how many times that the first has)", fontsize=8)
     axes.set_title(f"{workload.name}: {workload.summary}", fontsize=9)
     figure.savefig(path, dpi=120)
@@ -173,7 +181,7 @@ def _bar(axes: Any, place: float, standing: Standing, result: CaseResult) -> Non
     if not standing.counts:
         _note(axes, 0, place, f" {standing.status}", color="#9a1c1c")
         return
-    rate = standing.rate / _UNITS[result.unit][0]
+    rate = standing.rate / UNITS[result.unit][0]
     axes.barh(place, rate, color=_COLORS[standing.role], height=0.8)
     ratio = result.ratio(standing.name)
     against = "" if standing is result.subject or math.isnan(ratio) else f"  ({ratio_text(ratio)})"

@@ -9,10 +9,11 @@ import numpy as np
 
 import fastinc as fi
 from bench import peers
-from bench.core import Contestant, MissingError, Role, Settings, WrongError
+from bench.core import Contestant, MissingError, Ready, Role, Settings, WrongError, leave
 from bench.inputs import Batch, Float32, fill
 from bench.limit import Limit
-from bench.reference import BETA1, BETA2, EPS, LR, Rows, check_update, sums
+from bench.pages import make_huge, own
+from bench.reference import BETA, BETA1, BETA2, EPS, L1, LR, Rows, check_equal, check_update, sums
 
 #: State arrays and whether they have an element for each weight, with the range they start in.
 STATE: dict[str, dict[str, tuple[bool, float, float]]] = {
@@ -20,6 +21,7 @@ STATE: dict[str, dict[str, tuple[bool, float, float]]] = {
     "adagrad": {"state": (True, 0.5, 1.5)},
     "rowwise_adagrad": {"state": (False, 0.5, 1.5)},
     "adam": {"exp_avg": (True, -0.1, 0.1), "exp_avg_sq": (True, 0.5, 1.5), "steps": (False, 100.0, 100.0)},
+    "ftrl": {"z": (True, -1.0, 1.0), "n": (True, 0.5, 1.5)},
 }
 
 
@@ -38,14 +40,16 @@ class ArrayUpdater(Contestant):
     def make_arrays(self) -> None:
         """Make weights and state of our own."""
         rows, dim = self.shape
-        self.weights = fill(np.empty(self.shape, np.float32), -0.1, 0.1, seed=1)
+        self.weights = make_huge(np.empty(self.shape, np.float32))
         self.state = {}
-        for name, (wide, low, high) in STATE[self.formula].items():
-            array = np.empty((rows, dim) if wide else rows, np.float32)
-            self.state[name] = fill(array, low, high, seed=2)
+        for name, (wide, _, _) in STATE[self.formula].items():
+            self.state[name] = make_huge(np.empty((rows, dim) if wide else rows, np.float32))
+        self.fill_arrays()
 
     def fill_arrays(self) -> None:
-        """Start the arrays of a peer where ours start."""
+        """Start everybody's arrays at the same numbers, and on huge pages."""
+        for array in (self.weights, *self.state.values()):
+            make_huge(array)
         fill(self.weights, -0.1, 0.1, seed=1)
         for name, (_, low, high) in STATE[self.formula].items():
             if name in self.state:
@@ -68,8 +72,8 @@ class ArrayUpdater(Contestant):
             raise WrongError("rows outside the batch have changed")
 
     def prepare(self, inputs: list[Batch]) -> Any:
-        """Copies, so that everybody's inputs are as warm."""
-        return [Batch(batch.ids.copy(), batch.grads.copy()) for batch in inputs]
+        """Copies: nobody's inputs are another's."""
+        return [Batch(own(batch.ids), own(batch.grads)) for batch in inputs]
 
 
 class Fastinc(ArrayUpdater):
@@ -85,10 +89,8 @@ class Fastinc(ArrayUpdater):
         self.make_arrays()
         self.update = getattr(fi.ops, f"{self.optimizer}_update")
         self.parameters: dict[str, float] = {"lr": LR}
-        if self.optimizer != "sgd":
-            self.parameters["eps"] = EPS
-        if self.optimizer == "adam":
-            self.parameters.update(beta1=BETA1, beta2=BETA2)
+        more = {"sgd": {}, "adam": {"eps": EPS, "beta1": BETA1, "beta2": BETA2}, "ftrl": {"beta": BETA, "l1": L1}}
+        self.parameters.update(more.get(self.optimizer, {"eps": EPS}))
 
     def run(self, prepared: list[Batch]) -> None:
         update, weights, state, parameters = self.update, self.weights, self.state.values(), self.parameters
@@ -97,10 +99,13 @@ class Fastinc(ArrayUpdater):
 
 
 class Tbe(ArrayUpdater):
-    """FBGEMM: the forward that a backward needs isn't timed, and leaves the rows in the cache."""
+    """FBGEMM: the forward that a backward needs isn't timed; the caches are emptied after it."""
 
     name = peers.TBE
-    timed = "backward(grads) alone: bags of one id, SUM, weight_decay=0; its forward ran just before, untimed"
+    timed = (
+        "backward(grads) alone: bags of one id, SUM, weight_decay=0; the forwards it needs ran before the caches were "
+        "emptied"
+    )
 
     def set_up(self, settings: Settings) -> None:
         self.torch = peers.torch(settings)
@@ -110,11 +115,44 @@ class Tbe(ArrayUpdater):
         self.state = dict(zip(STATE[self.formula], states, strict=False))  # SGD has none
         self.fill_arrays()
 
-    def measure(self, inputs: list[Batch]) -> float:
-        torch, seconds = self.torch, 0.0
-        for batch in inputs:
-            ids, grads = torch.from_numpy(batch.ids.copy()), torch.from_numpy(batch.grads.copy())
-            out = self.table(ids, torch.arange(len(ids) + 1))
+    def prepare(self, inputs: list[Batch]) -> Any:
+        """Tensors: ids, where their bags begin, gradients."""
+        torch = self.torch
+        arrays = [(own(batch.ids), np.arange(len(batch.ids) + 1), own(batch.grads)) for batch in inputs]
+        return [tuple(torch.from_numpy(array) for array in each) for each in arrays]
+
+    def measure(self, inputs: list[Batch], ready: Ready = leave) -> float:
+        prepared = self.prepare(inputs)
+        graphs = [(self.table(ids, offsets), grads) for ids, offsets, grads in prepared]
+        ready(prepared)
+        start = time.perf_counter()
+        for out, grads in graphs:
+            out.backward(grads)
+        return time.perf_counter() - start
+
+
+class WarmTbe(Tbe):
+    """The same table, with the rows where its forward has just left them."""
+
+    name = f"{peers.TBE} (rows warm)"
+    timed = "backward(grads) alone, each straight after its untimed forward: its rows are still in the caches"
+
+    def __init__(self, cold: Tbe) -> None:
+        super().__init__(cold.optimizer, *cold.shape)
+        self.cold = cold
+
+    def set_up(self, settings: Settings) -> None:
+        peers.fbgemm(settings)
+        if not hasattr(self.cold, "table"):
+            raise MissingError(f"{self.cold.name} has no table here")
+        self.torch, self.table = self.cold.torch, self.cold.table
+        self.weights, self.state = self.cold.weights, self.cold.state
+
+    def measure(self, inputs: list[Batch], ready: Ready = leave) -> float:
+        prepared, seconds = self.prepare(inputs), 0.0
+        ready(prepared)
+        for ids, offsets, grads in prepared:
+            out = self.table(ids, offsets)
             start = time.perf_counter()
             out.backward(grads)
             seconds += time.perf_counter() - start
@@ -153,9 +191,8 @@ class TorchSparse(ArrayUpdater):
             own["step"] = 100
 
     def _sparse(self, ids: Any, grads: Float32) -> Any:
-        torch = self.torch
-        indices, values = torch.from_numpy(ids[None].copy()), torch.from_numpy(grads.copy())
-        return torch.sparse_coo_tensor(indices, values, self.shape, check_invariants=False)
+        indices, values = self.torch.from_numpy(ids[None]), self.torch.from_numpy(grads)
+        return self.torch.sparse_coo_tensor(indices, values, self.shape, check_invariants=False)
 
     def read(self, rows: Any) -> Rows:
         found = super().read(rows)
@@ -163,10 +200,11 @@ class TorchSparse(ArrayUpdater):
             found.state["steps"] = np.full(len(rows), self.step.state[self.parameter]["step"], np.float32)
         return found
 
-    def measure(self, inputs: list[Batch]) -> float:
-        seconds = 0.0
-        for batch in inputs:
-            self.parameter.grad = self._sparse(batch.ids, batch.grads)
+    def measure(self, inputs: list[Batch], ready: Ready = leave) -> float:
+        prepared, seconds = self.prepare(inputs), 0.0
+        gradients = [self._sparse(batch.ids, batch.grads) for batch in prepared]
+        ready(prepared)
+        for self.parameter.grad in gradients:
             start = time.perf_counter()
             self.step.step()
             seconds += time.perf_counter() - start
@@ -200,8 +238,10 @@ class NumPy(ArrayUpdater):
             h = state["state"][ids] + np.mean(g * g, axis=1)
             state["state"][ids] = h
             w[ids] -= (lr / (np.sqrt(h) + np.float32(EPS)))[:, None] * g
-        else:
+        elif self.optimizer == "adam":
             self._adam(ids, g)
+        else:
+            self._ftrl(ids, g)
 
     def _adam(self, ids: Any, g: Float32) -> None:
         state, beta1, beta2 = self.state, np.float32(BETA1), np.float32(BETA2)
@@ -211,6 +251,15 @@ class NumPy(ArrayUpdater):
         state["steps"][ids], state["exp_avg"][ids], state["exp_avg_sq"][ids] = t, m, v
         correct1, correct2 = (1 - beta1**t)[:, None], (1 - beta2**t)[:, None]
         self.weights[ids] -= np.float32(LR) * (m / correct1) / (np.sqrt(v / correct2) + np.float32(EPS))
+
+    def _ftrl(self, ids: Any, g: Float32) -> None:
+        state, lr, l1 = self.state, np.float32(LR), np.float32(L1)
+        n = state["n"][ids]
+        squares = n + g * g
+        root = np.sqrt(squares)
+        z = state["z"][ids] + g - (root - np.sqrt(n)) / lr * self.weights[ids]
+        state["z"][ids], state["n"][ids] = z, squares
+        self.weights[ids] = -np.sign(z) * np.maximum(np.abs(z) - l1, 0) / ((np.float32(BETA) + root) / lr)
 
 
 class RowLimit(ArrayUpdater):
@@ -239,10 +288,45 @@ class RowLimit(ArrayUpdater):
             raise WrongError("rows have not moved by what was added")
 
     def prepare(self, inputs: list[Batch]) -> Any:
-        ids = [batch.ids.copy() for batch in inputs]
+        ids = [own(batch.ids) for batch in inputs]
         sign = 1.0 if self.__dict__.setdefault("rises", False) else -1.0
         self.rises = sign < 0  # up and down in turns, so that weights stay small
         return ids, [self.limit.caller(each, sign * 0.25) for each in ids]
+
+    def run(self, prepared: Any) -> None:
+        for call in prepared[1]:
+            call()
+
+
+class GradientLimit(ArrayUpdater):
+    """The rows of the limit once more, each with its gradient added: what an update can't do without."""
+
+    name, role = "limit with gradients", "limit"
+    timed = "the loop of the limit, which adds the gradient's row that comes with the id instead of a constant"
+
+    def __init__(self, rows_alone: RowLimit) -> None:
+        super().__init__("sgd", *rows_alone.shape)
+        self.rows_alone = rows_alone
+
+    def set_up(self, settings: Settings) -> None:
+        if not hasattr(self.rows_alone, "limit"):
+            raise MissingError("the limit is missing")
+        self.limit, self.weights, self.state = self.rows_alone.limit, self.rows_alone.weights, {}
+
+    def check(self, inputs: list[Batch]) -> None:
+        """Rows that come once have their gradient added; of the others, some may be lost where two threads met."""
+        ids, first, counts = np.unique(inputs[0].ids, return_index=True, return_counts=True)
+        others = np.setdiff1d(np.linspace(0, self.shape[0] - 1, 1000).astype(np.int64), ids)
+        before, before_others = self.weights[ids], self.weights[others]
+        self.measure(inputs[:1])
+        expected = before + inputs[0].grads[first]
+        check_equal("rows", self.weights[ids][counts == 1], expected[counts == 1])
+        if (self.weights[ids] == before).all(axis=1).any() or not np.array_equal(self.weights[others], before_others):
+            raise WrongError("rows have not moved by what was added")
+
+    def prepare(self, inputs: list[Batch]) -> Any:
+        kept = super().prepare(inputs)
+        return kept, [self.limit.adder(batch.ids, batch.grads) for batch in kept]
 
     def run(self, prepared: Any) -> None:
         for call in prepared[1]:

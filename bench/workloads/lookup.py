@@ -11,6 +11,7 @@ from bench import peers
 from bench.core import Case, CaseResult, Contestant, Role, Settings, workload
 from bench.inputs import Draw, Float32, Ids, fill, id_count, id_lists, scattered, shape_name
 from bench.limit import Limit
+from bench.pages import make_huge, own
 from bench.race import race
 from bench.reference import EPS, LR, check_equal
 from bench.workloads.table import make_table
@@ -33,11 +34,12 @@ class Reader(Contestant):
 
     def make_weights(self) -> None:
         """Make an array of our own."""
-        self.weights = fill(np.empty(self.shape, np.float32), -0.1, 0.1, seed=1)
+        self.weights = fill(make_huge(np.empty(self.shape, np.float32)), -0.1, 0.1, seed=1)
 
     def empty(self, count: int) -> Float32:
         """Return an array to write to whose pages are there."""
-        return np.full((count, self.shape[1]), np.float32(0.5))
+        out: Float32 = own(np.full((count, self.shape[1]), np.float32(0.5)))
+        return out
 
     def check(self, inputs: list[Ids]) -> None:
         expected = self.expected(inputs[0])
@@ -90,7 +92,7 @@ class IndexSelect(Reader):
     def set_up(self, settings: Settings) -> None:
         self.torch = peers.torch(settings)
         self.tensor = self.torch.empty(self.shape)
-        self.weights = fill(self.tensor.numpy(), -0.1, 0.1, seed=1)
+        self.weights = fill(make_huge(self.tensor.numpy()), -0.1, 0.1, seed=1)
 
     def prepare(self, inputs: list[Ids]) -> Any:
         torch = self.torch
@@ -112,7 +114,7 @@ class TbeForward(Reader):
     def set_up(self, settings: Settings) -> None:
         self.torch = peers.torch(settings)
         self.table = peers.tbe(settings, *self.shape, "sgd", LR, EPS)
-        self.weights = fill(self.table.split_embedding_weights()[0].detach().numpy(), -0.1, 0.1, seed=1)
+        self.weights = fill(make_huge(self.table.split_embedding_weights()[0].detach().numpy()), -0.1, 0.1, seed=1)
 
     def offsets(self, count: int) -> Any:
         """Return where bags begin, and the end."""
@@ -183,7 +185,7 @@ def _cases(settings: Settings, rows: int, dim: int, judged: bool) -> list[Case]:
     return cases
 
 
-@workload("table/lookup", "EmbeddingTable.lookup, every id there")
+@workload("table/lookup", "EmbeddingTable.lookup, every id there", judged=True)
 def lookup(settings: Settings) -> Iterator[CaseResult]:
     """All but FBGEMM write to an array that is given."""
     for key, (rows, dim) in enumerate(shapes(settings)):

@@ -56,7 +56,9 @@ def _sizes(settings: Settings) -> tuple[int, int, int]:
     return settings.pick((1_000_000, 30_000_000, 64), (50_000, 1_000_000, 64), (100, 3000, 8))
 
 
-@workload("scale/ops", "rowwise Adagrad at 1M and 30M rows: the cost of a row should not grow with the table")
+@workload(
+    "scale/ops", "rowwise Adagrad at 1M and 30M rows: the cost of a row should not grow with the table", judged=True
+)
 def ops(settings: Settings) -> Iterator[CaseResult]:
     """The same gradients; ids are folded into the small array."""
     small, large, dim = _sizes(settings)
@@ -68,7 +70,7 @@ def ops(settings: Settings) -> Iterator[CaseResult]:
     yield from race(contestants, _cases(settings, small, large, dim), settings, key=1, needs=needs)
 
 
-@workload("scale/table", "EmbeddingTable.update at 1M and 30M rows")
+@workload("scale/table", "EmbeddingTable.update at 1M and 30M rows", judged=True)
 def table(settings: Settings) -> Iterator[CaseResult]:
     """The same gradients; ids are folded into the small table."""
     small, large, dim = _sizes(settings)

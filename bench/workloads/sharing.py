@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 import fastinc as fi
 from bench import machine
-from bench.core import Case, CaseResult, Contestant, Goal, Settings, Standing, WrongError, workload
-from bench.inputs import Batch, Draw, batches, normals, scattered, shape_name
+from bench.core import Case, CaseResult, Contestant, Goal, Ready, Settings, Standing, WrongError, leave, workload
+from bench.inputs import Batch, Draw, batches, id_count, normals, scattered, shape_name
+from bench.pages import own
 from bench.race import free_memory, race
 from bench.workloads.table import make_table
 
@@ -20,21 +21,31 @@ from bench.workloads.table import make_table
 _POOL = 64
 
 
-def _loop(call: Callable[[int], object], stop: threading.Event, count: list[int], failure: list[BaseException]) -> None:
-    done = 0
+@dataclass
+class Pace:
+    """What the threads of one name did: calls a second together, and the CPUs that each had."""
+
+    calls: float = 0.0
+    cpu: float = 0.0
+
+
+def _loop(
+    call: Callable[[int], object], stop: threading.Event, count: list[tuple[int, float]], failure: list[BaseException]
+) -> None:
+    done, start = 0, time.thread_time()
     try:
         while not stop.is_set():
             call(done % _POOL)
             done += 1
     except BaseException as error:
         failure.append(error)
-    count.append(done)
+    count.append((done, time.thread_time() - start))
 
 
-def rates(loops: dict[str, list[Callable[[int], object]]], seconds: float) -> dict[str, float]:
-    """Run every loop in a thread of its own for some time; return calls a second for each name."""
+def rates(loops: dict[str, list[Callable[[int], object]]], seconds: float) -> dict[str, Pace]:
+    """Run every loop in a thread of its own for some time; return how each name did."""
     stop, failure = threading.Event(), list[BaseException]()
-    counts: dict[str, list[int]] = {name: [] for name in loops}
+    counts: dict[str, list[tuple[int, float]]] = {name: [] for name in loops}
     threads = [
         threading.Thread(target=_loop, args=(call, stop, counts[name], failure), daemon=True)
         for name, calls in loops.items()
@@ -50,7 +61,10 @@ def rates(loops: dict[str, list[Callable[[int], object]]], seconds: float) -> di
     elapsed = time.perf_counter() - start
     if failure:
         raise failure[0]
-    return {name: sum(count) / elapsed for name, count in counts.items()}
+    return {
+        name: Pace(sum(done for done, _ in count) / elapsed, sum(cpu for _, cpu in count) / elapsed / len(count))
+        for name, count in counts.items()
+    }
 
 
 class _Shared:
@@ -92,69 +106,103 @@ class _Shared:
             raise WrongError(f"{sum(torn)} torn rows in {len(torn)} reads")
 
 
-@workload("sharing/lookup", "lookups beside a writer that never rests, and the writer beside them")
-def lookup(settings: Settings) -> Iterator[CaseResult]:
-    """One writer and as many readers as there are CPUs left, each call on one thread: alone, then together."""
-    rows, dim = settings.pick((1_000_000, 64), (100_000, 64), (500, 8))
-    readers = max(1, machine.cpus() - 1)
-    seconds = settings.pick(1.0, 0.5, 0.05)
-    threads_before = fi.get_num_threads()
-    fi.set_num_threads(1)  # otherwise one call alone would take the CPUs that the other side needs
-    try:
-        shared = _Shared(rows, dim, settings)
-        results = [_pair(side, shared, readers, shape_name(rows, dim)) for side in ("reader", "writer")]
+@dataclass
+class _Crowd:
+    """Readers and a writer of one table, alone and together."""
+
+    shared: _Shared
+    readers: int
+    threads: int
+    shape: str
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+
+    def results(self) -> list[CaseResult]:
+        """Return empty results, the readers' and the writer's."""
+        pool = f"{self.threads} {'thread' if self.threads == 1 else 'threads'} a call, {machine.cpus()} CPUs"
+        crowd = f"{self.shape}, 1 writer, {self.readers} {'reader' if self.readers == 1 else 'readers'}, {pool}"
+        sides = {
+            "reader": f"table.lookup of {self.shared.read_size:,} ids in a loop; the readers together",
+            "writer": f"table.update of {self.shared.write_size:,} ids in a loop",
+        }
+        sizes = {"reader": self.shared.read_size, "writer": self.shared.write_size}
+        return [
+            CaseResult(
+                f"{crowd}: the {side}'s rate",
+                "rows",
+                [
+                    Standing(f"{side} beside {other}", "subject", sides[side], work=sizes[side]),
+                    Standing(f"{side} alone", "variant", sides[side], work=sizes[side]),
+                ],
+            )
+            for side, other in (("reader", "writer"), ("writer", "readers"))
+        ]
+
+    def alternate(self, standings: dict[str, Standing], seconds: float, settings: Settings) -> None:
+        """Run the three phases in turns."""
+        shared = self.shared
+        read, write = [shared.reader() for _ in range(self.readers)], [shared.writer()]
+        phases: dict[str, tuple[dict[str, str], dict[str, list[Callable[[int], object]]]]] = {
+            "readers": ({"reader": "reader alone"}, {"reader": read}),
+            "writer": ({"writer": "writer alone"}, {"writer": write}),
+            "both": (
+                {"reader": "reader beside writer", "writer": "writer beside readers"},
+                {"reader": read, "writer": write},
+            ),
+        }
+        order = settings.random(41)
+        for number in range(settings.rounds + 1):
+            for phase in order.permutation(list(phases)):
+                names, loops = phases[phase]
+                for side, pace in rates(loops, seconds).items():
+                    if number > 0:  # the first round warms up
+                        standings[names[side]].seconds.append(1.0 / max(pace.calls, 1e-9))
+                        self.cpu.setdefault(names[side], []).append(pace.cpu)
+
+    def run(self, seconds: float, settings: Settings) -> list[CaseResult]:
+        """Return both results, with the share of a CPU that each thread had."""
+        results = self.results()
         standings = {standing.name: standing for result in results for standing in result.standings}
+        before = fi.get_num_threads()
+        fi.set_num_threads(self.threads)
         try:
-            shared.check(min(seconds, 0.5))
-            _alternate(shared, standings, readers, seconds, settings)
+            self.shared.check(min(seconds, 0.5))
+            self.alternate(standings, seconds, settings)
         except WrongError as error:
             for standing in standings.values():
                 standing.status, standing.reason = "wrong", str(error)
+        finally:
+            fi.set_num_threads(before)
         for result in results:
-            if settings.size == "full":
-                beside, alone = result.standings
-                result.goals.append(Goal(f"{beside.name}, rate against {alone.name}", result.ratio(alone.name), 0.7))
-            yield result
+            for standing in result.standings:
+                if standing.counts:
+                    share = float(np.median(self.cpu[standing.name]))
+                    result.figures[f"CPUs that each thread had, {standing.name}"] = share
+        return results
+
+
+@workload("sharing/lookup", "lookups beside a writer that never rests, and the writer beside them", judged=True)
+def lookup(settings: Settings) -> Iterator[CaseResult]:
+    """One writer and as many readers as there are CPUs left, each call on one thread: they share locks, not CPUs.
+
+    Then more threads than CPUs, without a goal: as many readers as CPUs, calls on all threads.
+    """
+    rows, dim = settings.pick((1_000_000, 64), (100_000, 64), (500, 8))
+    seconds = settings.pick(1.0, 0.5, 0.05)
+    shared = _Shared(rows, dim, settings)
+    try:
+        for judged, readers, threads in (
+            (True, max(1, machine.cpus() - 1), 1),
+            (False, machine.cpus(), max(2, settings.threads)),
+        ):
+            for result in _Crowd(shared, readers, threads, shape_name(rows, dim)).run(seconds, settings):
+                if settings.size == "full" and judged:
+                    beside, alone = result.standings
+                    goal = Goal(f"{beside.name}, rate against {alone.name}", result.ratio(alone.name), 0.7)
+                    result.goals.append(goal)
+                yield result
     finally:
-        fi.set_num_threads(threads_before)
+        del shared
         free_memory()
-
-
-def _pair(side: str, shared: _Shared, readers: int, shape: str) -> CaseResult:
-    if side == "reader":
-        other, size = "writer", shared.read_size
-        timed = f"table.lookup of {size:,} ids in a loop for a while; rates of all {readers} readers together"
-    else:
-        other, size = "readers", shared.write_size
-        timed = f"table.update of {size:,} ids in a loop for a while"
-    return CaseResult(
-        f"{shape}, 1 writer, {readers} {'reader' if readers == 1 else 'readers'}: the {side}'s rate",
-        "rows",
-        [
-            Standing(f"{side} beside {other}", "subject", timed, work=size),
-            Standing(f"{side} alone", "variant", timed, work=size),
-        ],
-    )
-
-
-def _alternate(
-    shared: _Shared, standings: dict[str, Standing], readers: int, seconds: float, settings: Settings
-) -> None:
-    phases: dict[str, tuple[dict[str, str], Callable[[], dict[str, Any]]]] = {
-        "readers": ({"reader": "reader alone"}, lambda: {"reader": [shared.reader() for _ in range(readers)]}),
-        "writer": ({"writer": "writer alone"}, lambda: {"writer": [shared.writer()]}),
-        "both": (
-            {"reader": "reader beside writer", "writer": "writer beside readers"},
-            lambda: {"reader": [shared.reader() for _ in range(readers)], "writer": [shared.writer()]},
-        ),
-    }
-    order = settings.random(41)
-    for number in range(settings.rounds + 1):
-        for phase in order.permutation(list(phases)):
-            names, loops = phases[phase]
-            for side, rate in rates(loops(), seconds).items():
-                if number > 0:  # the first round warms up
-                    standings[names[side]].seconds.append(1.0 / max(rate, 1e-9))
 
 
 class Threads(Contestant):
@@ -165,7 +213,7 @@ class Threads(Contestant):
         self.name = f"fastinc, {threads} threads" if threads > 1 else "fastinc, 1 thread"
         self.role = "subject" if threads > 1 else "variant"
         self.timed = (
-            "table.update, batches shared out over the threads, which wait at a barrier; until the last is done"
+            "table.update, batches shared out over the threads, which wait at a barrier; from the first until the last"
         )
 
     def set_up(self, settings: Settings) -> None:
@@ -185,33 +233,36 @@ class Threads(Contestant):
         if not np.array_equal(self.table.lookup(every), expected):
             raise WrongError("updates of several threads got lost or came twice")
 
-    def measure(self, inputs: list[Batch]) -> float:
+    def measure(self, inputs: list[Batch], ready: Ready = leave) -> float:
         barrier, failure = threading.Barrier(self.threads + 1), list[BaseException]()
-        prepared = [Batch(batch.ids.copy(), batch.grads.copy()) for batch in inputs]
+        times: list[tuple[float, float]] = []
+        prepared = [Batch(own(batch.ids), own(batch.grads)) for batch in inputs]
 
         def work(share: list[Batch]) -> None:
             barrier.wait()
+            start = time.perf_counter()
             try:
                 for batch in share:
                     self.table.update(batch.ids, batch.grads)
             except BaseException as error:
                 failure.append(error)
+            times.append((start, time.perf_counter()))
 
         shares = [prepared[index :: self.threads] for index in range(self.threads)]
         threads = [threading.Thread(target=work, args=(share,), daemon=True) for share in shares]
         for thread in threads:
             thread.start()
+        ready(prepared)
         barrier.wait()
-        start = time.perf_counter()
         for thread in threads:
             thread.join()
-        seconds = time.perf_counter() - start
         if failure:
             raise failure[0]
-        return seconds
+        # From the first thread that began, which may have been long before this one went on.
+        return max(end for _, end in times) - min(start for start, _ in times)
 
 
-@workload("sharing/threads", "small updates from 32 Python threads and from one")
+@workload("sharing/threads", "small updates from 32 Python threads and from one", judged=True)
 def many(settings: Settings) -> Iterator[CaseResult]:
     """The same updates in total."""
     rows, dim = settings.pick((100_000, 64), (100_000, 64), (500, 8))
@@ -219,11 +270,11 @@ def many(settings: Settings) -> Iterator[CaseResult]:
     threads = settings.pick(32, 32, 4)
     cases = [
         Case(
-            f"{shape_name(rows, dim)}, {size} ids a call, {calls:,} calls",
+            f"{shape_name(rows, dim)}, {id_count([size])} a call, {calls:,} calls",
             batches(Draw("uniform", rows), size, dim, calls),
             size * calls,
             calls=calls,
-            goals={"fastinc, 1 thread": 1.0},
+            goals={"fastinc, 1 thread": 1.0} if size == 32 else {},
         )
         for size in (1, 32)
     ]

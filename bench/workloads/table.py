@@ -10,9 +10,10 @@ import numpy as np
 import fastinc as fi
 from bench.core import Case, CaseResult, Contestant, Role, Settings, WrongError, workload
 from bench.inputs import Batch, Ids, fill, scattered
+from bench.pages import own
 from bench.race import race
 from bench.reference import EPS, LR, Rows, check_update, sums
-from bench.workloads._updaters import Fastinc, RowLimit, Tbe, state_bytes
+from bench.workloads._updaters import Fastinc, GradientLimit, RowLimit, Tbe, WarmTbe, state_bytes
 from bench.workloads.update import shapes, update_cases
 
 _CHUNK = 65_536
@@ -64,7 +65,7 @@ class TableUpdate(Contestant):
             raise WrongError(f"version {self.table.version} after {version}, {len(self.table)} rows")
 
     def prepare(self, inputs: list[Batch]) -> list[tuple[Ids, Any]]:
-        return [(scattered(batch.ids), batch.grads.copy()) for batch in inputs]
+        return [(scattered(batch.ids), own(batch.grads)) for batch in inputs]
 
     def run(self, prepared: list[tuple[Ids, Any]]) -> None:
         update = self.table.update
@@ -81,7 +82,8 @@ class Variant(Fastinc):
 def contestants(rows: int, dim: int) -> list[Contestant]:
     """Return the table, the kernels, FBGEMM and the limit."""
     kernels = Variant("rowwise_adagrad", rows, dim, name="fastinc ops")
-    return [TableUpdate(rows, dim), kernels, Tbe("rowwise_adagrad", rows, dim), RowLimit(rows, dim)]
+    tbe, limit = Tbe("rowwise_adagrad", rows, dim), RowLimit(rows, dim)
+    return [TableUpdate(rows, dim), kernels, tbe, WarmTbe(tbe), limit, GradientLimit(limit)]
 
 
 def bytes_needed(rows: int, dim: int) -> float:
@@ -89,7 +91,7 @@ def bytes_needed(rows: int, dim: int) -> float:
     return rows * (4 * 4 * dim + 3 * state_bytes("rowwise_adagrad", dim) + dim + 64) + 2**30
 
 
-@workload("table/update", "EmbeddingTable.update with rowwise Adagrad, every id already there")
+@workload("table/update", "EmbeddingTable.update with rowwise Adagrad, every id already there", judged=True)
 def update(settings: Settings) -> Iterator[CaseResult]:
     """FBGEMM's ids are row numbers, and it writes neither int8 copies nor versions."""
     for key, (rows, dim) in enumerate(shapes(settings)):

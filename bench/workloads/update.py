@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from bench.core import Case, CaseResult, Contestant, Settings, workload
 from bench.inputs import Draw, batches, id_count, shape_name
 from bench.race import race
-from bench.workloads._updaters import Fastinc, NumPy, RowLimit, Tbe, TorchSparse, state_bytes
+from bench.workloads._updaters import (
+    Fastinc,
+    GradientLimit,
+    NumPy,
+    RowLimit,
+    Tbe,
+    TorchSparse,
+    WarmTbe,
+    missing,
+    state_bytes,
+)
 
 #: (batch size, calls in a measurement)
 SMALL_BATCHES = ((1, 200), (32, 100), (1024, 20))
@@ -46,36 +56,52 @@ def update_cases(
     return cases
 
 
+def _contestants(optimizer: str, rows: int, dim: int) -> list[Contestant]:
+    tbe, limit = Tbe(optimizer, rows, dim), RowLimit(rows, dim)
+    peers: list[Contestant] = [tbe]
+    if optimizer in ("rowwise_adagrad", "adagrad", "sgd"):  # those it has on the CPU
+        peers.append(WarmTbe(tbe))
+    if optimizer == "ftrl":
+        peers.append(missing("torch sparse", "torch has no FTRL"))
+    else:
+        peers.append(TorchSparse(optimizer, rows, dim))
+    return [Fastinc(optimizer, rows, dim), *peers, NumPy(optimizer, rows, dim), limit, GradientLimit(limit)]
+
+
 def run_optimizer(optimizer: str, settings: Settings) -> Iterator[CaseResult]:
     """Race the contestants of an optimizer over all shapes."""
     for key, (rows, dim) in enumerate(shapes(settings)):
-        contestants: list[Contestant] = [kind(optimizer, rows, dim) for kind in (Fastinc, Tbe, TorchSparse, NumPy)] + [
-            RowLimit(rows, dim)
-        ]
+        contestants = _contestants(optimizer, rows, dim)
         needs = rows * (5 * 4 * dim + 4 * state_bytes(optimizer, dim)) + 2**30
         goals = {kind: GOALS.get((optimizer, kind), {}) for kind in ("uniform", "zipf")} if key == 0 else {}
         yield from race(contestants, update_cases(settings, rows, dim, goals), settings, key=key, needs=needs)
 
 
-@workload("update/rowwise_adagrad", "one step of rowwise Adagrad on the rows of a batch, in place")
+@workload("update/rowwise_adagrad", "one step of rowwise Adagrad on the rows of a batch, in place", judged=True)
 def rowwise_adagrad(settings: Settings) -> Iterator[CaseResult]:
     """Torch has no rowwise Adagrad: its Adagrad is what people use, and is checked as that."""
     return run_optimizer("rowwise_adagrad", settings)
 
 
-@workload("update/adagrad", "one step of Adagrad on the rows of a batch, in place")
+@workload("update/adagrad", "one step of Adagrad on the rows of a batch, in place", judged=True)
 def adagrad(settings: Settings) -> Iterator[CaseResult]:
     """Adagrad has an accumulator for every weight."""
     return run_optimizer("adagrad", settings)
 
 
-@workload("update/sgd", "one step of SGD on the rows of a batch, in place")
+@workload("update/sgd", "one step of SGD on the rows of a batch, in place", judged=True)
 def sgd(settings: Settings) -> Iterator[CaseResult]:
     """SGD has no state."""
     return run_optimizer("sgd", settings)
 
 
-@workload("update/adam", "one step of lazy Adam on the rows of a batch, in place")
+@workload("update/adam", "one step of lazy Adam on the rows of a batch, in place", judged=True)
 def adam(settings: Settings) -> Iterator[CaseResult]:
     """Fastinc counts the steps of each row, SparseAdam those of the table: each is checked with its own."""
     return run_optimizer("adam", settings)
+
+
+@workload("update/ftrl", "one step of FTRL-Proximal on the rows of a batch, in place")
+def ftrl(settings: Settings) -> Iterator[CaseResult]:
+    """Neither FBGEMM (on the CPU) nor torch has it: NumPy is what there is."""
+    return run_optimizer("ftrl", settings)

@@ -18,7 +18,7 @@ from fastinc.cli import main as fastinc_main
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks aren't installed: they are run from the clone
 
-from bench import inputs, limit, race, reference, report  # noqa: E402
+from bench import caches, inputs, limit, peers, race, reference, report  # noqa: E402
 from bench.__main__ import main  # noqa: E402
 from bench.core import (  # noqa: E402
     ROUNDS,
@@ -41,6 +41,10 @@ TINY = Settings("tiny", rounds=2, threads=2)
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
     monkeypatch.setattr(race, "_SETTLE_SECONDS", 0.0)
+    caches._evictor.cache_clear()
+    monkeypatch.setattr(caches, "evicting_bytes", lambda: 1 << 16)
+    yield
+    caches._evictor.cache_clear()
 
 
 @pytest.fixture
@@ -192,11 +196,11 @@ class Raises(Racer):
 
 
 class FailsLater(Racer):
-    def measure(self, inputs):
+    def measure(self, inputs, *ready):
         self.calls = getattr(self, "calls", 0) + 1
         if self.calls > 2:
             raise RuntimeError("tired")
-        return super().measure(inputs)
+        return super().measure(inputs, *ready)
 
 
 class IsAbsent(Racer):
@@ -350,7 +354,7 @@ def test_every_workload_runs_without_peers(name, without_peers, tmp_path, capsys
             is_peer = one["name"].startswith(("torch", "FBGEMM"))
             assert (one["status"] == "missing") == is_peer, one
             if is_peer:
-                assert "installed" in one["reason"] or "no adam" in one["reason"]
+                assert "installed" in one["reason"] or one["reason"] == "torch has no FTRL"
                 assert f"missing ({one['reason']})" in printed
             else:
                 assert 0 < one["min_seconds"] <= one["median_seconds"] <= one["max_seconds"]
@@ -361,12 +365,33 @@ def test_every_workload_runs_without_peers(name, without_peers, tmp_path, capsys
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fbgemm_gpu") is None, reason="FBGEMM is not installed")
-@pytest.mark.parametrize("name", ["update/rowwise_adagrad", "update/adam", "table/pool", "quantize"])
+@pytest.mark.parametrize("name", ["update/rowwise_adagrad", "update/adam", "update/ftrl", "table/pool", "quantize"])
 def test_the_peers_agree(name):
     (workload,) = choose([name])
     for result in workload.run(Settings("tiny", rounds=1, threads=2)):
         wrong = {s.name: (s.status, s.reason) for s in result.standings if not s.counts}
-        assert wrong == ({"FBGEMM TBE": ("missing", "it has no adam on the CPU")} if name == "update/adam" else {})
+        absent = {
+            f"update/{kind}": {peers.TBE: ("missing", f"it has no {kind} on the CPU")} for kind in ("adam", "ftrl")
+        }
+        absent["update/ftrl"]["torch sparse"] = ("missing", "torch has no FTRL")
+        assert wrong == absent.get(name, {})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fbgemm_gpu") is None, reason="FBGEMM is not installed")
+@pytest.mark.parametrize("kind", ["cold", "warm"])
+def test_backwards_of_several_batches_do_what_the_formula_does_one_by_one(kind):
+    cold = _updaters.Tbe("adagrad", 200, 8)
+    cold.set_up(TINY)
+    one = cold if kind == "cold" else _updaters.WarmTbe(cold)
+    one.set_up(TINY)
+    ours = _updaters.NumPy("adagrad", 200, 8)
+    ours.set_up(TINY)
+    drawn = inputs.batches(inputs.Draw("zipf", 200), 64, 8, 5)(TINY.random(3))
+    one.measure(drawn)
+    for batch in drawn:
+        ours.measure([batch])
+    np.testing.assert_allclose(one.weights, ours.weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one.state["state"], ours.state["state"], rtol=1e-4)
 
 
 def test_a_wrong_fastinc_is_an_error(monkeypatch, without_peers, tmp_path, capsys):
@@ -397,7 +422,7 @@ def test_goals_are_for_the_full_size(without_peers):
 def test_names_choose_workloads_and_groups():
     assert [w.name for w in choose(["update/sgd"])] == ["update/sgd"]
     assert {w.name for w in choose(["update/", "quantize"])} == {
-        *("update/rowwise_adagrad", "update/adagrad", "update/sgd", "update/adam", "quantize")
+        *("update/rowwise_adagrad", "update/adagrad", "update/sgd", "update/adam", "update/ftrl", "quantize")
     }
     assert len(choose([])) == len(WORKLOADS)
 
