@@ -11,6 +11,7 @@
 ``limit.cpp``       what the memory can do: the rows alone, in the order they come
 ``machine.py``      where the figures were made
 ``report.py``       tables, JSON, plots
+``readme.py``       the table of goals in the README
 ``workloads/``      one file a topic; a new one registers itself with `core.workload`
 ``NOTES.md``        what was tried, and what the figures said
 ==================  ============================================================================================

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bench.workloads  # noqa: F401  # registers them
 import fastinc as fi
-from bench import machine, report
+from bench import machine, readme, report
 from bench.core import ROUNDS, WORKLOADS, CaseResult, Settings, Workload, choose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +33,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where results go (default: bench/results of the clone for full, else build/bench/SIZE)",
     )
+    parser.add_argument(
+        "--readme",
+        action="store_true",
+        help=f"run nothing: rewrite the README's table of goals, between {readme.BEGIN} and {readme.END}, "
+        "from the results in --out",
+    )
     parser.add_argument("--list", action="store_true", help="list the workloads and stop")
     return parser
 
@@ -53,6 +59,17 @@ def run_workload(workload: Workload, settings: Settings, folder: Path) -> list[C
     return results
 
 
+def write_readme(folder: Path) -> int:
+    """Rewrite the README's table; return 2 where that can't be done, whatever the goals."""
+    try:
+        unmet = readme.rewrite(ROOT / "README.md", folder, list(WORKLOADS.values()))
+    except ValueError as error:  # no markers, or a file that isn't JSON
+        print(f"bench: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{ROOT / 'README.md'}: {unmet} goals not met or without a result")
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; return 0, 1 where something of fastinc's was wrong or failed, 2 for a wrong argument."""
     options = parser().parse_args(argv)
@@ -69,10 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for workload in WORKLOADS.values():
             print(f"{workload.name:<24}{workload.summary}")
         return 0
-    settings = Settings(options.size, rounds, threads, options.seed)
-    # Only full results are for the repository.
-    usual = "bench/results" if settings.size == "full" else f"build/bench/{settings.size}"
+    usual = "bench/results" if options.size == "full" else f"build/bench/{options.size}"  # the repository has full ones
     folder = options.out or ROOT / usual
+    if options.readme:
+        return write_readme(folder)
+    settings = Settings(options.size, rounds, threads, options.seed)
     before = fi.get_num_threads()
     fi.set_num_threads(threads)
     try:

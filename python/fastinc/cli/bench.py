@@ -23,6 +23,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads a call may use (default: the CPUs)")
     parser.add_argument("--seed", type=int, metavar="N", help="of all random inputs (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="where results go (default: bench/results for full)")
+    parser.add_argument("--readme", action="store_true", help="run nothing: rewrite the README's table from results")
     parser.add_argument("--list", action="store_true", help="list the workloads and stop")
     parser.set_defaults(run=run)
 
@@ -39,8 +40,7 @@ def run(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None:
             command += [f"--{option}", str(value)]
-    if args.list:
-        command.append("--list")
+    command += [f"--{flag}" for flag in ("readme", "list") if getattr(args, flag)]
     status = subprocess.run(command, check=False).returncode
     if status != 0:
         raise SystemExit(status)  # what went wrong has been said
