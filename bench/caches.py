@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
@@ -17,8 +18,11 @@ from bench.machine import cpus
 
 RULE = (
     "rows cold, what the call is given warm: before each measurement of any contestant, every CPU reads its part of "
-    "{size} MiB, then the arrays given to the call (ids, gradients, the array to write to) are rewritten, the ids last"
+    "{size} MiB, then the arrays given to the call (ids, gradients, the array to write to) are rewritten, ids last, "
+    "and all CPUs kept busy for {busy:.0f} ms"
 )
+#: A core that sleeps, or has slowed down, takes time to come back, which is noise in what follows.
+_BUSY_SECONDS = 0.003
 _AT_LEAST = 128 << 20
 _AT_MOST = 4 << 30
 _CPU = Path("/sys/devices/system/cpu")
@@ -47,7 +51,7 @@ def evicting_bytes() -> int:
 
 
 class Evictor:
-    """A buffer that all CPUs read, each its own part: that empties their own caches too, and wakes them up.
+    """A buffer that all CPUs read, each its own part: that empties their own caches too.
 
     The buffer is only read: lines that were written would have to go back to memory while the clock runs.
     """
@@ -70,6 +74,17 @@ class Evictor:
         self._gate.wait()
         return int(np.bitwise_or.reduce(part))
 
+    def _spin(self, part: Any) -> None:
+        self._gate.wait()
+        end, few = time.perf_counter() + _BUSY_SECONDS, part[:4096]
+        while time.perf_counter() < end:
+            np.bitwise_or.reduce(few)
+
+    def keep_busy(self) -> None:
+        """Let every CPU work for a moment, on next to no memory."""
+        for _ in self._threads.map(self._spin, self._parts):
+            pass
+
     def evict(self) -> None:
         """Read the whole buffer."""
         for _ in self._threads.map(self._read, self._parts):
@@ -83,13 +98,14 @@ def _evictor() -> Evictor:
 
 def rule() -> str:
     """Return what is done before each measurement, in a line."""
-    return RULE.format(size=_evictor().size >> 20)
+    return RULE.format(size=_evictor().size >> 20, busy=_BUSY_SECONDS * 1e3)
 
 
 def ready(given: Any) -> None:
-    """Empty the caches, then touch what a call is given: the last thing before a clock starts."""
+    """Empty the caches, touch what a call is given, wake the CPUs: the last thing before a clock starts."""
     _evictor().evict()
     touch(given)
+    _evictor().keep_busy()
 
 
 def touch(given: Any) -> None:

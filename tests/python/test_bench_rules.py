@@ -158,6 +158,14 @@ def test_every_cpu_reads_its_part_on_that_cpu(monkeypatch):
         assert all(len(cpus) == 1 for cpus, _ in seen)
 
 
+def test_every_cpu_is_kept_busy_for_a_moment(monkeypatch):
+    monkeypatch.setattr(caches, "_BUSY_SECONDS", 0.02)
+    evictor = caches.Evictor(1 << 16)
+    start = time.perf_counter()
+    evictor.keep_busy()
+    assert time.perf_counter() - start >= 0.02
+
+
 def test_what_is_read_is_several_times_the_last_cache(monkeypatch, tmp_path):
     for cpu, (size, shared) in enumerate([("32768K", "0-1"), ("32768K", "0-1"), ("64M", "2"), ("64M", "3")]):
         folder = tmp_path / f"cpu{cpu}" / "cache" / "index3"
