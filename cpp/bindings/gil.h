@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "fastinc/table.h"
+
 namespace fastinc::bindings {
 
 /// Runs work() without the GIL: it may wait for another thread's batch, and no Python thread should wait with
@@ -40,17 +42,6 @@ auto without_gil(Work&& work) {
   }
 }
 
-/// What a call may have to wait for in the engine.
-enum class Waits : std::uint8_t {
-  kNever,       // the caller's arrays alone: no lock
-  kForWriters,  // a reader of a table
-  kForAnyone,   // a writer of a table
-};
-
-/// Whether a reader of a table ever waits for a writer's batch. One that does must never hold the GIL
-/// meanwhile.
-inline constexpr bool kReadersWait = true;
-
 /// Work up to which a call keeps the GIL. So much takes a few microseconds on one thread, about what waking
 /// another thread takes: nobody gets to run sooner by being let in. But whoever gives the GIL up under many
 /// threads queues to get it back, for longer than the work itself took.
@@ -62,12 +53,21 @@ inline std::size_t work_of(std::size_t ids, std::size_t floats) {
   return ids > kSmallWork ? ids : ids * kFloatsPerId + floats;
 }
 
-/// Runs work() with the GIL where it is small and sure not to wait, else without.
+/// Runs work(), which waits for no other thread, with the GIL where it is small, else without.
 template <class Work>
-auto call_engine(Waits waits, std::size_t size, Work&& work) {
-  const bool never_waits = waits == Waits::kNever || (waits == Waits::kForWriters && !kReadersWait);
-  if (never_waits && size <= kSmallWork) return work();
+auto call_engine(std::size_t size, Work&& work) {
+  if (size <= kSmallWork) return work();
   return without_gil(std::forward<Work>(work));
+}
+
+/// Runs work(turn) as a table's writer: with the GIL where it is small and no other thread is writing, for
+/// none may wait for another's batch with the GIL in hand; else without.
+template <class Work>
+auto call_writer(Table& table, std::size_t size, Work&& work) {
+  if (size <= kSmallWork) {
+    if (WriteTurn turn = table.try_write(); turn.owns_lock()) return work(std::move(turn));
+  }
+  return without_gil([&] { return work(WriteTurn()); });
 }
 
 }  // namespace fastinc::bindings

@@ -49,7 +49,7 @@ class DenseUpdate {
                        static_cast<std::int64_t>(dense.dim));
     check_all_disjoint(weights, state, ids, grads);
     const NonFinite policy = nonfinite_policy(nonfinite);
-    return call_engine(Waits::kNever, work_of(ids.size(0), ids.size(0) * dense.dim), [&] {
+    return call_engine(work_of(ids.size(0), ids.size(0) * dense.dim), [&] {
       return ids.dtype() == DType::kInt32
                  ? update_rows(params, dense, ids.span<std::int32_t>(), grads.data<float>(), policy)
                  : update_rows(params, dense, ids.span<std::int64_t>(), grads.data<float>(), policy);
@@ -119,7 +119,7 @@ void quantize(py::handle x_in, py::handle q_out) {
       q_out, "out", Access::kWrite, {DType::kUint8},
       {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
   check_disjoint(q, "out", x, "x");
-  call_engine(Waits::kNever, x.size(0) * x.size(1),
+  call_engine(x.size(0) * x.size(1),
               [&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
 }
 
@@ -129,7 +129,7 @@ void dequantize(py::handle q_in, py::handle x_out) {
   const Tensor x = float32_matrix(x_out, "out", Access::kWrite, static_cast<std::int64_t>(q.size(0)),
                                   static_cast<std::int64_t>(dim));
   check_disjoint(x, "out", q, "q");
-  call_engine(Waits::kNever, q.size(0) * q.size(1),
+  call_engine(q.size(0) * q.size(1),
               [&] { dequantize_rowwise(q.data<std::uint8_t>(), q.size(0), dim, x.data<float>()); });
 }
 

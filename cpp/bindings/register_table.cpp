@@ -60,8 +60,7 @@ py::object lookup(const Table& table, py::handle ids_in, py::handle out) {
   const Ids ids(ids_in);
   const Result rows(out, DType::kFloat32, ids.count(), static_cast<std::int64_t>(table.dim()));
   rows.check_disjoint_from(ids.tensor(), "ids");
-  call_engine(Waits::kForWriters, table_work(table, ids),
-              [&] { table.lookup(ids.span(), rows.data<float>()); });
+  call_engine(table_work(table, ids), [&] { table.lookup(ids.span(), rows.data<float>()); });
   return rows.object();
 }
 
@@ -69,8 +68,7 @@ py::object lookup_quantized(const Table& table, py::handle ids_in, py::handle ou
   const Ids ids(ids_in);
   const Result rows(out, DType::kUint8, ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail));
   rows.check_disjoint_from(ids.tensor(), "ids");
-  call_engine(Waits::kForWriters, table_work(table, ids),
-              [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
+  call_engine(table_work(table, ids), [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
   return rows.object();
 }
 
@@ -86,7 +84,7 @@ py::object pool(const Table& table, py::handle ids_in, py::handle offsets_in, co
   bags.check_disjoint_from(ids.tensor(), "ids");
   bags.check_disjoint_from(offsets.tensor(), "offsets");
   if (weights) bags.check_disjoint_from(*weights, "weights");
-  call_engine(Waits::kForWriters, table_work(table, ids) + table_work(table, offsets), [&] {
+  call_engine(table_work(table, ids) + table_work(table, offsets), [&] {
     table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr,
                bags.data<float>());
   });
@@ -98,34 +96,36 @@ std::size_t update(Table& table, py::handle ids_in, py::handle grads_in, py::han
   const Tensor grads =
       float32_matrix(grads_in, "grads", Access::kRead, ids.count(), static_cast<std::int64_t>(table.dim()));
   const NonFinite policy = nonfinite_policy(nonfinite);
-  return call_engine(Waits::kForAnyone, table_work(table, ids),
-                     [&] { return table.update(ids.span(), grads.data<float>(), policy); });
+  return call_writer(table, table_work(table, ids), [&](WriteTurn turn) {
+    return table.update(ids.span(), grads.data<float>(), policy, std::move(turn));
+  });
 }
 
 void load(Table& table, py::handle ids_in, py::handle vectors_in) {
   const Ids ids(ids_in);
   const Tensor vectors = float32_matrix(vectors_in, "vectors", Access::kRead, ids.count(),
                                         static_cast<std::int64_t>(table.dim()));
-  call_engine(Waits::kForAnyone, table_work(table, ids),
-              [&] { table.load(ids.span(), vectors.data<float>()); });
+  call_writer(table, table_work(table, ids),
+              [&](WriteTurn turn) { table.load(ids.span(), vectors.data<float>(), std::move(turn)); });
 }
 
 std::size_t remove(Table& table, py::handle ids_in) {
   const Ids ids(ids_in);
-  return call_engine(Waits::kForAnyone, table_work(table, ids), [&] { return table.remove(ids.span()); });
+  return call_writer(table, table_work(table, ids),
+                     [&](WriteTurn turn) { return table.remove(ids.span(), std::move(turn)); });
 }
 
 py::array_t<bool> contains(const Table& table, py::handle ids_in) {
   const Ids ids(ids_in);
   py::array_t<bool> found(static_cast<py::ssize_t>(ids.span().size()));
   bool* out = found.mutable_data();
-  call_engine(Waits::kForWriters, work_of(ids.span().size(), 0), [&] { table.contains(ids.span(), out); });
+  call_engine(work_of(ids.span().size(), 0), [&] { table.contains(ids.span(), out); });
   return found;
 }
 
 bool contains_one(const Table& table, std::int64_t id) {
   bool found = false;
-  call_engine(Waits::kForWriters, 1, [&] { table.contains(std::span(&id, 1), &found); });
+  table.contains(std::span(&id, 1), &found);
   return found;
 }
 
@@ -173,14 +173,10 @@ void register_table(py::module_& m) {
            py::arg("dim"), py::arg("optimizer"), py::arg("init_kind"), py::arg("init_a"), py::arg("init_b"),
            py::arg("seed"))
       .def_property_readonly("dim", &Table::dim)
-      .def_property_readonly("version",
-                             [](const Table& table) {
-                               return call_engine(Waits::kForWriters, 1, [&] { return table.version(); });
-                             })
+      .def_property_readonly(
+          "version", [](const Table& table) { return call_engine(1, [&] { return table.version(); }); })
       .def_property_readonly("init_spec", &init_spec)
-      .def(
-          "__len__",
-          [](const Table& table) { return call_engine(Waits::kForWriters, 1, [&] { return table.size(); }); })
+      .def("__len__", &Table::size)
       .def("__contains__", &contains_one, py::arg("id"))
       .def("lookup", &lookup, py::arg("ids"), py::arg("out"))
       .def("lookup_quantized", &lookup_quantized, py::arg("ids"), py::arg("out"))
@@ -192,9 +188,8 @@ void register_table(py::module_& m) {
       .def("contains", &contains, py::arg("ids"))
       .def("ids", [](const Table& table) { return to_array(without_gil([&] { return table.ids(); })); })
       .def("changes", &changes, py::arg("since"))
-      .def("memory_usage",
-           [](const Table& table) { return to_dict(without_gil([&] { return table.memory_usage(); })); })
-      .def("stats", [](const Table& table) { return to_dict(without_gil([&] { return table.stats(); })); })
+      .def("memory_usage", [](const Table& table) { return to_dict(table.memory_usage()); })
+      .def("stats", [](const Table& table) { return to_dict(table.stats()); })
       .def("export_state", &export_state, py::arg("state_floats"))
       .def("import_state", &import_state, py::arg("state"));
 }

@@ -18,6 +18,10 @@ class SharedMutex {
     mutex_.lock();
     writer_waits_ = false;
   }
+  bool try_lock() {
+    const std::unique_lock turn(gate_, std::try_to_lock);
+    return turn.owns_lock() && mutex_.try_lock();
+  }
   void unlock() { mutex_.unlock(); }
 
   void lock_shared() {

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "fastinc/initializer.h"
 #include "fastinc/ops.h"
 #include "fastinc/optimizer.h"
+#include "fastinc/shared_mutex.h"
 
 namespace fastinc {
 
@@ -22,24 +24,27 @@ struct Changes {
   std::uint64_t version = 0;
   std::vector<std::int64_t> updated;  // written and still there
   std::vector<std::int64_t> removed;  // there before, gone now
-  /// The log of removals doesn't reach back to `since`: `updated` is every row there is, whatever else the reader
-  /// holds is gone, and `removed` is empty.
+  /// The log of removals doesn't reach back to `since`: `updated` is every row there is, whatever else the
+  /// reader holds is gone, and `removed` is empty.
   bool reset = false;
 };
 
 /// Everything a table is made of, for checkpoints. Rows in slot order.
 struct TableState {
-  std::vector<std::int64_t> ids;                // (rows,)
-  std::vector<std::uint64_t> row_versions;      // (rows,)
-  std::vector<float> weights;                   // (rows, dim)
-  std::vector<float> state;                     // (rows, state_shape.floats(dim))
+  std::vector<std::int64_t> ids;            // (rows,)
+  std::vector<std::uint64_t> row_versions;  // (rows,)
+  std::vector<float> weights;               // (rows, dim)
+  std::vector<float> state;                 // (rows, state_shape.floats(dim))
   std::uint64_t version = 0;
 };
 
 class RowStore;
 
-/// Thread-safe: any number of readers and writers may call at once. Writers take turns; readers take no lock, see
-/// every row whole, before or after a batch, and see a batch whole once update() has returned.
+/// The right to write to a table. Methods that write take one from the caller, or wait for their own.
+using WriteTurn = std::unique_lock<SharedMutex>;
+
+/// Thread-safe: any number of readers and writers may call at once. Writers take turns; readers take no lock,
+/// see every row whole, before or after a batch, and see a batch whole once update() has returned.
 class Table {
  public:
   Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init);
@@ -63,13 +68,17 @@ class Table {
 
   /// One optimizer step per distinct id; unknown ids get a row first. grads: (n, dim)
   /// Returns the rows skipped under NonFinite::kSkip.
-  std::size_t update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy);
+  std::size_t update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy,
+                     WriteTurn turn = {});
 
   /// Set rows as they are, optimizer state fresh; the last of repeated ids wins. vectors: (n, dim), finite
-  void load(std::span<const std::int64_t> ids, const float* vectors);
+  void load(std::span<const std::int64_t> ids, const float* vectors, WriteTurn turn = {});
 
   /// Returns how many of the ids had a row.
-  std::size_t remove(std::span<const std::int64_t> ids);
+  std::size_t remove(std::span<const std::int64_t> ids, WriteTurn turn = {});
+
+  /// A turn if no other thread has one.
+  WriteTurn try_write();
 
   /// ids: (n,) -> out: (n,) 1 where the id has a row
   void contains(std::span<const std::int64_t> ids, bool* out) const;

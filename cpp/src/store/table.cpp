@@ -17,9 +17,12 @@ namespace fastinc {
 namespace {
 
 using ReadLock = std::shared_lock<SharedMutex>;
-using WriteLock = std::unique_lock<SharedMutex>;
 
 constexpr std::size_t kPoolBlock = 32;  // rows copied whole before they are added
+
+void take_turn(RowStore& store, WriteTurn& turn) {
+  if (!turn.owns_lock()) turn = WriteTurn(store.mutex);
+}
 
 void count_lookups(const RowStore& store, std::size_t n, std::size_t found) {
   store.counters.hits.fetch_add(found, std::memory_order_relaxed);
@@ -125,7 +128,12 @@ void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t
   count_lookups(store, n, found);
 }
 
-std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy) {
+WriteTurn Table::try_write() {
+  return WriteTurn(store_->mutex, std::try_to_lock);
+}
+
+std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy,
+                          WriteTurn turn) {
   RowStore& store = *store_;
   const CleanBatch<std::int64_t> batch = clean_batch(ids, grads, store.dim(), policy);
   store.counters.skipped += batch.skipped;
@@ -135,7 +143,7 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
   slots.resize(n);
   distinct.resize(n);
   if (n == 0) return batch.skipped;
-  const WriteLock lock(store.mutex);
+  take_turn(store, turn);
   const std::uint64_t version = store.version() + 1;
   const OptimizerParams params = store.optimizer().params();
   reserve_step(n, store.dim());
@@ -147,14 +155,14 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
   return batch.skipped;
 }
 
-void Table::load(std::span<const std::int64_t> ids, const float* vectors) {
+void Table::load(std::span<const std::int64_t> ids, const float* vectors, WriteTurn turn) {
   RowStore& store = *store_;
   const std::size_t n = ids.size(), dim = store.dim();
   check_finite(vectors, n, dim, "vectors");
   if (n == 0) return;
   std::vector<Slot> slots(n);
   std::vector<std::size_t> order(n);
-  const WriteLock lock(store.mutex);
+  take_turn(store, turn);
   const std::uint64_t version = store.version() + 1;
   store.reserve_commit(n, 0);
   store.find_or_create(ids, slots.data());
@@ -175,8 +183,8 @@ void Table::load(std::span<const std::int64_t> ids, const float* vectors) {
   store.commit(version, slots);
 }
 
-std::size_t Table::remove(std::span<const std::int64_t> ids) {
-  const WriteLock lock(store_->mutex);
+std::size_t Table::remove(std::span<const std::int64_t> ids, WriteTurn turn) {
+  take_turn(*store_, turn);
   const std::uint64_t version = store_->version() + 1;
   const std::vector<std::int64_t> gone = store_->remove(ids, version);
   if (!gone.empty()) store_->commit(version, {}, gone);
@@ -288,7 +296,7 @@ void Table::import_state(const TableState& in) {
   require(std::adjacent_find(all.begin(), all.end()) == all.end(), "an id occurs twice");
 
   std::vector<Slot> slots(n);
-  const WriteLock lock(store.mutex);
+  const WriteTurn turn(store.mutex);
   store.reserve_rows(n);
   store.clear(in.version);
   store.find_or_create(in.ids, slots.data());
