@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "fastinc/bounds.h"
 #include "fastinc/initializer.h"
 #include "fastinc/ops.h"
 #include "fastinc/optimizer.h"
@@ -35,6 +36,9 @@ struct TableState {
   std::vector<std::uint64_t> row_versions;  // (rows,)
   std::vector<float> weights;               // (rows, dim)
   std::vector<float> state;                 // (rows, state_shape.floats(dim))
+  std::vector<std::uint32_t> frequencies;   // (rows,) under Eviction::kLfu, else empty
+  std::vector<std::uint8_t> sightings;      // the sketch's counters, where min_count > 1
+  std::uint64_t sightings_counted = 0;
   std::uint64_t version = 0;
 };
 
@@ -47,7 +51,8 @@ using WriteTurn = std::unique_lock<SharedMutex>;
 /// see every row whole, before or after a batch, and see a batch whole once update() has returned.
 class Table {
  public:
-  Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init);
+  Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
+        const TableBounds& bounds = {});
   ~Table();
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
@@ -56,6 +61,7 @@ class Table {
   std::size_t size() const;
   std::uint64_t version() const;
   Initializer initializer() const;
+  TableBounds bounds() const;
 
   /// ids: (n,) -> out: (n, dim). An unknown id gets its start row; nothing is allocated for it.
   void lookup(std::span<const std::int64_t> ids, float* out) const;
@@ -77,6 +83,9 @@ class Table {
   /// Returns how many of the ids had a row.
   std::size_t remove(std::span<const std::int64_t> ids, WriteTurn turn = {});
 
+  /// Give up every row whose time is over; updates and loads do so for some at a time. Returns how many.
+  std::size_t expire();
+
   /// A turn if no other thread has one.
   WriteTurn try_write();
 
@@ -91,12 +100,16 @@ class Table {
   /// Throws std::invalid_argument when since > version().
   Changes changes(std::uint64_t since) const;
 
-  /// Bytes by part ("weights", "state", "codes", "headers", "index", "change_log", "total").
+  /// Bytes by part ("weights", "state", "codes", "headers", "index", "change_log", "eviction", "admission",
+  /// "total").
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
 
-  /// Counters by name ("rows", "slots", "version", "hits", "misses", "inserts", "removes",
-  /// "skipped_nonfinite").
+  /// Counters by name ("rows", "slots", "version", "hits", "misses", "inserts", "removes", "evictions",
+  /// "refused", "skipped_nonfinite").
   std::vector<std::pair<std::string, std::uint64_t>> stats() const;
+
+  /// How full the index's places are, 0 to 1.
+  double load_factor() const;
 
   TableState export_state() const;
   /// Replaces everything. Throws std::invalid_argument, unchanged, when the parts don't fit together.

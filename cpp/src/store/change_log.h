@@ -73,9 +73,10 @@ class VersionedRing {
   std::uint64_t begin_after(std::uint64_t version, std::size_t count) const noexcept;
 
   Rings<T> items_;
-  // Where the items of each version end. Positions count up and wrap at 2^32, which a ring's size divides.
+  // Where the items of each version end. Positions count up and wrap at 2^32, which a ring's size divides;
+  // they begin shortly before, so that whatever wrapping breaks is broken at once.
   Rings<std::uint32_t> ends_;
-  std::uint32_t end_ = 0;
+  std::uint32_t end_ = 0u - 100000u;
   std::atomic<std::uint64_t> from_;           // what came after this version is held
   std::atomic<std::uint64_t> last_;           // the last version appended
   std::atomic<std::uint64_t> generation_{0};  // odd while reset() is at work: versions may begin anew

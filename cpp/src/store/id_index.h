@@ -57,6 +57,7 @@ class IdIndex {
   void clear() noexcept;
 
   std::size_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+  std::size_t size() const { return entries_.load(std::memory_order_relaxed); }
   /// Entries a place, 0 to 1.
   double load() const {
     return static_cast<double>(entries_.load(std::memory_order_relaxed)) /

@@ -12,6 +12,7 @@
 #include "cpu/threads.h"
 #include "fastinc/ops.h"
 #include "fastinc/runtime.h"
+#include "math/random.h"
 
 namespace fastinc {
 namespace {
@@ -61,7 +62,8 @@ void pause(unsigned attempt) {
 
 }  // namespace
 
-RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init)
+RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
+                   const TableBounds& bounds)
     : optimizer_(std::move(optimizer)),
       init_(init),
       stride_(stride_for(checked_dim(dim), state_shape())),
@@ -69,6 +71,7 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
       code_pages_(dim + kQuantizedTail, page_shift_for(stride_), max_pages_for(page_shift_for(stride_))),
       index_(process_salt()) {
   validate(init);
+  validate(bounds);
   rows_.dim = dim;
   rows_.page_shift = page_shift_for(stride_);
   rows_.page_mask = (std::size_t{1} << rows_.page_shift) - 1;
@@ -81,6 +84,10 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
   }
   if (state_shape().row_states > 0) rows_.row_state = {pages, offset, stride_};
   rows_.code_pages = code_pages_.directory();
+  if (bounds.any()) {
+    bounds_ = std::make_unique<Bounds>(bounds, base::mix_bits(init.seed), rows_.page_shift,
+                                       max_pages_for(rows_.page_shift));
+  }
 }
 
 // --- any thread
@@ -203,7 +210,9 @@ RowStore::Bytes RowStore::bytes() const {
           .headers =
               slots * (stride_ - dim() - state) * sizeof(float) + free_bytes_.load(std::memory_order_relaxed),
           .index = index_.bytes(),
-          .change_log = changes_.bytes()};
+          .change_log = changes_.bytes(),
+          .eviction = bounds_ ? bounds_->eviction_bytes(slots) : 0,
+          .admission = bounds_ ? bounds_->admission_bytes() : 0};
 }
 
 // --- writers
@@ -217,6 +226,7 @@ void RowStore::reserve_pages(std::size_t new_rows) {
   }
   while (row_pages_.rows() < wanted) row_pages_.add_page();
   while (code_pages_.rows() < wanted) code_pages_.add_page();
+  if (bounds_) bounds_->reserve(wanted);
 }
 
 void RowStore::reserve_commit(std::size_t written, std::size_t removed) {
@@ -234,25 +244,52 @@ Slot RowStore::take_slot() {
   return slot;
 }
 
-void RowStore::find_or_create(std::span<const std::int64_t> ids, Slot* slots) {
+void RowStore::create(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version) {
   const std::size_t n = ids.size();
-  find(ids, slots);
   const auto unknown = static_cast<std::size_t>(std::count(slots, slots + n, kNoSlot));
+  const bool full =
+      bounds_ && bounds_->config().max_rows > 0 && size() + unknown > bounds_->config().max_rows;
+  if (bounds_ && (full || bounds_->counts_uses())) touch(slots, n, version);
   if (unknown == 0) return;
   created_.clear();
   created_.reserve(unknown);
-  reserve_pages(unknown);
+  evicted_.reserve(evicted_.size() + unknown);
+  reserve_free(1);
+  reserve_pages(full ? std::max(bounds_->config().max_rows, size()) - size() : unknown);
+  insert_unknown(ids, slots, version);
+  // nothing below allocates
+  const auto start = kernels().start_row;
+  const float fresh = initial_state(optimizer_->params());
+  parallel_ranges(created_.size(), dim() * 8, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    for (std::size_t i = begin; i < end; ++i) {
+      const Slot slot = created_[i];
+      start(init_, id(slot), weights(slot), dim());
+      std::fill_n(state(slot), state_shape().floats(dim()), fresh);
+    }
+  });
+  counters.inserts += created_.size();
+}
+
+/// The ids' entries and slots; rows are not live yet.
+void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version) {
+  const std::size_t max_rows = bounds_ ? bounds_->config().max_rows : 0;
   try {
-    for (std::size_t i = 0; i < n; ++i) {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
       if (slots[i] != kNoSlot) continue;
       const std::uint64_t hash = index_.hash(ids[i]);
       slots[i] = find(ids[i], hash);  // made by a repeat before
       if (slots[i] != kNoSlot) continue;
+      if (max_rows > 0 && size() >= max_rows) {
+        // there is one: the batch's own rows, which stay, are no more than max_rows
+        if (const auto victim = bounds_->next_victim(*this)) evict(*victim, version);
+      }
       const Slot slot = slots[i] = take_slot();
       created_.push_back(slot);
       // a free row's stamp is not live: no reader looks further
       __atomic_store_n(&header(slot)->id, ids[i], __ATOMIC_RELAXED);
       index_.insert(hash, slot, *this);
+      size_.store(size() + 1, std::memory_order_release);
+      if (bounds_) bounds_->note_insert(slot, version);
     }
   } catch (...) {
     while (!created_.empty()) {
@@ -265,20 +302,49 @@ void RowStore::find_or_create(std::span<const std::int64_t> ids, Slot* slots) {
         free_.push_back(slot);  // where it came from: there is room
       }
     }
+    size_ = index_.size();
     throw;
   }
-  // nothing below allocates
-  const auto start = kernels().start_row;
-  const float fresh = initial_state(optimizer_->params());
-  parallel_ranges(created_.size(), dim() * 8, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-    for (std::size_t i = begin; i < end; ++i) {
-      const Slot slot = created_[i];
-      start(init_, id(slot), weights(slot), dim());
-      std::fill_n(state(slot), state_shape().floats(dim()), fresh);
-    }
-  });
-  size_ += created_.size();
-  counters.inserts += created_.size();
+}
+
+/// Known rows of a batch are used, and too new to be given up, from its beginning.
+void RowStore::touch(const Slot* slots, std::size_t n, std::uint64_t version) noexcept {
+  for (std::size_t i = 0; i < n; ++i) {
+    if (slots[i] == kNoSlot) continue;
+    RowHeader* const row = header(slots[i]);
+    const std::uint64_t stamp = load_stamp(row);
+    if (version_of(stamp) == version) continue;
+    end_write(row, next_stamp(begin_write(row), version));
+    bounds_->note_use(slots[i]);
+  }
+}
+
+void RowStore::expire(std::uint64_t version, std::size_t most) {
+  evicted_.clear();
+  if (!bounds_ || bounds_->config().ttl <= 0.0) return;
+  most = std::min(most, size());
+  evicted_.reserve(most);
+  reserve_free(most);
+  reserve_commit(0, most);
+  while (evicted_.size() < most) {
+    const auto slot = bounds_->next_expired(*this);
+    if (!slot) break;
+    evict(*slot, version);
+  }
+}
+
+void RowStore::evict(Slot slot, std::uint64_t version) noexcept {
+  evicted_.push_back(id(slot));
+  free_slot(slot, version);
+  size_.store(size() - 1, std::memory_order_release);
+  counters.evictions.fetch_add(1, std::memory_order_relaxed);
+}
+
+/// By half at least: exact growth would copy at every call.
+void RowStore::reserve_free(std::size_t more) {
+  if (free_.capacity() - free_.size() >= more) return;
+  free_.reserve(std::max(free_.size() + more, free_.size() + free_.size() / 2));
+  free_bytes_ = free_.capacity() * sizeof(Slot);
 }
 
 void RowStore::set_row(Slot slot, const float* from, const float* from_state, std::uint64_t version) {
@@ -308,9 +374,10 @@ void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
 }
 
 void RowStore::commit(std::uint64_t version, std::span<const Slot> written,
-                      std::span<const std::int64_t> removed) noexcept {
+                      std::span<const std::int64_t> removed) {
   changes_.append(version, written, removed);
   version_.store(version, std::memory_order_release);
+  if (bounds_) bounds_->note_time(version);
 }
 
 /// The row is gone for readers; free_ has room.
@@ -330,10 +397,7 @@ std::vector<std::int64_t> RowStore::remove(std::span<const std::int64_t> ids, st
   if (known == 0) return gone;
   reserve_commit(0, known);
   gone.reserve(known);
-  if (free_.capacity() - free_.size() < known) {  // by half at least: exact growth would copy at every call
-    free_.reserve(std::max(free_.size() + known, free_.size() + free_.size() / 2));
-    free_bytes_ = free_.capacity() * sizeof(Slot);
-  }
+  reserve_free(known);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (slots[i] == kNoSlot || row_version(slots[i]) == 0) continue;  // unknown, or a repeat
     free_slot(slots[i], version);
@@ -355,6 +419,7 @@ void RowStore::clear(std::uint64_t version) {
   size_ = 0;
   version_ = version;
   changes_.reset(version);
+  if (bounds_) bounds_->restart(version);
 }
 
 }  // namespace fastinc

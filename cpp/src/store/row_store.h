@@ -13,6 +13,7 @@
 #include "fastinc/initializer.h"
 #include "fastinc/optimizer.h"
 #include "fastinc/shared_mutex.h"
+#include "store/bounds.h"
 #include "store/change_log.h"
 #include "store/id_index.h"
 #include "store/pages.h"
@@ -25,7 +26,8 @@ namespace fastinc {
 /// of it. Holding `mutex` shared keeps writers out, for who needs the rows of one version.
 class RowStore {
  public:
-  RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init);
+  RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
+           const TableBounds& bounds);
   RowStore(const RowStore&) = delete;
   RowStore& operator=(const RowStore&) = delete;
 
@@ -43,6 +45,7 @@ class RowStore {
   /// Pages and strides for the kernels.
   const RowSet& rows() const { return rows_; }
   const ChangeLog& changes() const { return changes_; }
+  const Bounds* bounds() const { return bounds_.get(); }
   const IdIndex& index() const { return index_; }
 
   Slot find(std::int64_t id) const { return find(id, index_.hash(id)); }
@@ -75,9 +78,24 @@ class RowStore {
 
   // --- writers ---
 
-  /// Slots of all ids, creating rows where there are none: start values, not to be seen by readers until
-  /// a step, publish() or set_row(). All or nothing. ids: (n,) -> slots: (n,)
-  void find_or_create(std::span<const std::int64_t> ids, Slot* slots);
+  Bounds* bounds() { return bounds_.get(); }
+
+  /// Give up rows whose time is over, `most` at most. Every batch begins with it. They are in evicted().
+  void expire(std::uint64_t version, std::size_t most);
+
+  /// Create rows for the ids that find() knew none for, in the place of others where the table is full: start
+  /// values, not to be seen by readers until a step, publish() or set_row(). On failure no row was made,
+  /// though some may have gone: commit evicted(). ids: (n,), slots: (n,) in and out
+  void create(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version);
+
+  /// find() and create() where there are no bounds. ids: (n,) -> slots: (n,)
+  void find_or_create(std::span<const std::int64_t> ids, Slot* slots) {
+    find(ids, slots);
+    create(ids, slots, version() + 1);
+  }
+
+  /// Ids whose rows this batch has given up, for commit().
+  std::span<const std::int64_t> evicted() const { return evicted_; }
 
   /// Allocate pages for new rows ahead of find_or_create().
   void reserve_rows(std::size_t new_rows) { reserve_pages(new_rows); }
@@ -93,7 +111,7 @@ class RowStore {
 
   /// Make `version`, the one after version(), the table's: the batch is complete. written may repeat.
   void commit(std::uint64_t version, std::span<const Slot> written,
-              std::span<const std::int64_t> removed = {}) noexcept;
+              std::span<const std::int64_t> removed = {});
 
   /// Returns the ids that had a row, each once, for commit().
   std::vector<std::int64_t> remove(std::span<const std::int64_t> ids, std::uint64_t version);
@@ -102,17 +120,21 @@ class RowStore {
   void clear(std::uint64_t version);
 
   struct Counters {
-    std::atomic<std::uint64_t> inserts{0}, removes{0}, skipped{0}, hits{0}, misses{0};
+    std::atomic<std::uint64_t> inserts{0}, removes{0}, evictions{0}, skipped{0}, hits{0}, misses{0};
   };
   mutable Counters counters;
 
   struct Bytes {
-    std::size_t weights, state, codes, headers, index, change_log;
+    std::size_t weights, state, codes, headers, index, change_log, eviction, admission;
   };
   Bytes bytes() const;
 
  private:
   void reserve_pages(std::size_t new_rows);
+  void reserve_free(std::size_t more);
+  void touch(const Slot* slots, std::size_t n, std::uint64_t version) noexcept;
+  void evict(Slot slot, std::uint64_t version) noexcept;
+  void insert_unknown(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version);
   Slot take_slot();
   void free_slot(Slot slot, std::uint64_t version) noexcept;
   template <class T, class Kernel, class Start>
@@ -130,7 +152,9 @@ class RowStore {
   IdIndex index_;
   ChangeLog changes_;
   std::vector<Slot> free_;
-  std::vector<Slot> created_;  // of the batch at hand
+  std::unique_ptr<Bounds> bounds_;  // null: none
+  std::vector<Slot> created_;       // of the batch at hand
+  std::vector<std::int64_t> evicted_;
   std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};
   std::atomic<std::uint64_t> version_{0};
 };

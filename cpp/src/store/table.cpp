@@ -31,8 +31,9 @@ void count_lookups(const RowStore& store, std::size_t n, std::size_t found) {
 
 }  // namespace
 
-Table::Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init)
-    : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init)) {}
+Table::Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
+             const TableBounds& bounds)
+    : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init, bounds)) {}
 Table::~Table() = default;
 
 std::size_t Table::dim() const {
@@ -49,6 +50,10 @@ std::uint64_t Table::version() const {
 
 Initializer Table::initializer() const {
   return store_->initializer();
+}
+
+TableBounds Table::bounds() const {
+  return store_->bounds() != nullptr ? store_->bounds()->config() : TableBounds{};
 }
 
 RowStore& Table::store() {
@@ -132,26 +137,72 @@ WriteTurn Table::try_write() {
   return WriteTurn(store_->mutex, std::try_to_lock);
 }
 
+namespace {
+
+/// What a batch of these ids may need is there, and rows whose time is over are gone, some at a time.
+void begin_batch(RowStore& store, std::span<const std::int64_t> ids, std::uint64_t version) {
+  constexpr std::size_t kExpireAtLeast = 1024, kExpireAnId = 4;
+  if (store.bounds() != nullptr) store.bounds()->check_fits(ids);
+  const std::size_t expire = kExpireAtLeast + kExpireAnId * ids.size();
+  store.reserve_commit(ids.size(), store.bounds() != nullptr ? expire + ids.size() : 0);
+  store.expire(version, expire);
+}
+
+/// Leave out gradients of ids that haven't been seen often enough.
+void refuse_rare(Bounds& bounds, CleanBatch<std::int64_t>& batch, std::vector<Slot>& slots, std::size_t dim) {
+  const auto kept = bounds.admit(batch.ids, slots.data());
+  if (!kept) return;
+  std::vector<std::int64_t> ids(kept->size());
+  std::vector<float> grads(kept->size() * dim);
+  for (std::size_t i = 0; i < kept->size(); ++i) {
+    const std::size_t from = (*kept)[i];
+    ids[i] = batch.ids[from];
+    slots[i] = slots[from];
+    std::copy_n(batch.grads + from * dim, dim, grads.data() + i * dim);
+  }
+  slots.resize(ids.size());
+  batch.kept_ids = std::move(ids);
+  batch.kept_grads = std::move(grads);
+  batch.ids = batch.kept_ids;
+  batch.grads = batch.kept_grads.data();
+}
+
+/// RowStore::create(), where rows that went for nothing are told of all the same.
+void create_rows(RowStore& store, std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version) {
+  try {
+    store.create(ids, slots, version);
+  } catch (...) {
+    if (!store.evicted().empty()) store.commit(version, {}, store.evicted());
+    throw;
+  }
+}
+
+}  // namespace
+
 std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads, NonFinite policy,
                           WriteTurn turn) {
   RowStore& store = *store_;
-  const CleanBatch<std::int64_t> batch = clean_batch(ids, grads, store.dim(), policy);
+  CleanBatch<std::int64_t> batch = clean_batch(ids, grads, store.dim(), policy);
   store.counters.skipped += batch.skipped;
   const std::size_t n = batch.ids.size();
   position_bits_for(n, kNoSlot);
+  if (n == 0) return batch.skipped;
   thread_local std::vector<Slot> slots, distinct;
   slots.resize(n);
   distinct.resize(n);
-  if (n == 0) return batch.skipped;
   take_turn(store, turn);
   const std::uint64_t version = store.version() + 1;
   const OptimizerParams params = store.optimizer().params();
   reserve_step(n, store.dim());
-  store.reserve_commit(n, 0);
-  store.find_or_create(batch.ids, slots.data());
+  begin_batch(store, batch.ids, version);
+  store.find(batch.ids, slots.data());
+  if (store.bounds() != nullptr) refuse_rare(*store.bounds(), batch, slots, store.dim());
+  create_rows(store, batch.ids, slots.data(), version);
   const std::size_t rows = step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots),
                                      batch.grads, version, distinct.data());
-  store.commit(version, std::span(distinct.data(), rows));
+  if (rows > 0 || !store.evicted().empty()) {
+    store.commit(version, std::span(distinct.data(), rows), store.evicted());
+  }
   return batch.skipped;
 }
 
@@ -164,8 +215,9 @@ void Table::load(std::span<const std::int64_t> ids, const float* vectors, WriteT
   std::vector<std::size_t> order(n);
   take_turn(store, turn);
   const std::uint64_t version = store.version() + 1;
-  store.reserve_commit(n, 0);
-  store.find_or_create(ids, slots.data());
+  begin_batch(store, ids, version);
+  store.find(ids, slots.data());
+  create_rows(store, ids, slots.data(), version);
   // The last of a row's vectors alone is written: two threads must not write one row.
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(),
@@ -180,7 +232,16 @@ void Table::load(std::span<const std::int64_t> ids, const float* vectors, WriteT
   });
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = slots[order[i]];
   slots.assign(order.begin(), order.end());
-  store.commit(version, slots);
+  store.commit(version, slots, store.evicted());
+}
+
+std::size_t Table::expire() {
+  RowStore& store = *store_;
+  const WriteTurn turn(store.mutex);
+  const std::uint64_t version = store.version() + 1;
+  store.expire(version, store.size());
+  if (!store.evicted().empty()) store.commit(version, {}, store.evicted());
+  return store.evicted().size();
 }
 
 std::size_t Table::remove(std::span<const std::int64_t> ids, WriteTurn turn) {
@@ -247,21 +308,35 @@ std::vector<std::pair<std::string, std::size_t>> Table::memory_usage() const {
           {"headers", b.headers},
           {"index", b.index},
           {"change_log", b.change_log},
-          {"total", b.weights + b.state + b.codes + b.headers + b.index + b.change_log}};
+          {"eviction", b.eviction},
+          {"admission", b.admission},
+          {"total",
+           b.weights + b.state + b.codes + b.headers + b.index + b.change_log + b.eviction + b.admission}};
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> Table::stats() const {
   const RowStore::Counters& counters = store_->counters;
-  return {{"rows", store_->size()},       {"slots", store_->slot_count()},
-          {"version", store_->version()}, {"hits", counters.hits},
-          {"misses", counters.misses},    {"inserts", counters.inserts},
-          {"removes", counters.removes},  {"skipped_nonfinite", counters.skipped}};
+  return {{"rows", store_->size()},
+          {"slots", store_->slot_count()},
+          {"version", store_->version()},
+          {"hits", counters.hits},
+          {"misses", counters.misses},
+          {"inserts", counters.inserts},
+          {"removes", counters.removes},
+          {"evictions", counters.evictions},
+          {"refused", store_->bounds() != nullptr ? store_->bounds()->refused() : 0},
+          {"skipped_nonfinite", counters.skipped}};
+}
+
+double Table::load_factor() const {
+  return store_->index().load();
 }
 
 TableState Table::export_state() const {
   const RowStore& store = *store_;
   const std::size_t dim = store.dim(), state_floats = store.state_shape().floats(dim);
   const ReadLock lock(store.mutex);  // a state is of one version: writers wait, readers don't
+  const Bounds* const bounds = store.bounds();
   TableState out;
   out.version = store.version();
   out.ids.reserve(store.size());
@@ -274,6 +349,11 @@ TableState Table::export_state() const {
     out.row_versions.push_back(store.row_version(slot));
     out.weights.insert(out.weights.end(), store.weights(slot), store.weights(slot) + dim);
     out.state.insert(out.state.end(), store.state(slot), store.state(slot) + state_floats);
+    if (bounds != nullptr && bounds->counts_uses()) out.frequencies.push_back(bounds->frequency(slot));
+  }
+  if (bounds != nullptr && bounds->sketch() != nullptr) {
+    out.sightings = bounds->sketch()->counters();
+    out.sightings_counted = bounds->sketch()->additions();
   }
   return out;
 }
@@ -291,6 +371,15 @@ void Table::import_state(const TableState& in) {
   const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
   require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
           "a row version is out of range");
+  const TableBounds limits = bounds();
+  require(limits.max_rows == 0 || n <= limits.max_rows,
+          std::to_string(n) + " rows are more than max_rows = " + std::to_string(limits.max_rows));
+  require(in.frequencies.size() == (limits.eviction == Eviction::kLfu ? n : 0),
+          "frequencies are for eviction='lfu' alone, one a row");
+  require(in.sightings.size() == (store.bounds() != nullptr && store.bounds()->sketch() != nullptr
+                                      ? store.bounds()->sketch()->width()
+                                      : 0),
+          "sightings don't fit this table's admission");
   std::vector<std::int64_t> all(in.ids);
   std::sort(all.begin(), all.end());
   require(std::adjacent_find(all.begin(), all.end()) == all.end(), "an id occurs twice");
@@ -299,14 +388,20 @@ void Table::import_state(const TableState& in) {
   const WriteTurn turn(store.mutex);
   store.reserve_rows(n);
   store.clear(in.version);
-  store.find_or_create(in.ids, slots.data());
+  store.find(in.ids, slots.data());
+  store.create(in.ids, slots.data(), in.version);
   parallel_ranges(n, dim, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
     for (std::size_t i = begin; i < end; ++i) {
       store.set_row(slots[i], in.weights.data() + i * dim, in.state.data() + i * state_floats,
                     in.row_versions[i]);
     }
   });
-  store.counters.inserts = store.counters.removes = store.counters.skipped = 0;
+  if (Bounds* const b = store.bounds(); b != nullptr) {
+    for (std::size_t i = 0; i < in.frequencies.size(); ++i) b->set_frequency(slots[i], in.frequencies[i]);
+    b->restart(in.version);  // rows have keys of their own now
+    if (b->sketch() != nullptr) b->sketch()->restore(in.sightings, in.sightings_counted);
+  }
+  store.counters.inserts = store.counters.removes = store.counters.evictions = store.counters.skipped = 0;
   store.counters.hits = store.counters.misses = 0;
 }
 

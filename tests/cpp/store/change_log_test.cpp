@@ -15,7 +15,7 @@ BOOST_AUTO_TEST_SUITE(change_log)
 
 namespace {
 
-constexpr std::size_t kSlots = std::size_t{1} << 16, kIds = kSlots / 2, kVersions = std::size_t{1} << 14;
+constexpr std::size_t kSlots = std::size_t{1} << 16, kVersions = std::size_t{1} << 14;
 
 /// One of the two logs, with everything ever appended.
 template <class T>
@@ -134,10 +134,10 @@ BOOST_AUTO_TEST_CASE(nothing_is_needed_before_the_first_batch) {
 }
 
 BOOST_AUTO_TEST_CASE(the_same_as_a_list_of_all_batches) {
-  for (const std::uint64_t seed : {1, 2, 3, 4}) {
+  for (const std::uint64_t seed : {1, 2, 3}) {
     Both both(seed);
     std::size_t rows = 1000;
-    for (int step = 0; step < 600; ++step) {
+    for (int step = 0; step < 400; ++step) {
       const std::size_t kind = below(both.random, 100);
       std::size_t slots = below(both.random, 3000),
                   ids = below(both.random, 4) == 0 ? below(both.random, 4000) : 0;
@@ -158,7 +158,7 @@ BOOST_AUTO_TEST_CASE(many_small_batches) {
   both.reserve(1, 1, 10);
   for (std::size_t i = 0; i < 3 * kVersions; ++i) {
     both.append(i % 3 == 0, i % 5 == 0);
-    if (i % 97 == 0) both.check_all();
+    if (i % 977 == 0) both.check_all();
   }
   BOOST_CHECK_EQUAL(both.log.written_from(), 2 * kVersions + 1);
   both.reserve(1, 1, 64 * 4 * kVersions);  // what is held survives growth
@@ -174,7 +174,7 @@ BOOST_AUTO_TEST_CASE(memory_follows_the_table) {
   BOOST_CHECK_EQUAL(log.bytes(), kSlots * 4 + 2 * kVersions * 4);
   log.reserve(1, 1, 10);
   BOOST_CHECK_EQUAL(log.bytes(), std::size_t{640} << 10);
-  for (std::size_t rows = std::size_t{1} << 20; rows < 200000000; rows = rows * 21 / 20) {
+  for (std::size_t rows = std::size_t{1} << 20; rows < 40000000; rows = rows * 21 / 20) {
     log.reserve(1, 1, rows);
     BOOST_REQUIRE_LE(static_cast<double>(log.bytes()), 1.125 * static_cast<double>(rows));
     BOOST_REQUIRE_GE(static_cast<double>(log.bytes()), 0.5625 * static_cast<double>(rows));
@@ -220,13 +220,13 @@ void write(Hunt& h) {
   std::size_t rows = 1000;
   std::uint64_t version = 1000;
   for (std::uint64_t step = 0; !h.stop; ++step) {
-    if (step % 600 == 599) {  // often to versions there were before
+    if (step % 80 == 79) {  // often to versions there were before
       version = 1000 + h.run % 3 * 50;
       h.log.reset(version);
       ++h.run;
       h.version = version;
     }
-    if (step % 700 == 699 && rows < 4000000) rows *= 4;
+    if (step % 100 == 99 && rows < 4000000) rows *= 4;
     h.log.reserve(1, 1, rows);
     ++version;
     h.log.append(version, pattern<Slot>(h.run, version, kMostSlots),
@@ -257,9 +257,14 @@ void read(Hunt& h, std::uint64_t seed) {
   std::vector<Slot> slots;
   std::vector<std::int64_t> ids;
   while (!h.stop) {
-    const std::uint64_t run = h.run, until = h.version;
+    const std::uint64_t run = h.run;
+    std::uint64_t until = h.version;
     // Mostly what is just being overwritten: 22 and 44 versions of the mean size fill the smallest rings.
-    const std::uint64_t since = until - std::min<std::uint64_t>(until - 1000, below(random, 60));
+    std::uint64_t since = until - std::min<std::uint64_t>(until - 1000, below(random, 60));
+    if (below(random, 4) > 0) {
+      since = std::min(until, below(random, 2) ? h.log.written_from() : h.log.removed_from());
+      until = std::min(until, since + 1);
+    }
     slots.clear();
     ids.clear();
     const bool got_slots = h.log.written_since(since, until, slots);
