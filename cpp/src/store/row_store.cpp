@@ -289,7 +289,6 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
       __atomic_store_n(&header(slot)->id, ids[i], __ATOMIC_RELAXED);
       index_.insert(hash, slot, *this);
       size_.store(size() + 1, std::memory_order_release);
-      if (bounds_) bounds_->note_insert(slot, version);
     }
   } catch (...) {
     while (!created_.empty()) {
@@ -304,6 +303,10 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
     }
     size_ = index_.size();
     throw;
+  }
+  // after the last victim was chosen: until they are live, these are none
+  for (const Slot slot : created_) {
+    if (bounds_) bounds_->note_insert(slot, version);
   }
 }
 
