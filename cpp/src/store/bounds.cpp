@@ -103,8 +103,17 @@ std::optional<std::vector<std::uint32_t>> Bounds::admit(std::span<const std::int
   return kept;
 }
 
-std::optional<Slot> Bounds::next_victim(const RowStore& store) noexcept {
-  return victims_.next(KeyedRows{store, *this});
+std::optional<Slot> Bounds::next_victim(const RowStore& store, std::uint64_t version) noexcept {
+  for (;;) {
+    const std::optional<Slot> victim = victims_.next(KeyedRows{store, *this});
+    if (!victim || store.row_version(*victim) != version) return victim;
+    own_.push_back({*victim, {frequency(*victim), version}});
+  }
+}
+
+void Bounds::end_batch() noexcept {
+  for (const auto& [slot, key] : own_) victims_.note_insert(slot, key);
+  own_.clear();
 }
 
 std::optional<Slot> Bounds::next_expired(const RowStore& store) noexcept {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "fastinc/bounds.h"
@@ -40,8 +41,11 @@ class Bounds {
   ///   ids, slots: (n,)
   std::optional<std::vector<std::uint32_t>> admit(std::span<const std::int64_t> ids, const Slot* slots);
 
-  /// The next row to give up for a new one, if there is any but those of this batch.
-  std::optional<Slot> next_victim(const RowStore& store) noexcept;
+  /// The next row to give up for a new one; rows written at `version`, the batch's own, stay. Between
+  /// reserve_batch(), for a batch of n, and end_batch().
+  std::optional<Slot> next_victim(const RowStore& store, std::uint64_t version) noexcept;
+  void reserve_batch(std::size_t n) { own_.reserve(n); }
+  void end_batch() noexcept;
   /// The next row whose time is over.
   std::optional<Slot> next_expired(const RowStore& store) noexcept;
   /// A row was made in this batch.
@@ -69,6 +73,8 @@ class Bounds {
 
   TableBounds config_;
   Victims victims_;
+  std::vector<std::pair<Slot, EvictionKey>>
+      own_;                   // victims that the batch needs itself: handed back at its end
   std::size_t prepared_ = 0;  // slots that victims_ has room for
   std::atomic<std::size_t> victim_bytes_{0};
   std::unique_ptr<Pages<std::uint32_t>> frequencies_;

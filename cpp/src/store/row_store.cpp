@@ -255,6 +255,7 @@ void RowStore::create(std::span<const std::int64_t> ids, Slot* slots, std::uint6
   created_.reserve(unknown);
   evicted_.reserve(evicted_.size() + unknown);
   reserve_free(1);
+  if (full) bounds_->reserve_batch(n);
   reserve_pages(full ? std::max(bounds_->config().max_rows, size()) - size() : unknown);
   insert_unknown(ids, slots, version);
   // nothing below allocates
@@ -281,7 +282,7 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
       if (slots[i] != kNoSlot) continue;
       if (max_rows > 0 && size() >= max_rows) {
         // there is one: the batch's own rows, which stay, are no more than max_rows
-        if (const auto victim = bounds_->next_victim(*this)) evict(*victim, version);
+        if (const auto victim = bounds_->next_victim(*this, version)) evict(*victim, version);
       }
       const Slot slot = slots[i] = take_slot();
       created_.push_back(slot);
@@ -291,6 +292,7 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
       size_.store(size() + 1, std::memory_order_release);
     }
   } catch (...) {
+    if (bounds_) bounds_->end_batch();
     while (!created_.empty()) {
       const Slot slot = created_.back();
       created_.pop_back();
@@ -304,10 +306,9 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
     size_ = index_.size();
     throw;
   }
-  // after the last victim was chosen: until they are live, these are none
-  for (const Slot slot : created_) {
-    if (bounds_) bounds_->note_insert(slot, version);
-  }
+  if (!bounds_) return;
+  bounds_->end_batch();
+  for (const Slot slot : created_) bounds_->note_insert(slot, version);  // none is a victim of its own batch
 }
 
 /// Known rows of a batch are used, and too new to be given up, from its beginning.
