@@ -21,8 +21,8 @@ struct UpdateTask {
 };
 using UpdateFn = void (*)(const UpdateTask& task, float* scratch);
 
-/// Step n rows, row r[j] with gradient coefficients[j] * direction. The rows are distinct. Versions and int8 copies
-/// of a table's stay as they are: RowStore::publish() brings them up to date.
+/// Step n rows, row r[j] with gradient coefficients[j] * direction. The rows are distinct. Versions and int8
+/// copies of a table's stay as they are: RowStore::publish() brings them up to date.
 struct ScaledStepTask {
   const void* params;
   const RowSet* rows;

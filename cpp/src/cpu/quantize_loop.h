@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/rows.h"
+#include "math/lane_sum.h"
 #include "math/quantize.h"
 
 namespace FASTINC_ISA_NAMESPACE {
@@ -11,8 +12,8 @@ inline __attribute__((always_inline)) void quantize_row(const float* __restrict 
                                                         std::uint8_t* __restrict q) {
   // Lanes let the compiler vectorise; min and max don't depend on the order, save for the sign of a zero bias
   // where a row has both 0.0 and -0.0 as its minimum (torch's own choice there varies with dim).
-  constexpr std::size_t kWidth = 32;
-  float low[kWidth], high[kWidth];
+  constexpr std::size_t kWidth = kLanes;
+  alignas(64) float low[kWidth], high[kWidth];
   for (std::size_t j = 0; j < kWidth; ++j) low[j] = high[j] = x[0];
   std::size_t i = 0;
   for (; i + kWidth <= dim; i += kWidth) {
@@ -28,22 +29,32 @@ inline __attribute__((always_inline)) void quantize_row(const float* __restrict 
     low[j] = v < low[j] ? v : low[j];
     high[j] = v > high[j] ? v : high[j];
   }
-  for (std::size_t half = kWidth / 2; half != 0; half /= 2) {
-    FASTINC_VECTORIZE
-    for (std::size_t j = 0; j < half; ++j) {
-      low[j] = low[j + half] < low[j] ? low[j + half] : low[j];
-      high[j] = high[j + half] > high[j] ? high[j + half] : high[j];
-    }
-  }
-  const RowQuantizer quantizer(low[0], high[0]);
+  const RowQuantizer quantizer(halve(low, Minimum()), halve(high, Maximum()));
   FASTINC_VECTORIZE
   for (std::size_t k = 0; k < dim; ++k) q[k] = quantizer.code(x[k]);
   __builtin_memcpy(q + dim, &quantizer.scale, sizeof(float));
   __builtin_memcpy(q + dim + sizeof(float), &quantizer.bias, sizeof(float));
 }
 
-static void quantize_rows(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+template <std::size_t Dim>
+static void quantize_rows_of(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+  if (Dim != 0) dim = Dim;
   for (std::size_t r = 0; r < n; ++r) quantize_row(x + r * dim, dim, q + r * (dim + 8));
+}
+
+static void quantize_rows(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+  switch (dim) {
+    case 16:
+      return quantize_rows_of<16>(x, n, dim, q);
+    case 32:
+      return quantize_rows_of<32>(x, n, dim, q);
+    case 64:
+      return quantize_rows_of<64>(x, n, dim, q);
+    case 128:
+      return quantize_rows_of<128>(x, n, dim, q);
+    default:
+      return quantize_rows_of<0>(x, n, dim, q);
+  }
 }
 
 static void dequantize_rows(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x) {

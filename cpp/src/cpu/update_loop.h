@@ -120,13 +120,14 @@ inline __attribute__((always_inline)) void prefetch_row(const RowSet& rows, std:
 /// How many rows ahead to prefetch: enough to cover a memory access at a few tens of ns a row.
 inline constexpr std::size_t kPrefetchDistance = 8;
 
-template <class Functor>
-static void update_segments(const UpdateTask& task, float* scratch) {
+/// Dim: the rows' dim, or 0 for any. A dim that the compiler knows takes half the time.
+template <class Functor, std::size_t Dim>
+static void update_segments_of(const UpdateTask& task, float* scratch) {
   using Params = typename Functor::Params;
   const Functor functor(*static_cast<const Params*>(task.params));
   const RowSet& rows = *task.rows;
   const Segments& segments = *task.segments;
-  const std::size_t dim = rows.dim;
+  const std::size_t dim = Dim != 0 ? Dim : rows.dim;
   const std::uint64_t mask = segments.position_mask();
   for (std::size_t s = 0; s < segments.count; ++s) {
     if (s + kPrefetchDistance < segments.count) {
@@ -148,6 +149,22 @@ static void update_segments(const UpdateTask& task, float* scratch) {
     step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
     quantize_row(p.w, dim, code_pointer(rows, row));
     end_write(header, next_stamp(stamp, task.version));
+  }
+}
+
+template <class Functor>
+static void update_segments(const UpdateTask& task, float* scratch) {
+  switch (task.rows->dim) {
+    case 16:
+      return update_segments_of<Functor, 16>(task, scratch);
+    case 32:
+      return update_segments_of<Functor, 32>(task, scratch);
+    case 64:
+      return update_segments_of<Functor, 64>(task, scratch);
+    case 128:
+      return update_segments_of<Functor, 128>(task, scratch);
+    default:
+      return update_segments_of<Functor, 0>(task, scratch);
   }
 }
 

@@ -17,12 +17,11 @@ struct RowQuantizer {
     inverse = 255.0f / (range + 1e-8f);
   }
   FASTINC_HD std::uint8_t code(float x) const {
-    const float magic = 12582912.0f;  // 1.5 * 2^23: the sum is rounded to an integer, half to even
-    const float rounded = (x - bias) * inverse + magic;
-    float code = rounded - magic;
+    float code = (x - bias) * inverse;
     code = code > 0.0f ? code : 0.0f;  // a row that overflowed has some code, and no undefined conversion
     code = code < 255.0f ? code : 255.0f;
-    return static_cast<std::uint8_t>(static_cast<std::int32_t>(code));
+    const float magic = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the integer, rounded half to even
+    return static_cast<std::uint8_t>(float_bits(code + magic));
   }
 };
 

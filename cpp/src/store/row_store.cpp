@@ -105,22 +105,46 @@ std::pair<std::int64_t, std::uint64_t> RowStore::read_header(Slot slot) const {
   }
 }
 
+/// Three blocks of ids are in flight, so that nothing waits for the memory: of one the buckets are being
+/// fetched, of the next the rows that they most likely name, and the third is read. fetch(slot); read(begin,
+/// n, hashes, slots)
+template <class Fetch, class Read>
+void RowStore::for_each_block(std::span<const std::int64_t> ids, Fetch fetch, Read read) const {
+  constexpr std::size_t kInFlight = 3;
+  std::uint64_t hashes[kInFlight][kBlock];
+  Slot slots[kInFlight][kBlock];
+  const std::size_t blocks = (ids.size() + kBlock - 1) / kBlock;
+  const auto size = [&](std::size_t b) { return std::min(kBlock, ids.size() - b * kBlock); };
+  for (std::size_t step = 0; step < blocks + kInFlight - 1; ++step) {
+    if (const std::size_t b = step; b < blocks) {
+      for (std::size_t i = 0; i < size(b); ++i) {
+        index_.prefetch(hashes[b % kInFlight][i] = index_.hash(ids[b * kBlock + i]));
+      }
+    }
+    if (const std::size_t b = step - 1; b < blocks) {
+      for (std::size_t i = 0; i < size(b); ++i) {
+        const Slot slot = slots[b % kInFlight][i] = index_.guess(hashes[b % kInFlight][i]);
+        if (slot != kNoSlot) fetch(slot);
+      }
+    }
+    if (const std::size_t b = step - 2; b < blocks) {
+      read(b * kBlock, size(b), hashes[b % kInFlight], slots[b % kInFlight]);
+    }
+  }
+}
+
 void RowStore::find(std::span<const std::int64_t> ids, Slot* slots) const {
   constexpr std::size_t kFloatsEach = 64;  // two cache misses
   parallel_ranges(ids.size(), kFloatsEach, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-    std::uint64_t hashes[kBlock];
-    for (std::size_t block = begin; block < end; block += kBlock) {
-      const std::size_t n = std::min(kBlock, end - block);
-      for (std::size_t i = 0; i < n; ++i) index_.prefetch(hashes[i] = index_.hash(ids[block + i]));
+    const auto mine = ids.subspan(begin, end - begin);
+    const auto read = [&](std::size_t at, std::size_t n, const std::uint64_t* hashes, const Slot* guesses) {
       for (std::size_t i = 0; i < n; ++i) {
-        const Slot slot = slots[block + i] = index_.guess(hashes[i]);
-        if (slot != kNoSlot) prefetch_id(slot);
+        const Slot guess = guesses[i];
+        const bool right = guess == kNoSlot || id(guess) == mine[at + i];
+        slots[begin + at + i] = right ? guess : find(mine[at + i], hashes[i]);
       }
-      for (std::size_t i = 0; i < n; ++i) {
-        Slot& slot = slots[block + i];
-        if (slot != kNoSlot && id(slot) != ids[block + i]) slot = find(ids[block + i], hashes[i]);
-      }
-    }
+    };
+    for_each_block(mine, [&](Slot slot) { prefetch_id(slot); }, read);
   });
 }
 
@@ -144,28 +168,25 @@ bool RowStore::read_one(std::int64_t id, Kernel kernel, Start start, T* out) con
 template <class T, class Kernel, class Start>
 std::size_t RowStore::read_block(std::span<const std::int64_t> ids, Kernel kernel, Start start,
                                  std::size_t width, T* out) const {
-  std::uint64_t hashes[kBlock];
-  Slot slots[kBlock];
-  std::uint8_t done[kBlock];
+  constexpr bool kCodes = std::is_same_v<T, std::uint8_t>;
+  const auto fetch = [&](Slot slot) {
+    const auto row = reinterpret_cast<std::uintptr_t>(header(slot));
+    if (kCodes) __builtin_prefetch(header(slot));
+    const std::uintptr_t from = kCodes ? reinterpret_cast<std::uintptr_t>(codes(slot)) : row;
+    const std::uintptr_t end = from + width * sizeof(T) + (kCodes ? 0 : sizeof(RowHeader));
+    for (std::uintptr_t line = from & ~std::uintptr_t{63}; line < end; line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+    }
+  };
   std::size_t found = 0;
-  for (std::size_t begin = 0; begin < ids.size(); begin += kBlock) {
-    const std::size_t n = std::min(kBlock, ids.size() - begin);
-    for (std::size_t i = 0; i < n; ++i) index_.prefetch(hashes[i] = index_.hash(ids[begin + i]));
+  const auto read = [&](std::size_t at, std::size_t n, const std::uint64_t*, const Slot* slots) {
+    std::uint8_t done[kBlock];
+    kernel(rows_, slots, ids.data() + at, n, out + at * width, done);
     for (std::size_t i = 0; i < n; ++i) {
-      slots[i] = index_.guess(hashes[i]);
-      if (slots[i] == kNoSlot) continue;
-      if constexpr (std::is_same_v<T, std::uint8_t>) __builtin_prefetch(header(slots[i]));
-      const char* row = std::is_same_v<T, float> ? reinterpret_cast<const char*>(header(slots[i]))
-                                                 : reinterpret_cast<const char*>(codes(slots[i]));
-      const std::size_t bytes = width * sizeof(T) + (std::is_same_v<T, float> ? sizeof(RowHeader) : 0);
-      for (std::size_t b = 0; b < bytes + 63; b += 64) __builtin_prefetch(row + std::min(b, bytes - 1));
+      found += done[i] || read_one(ids[at + i], kernel, start, out + (at + i) * width);
     }
-    T* const to = out + begin * width;
-    kernel(rows_, slots, ids.data() + begin, n, to, done);
-    for (std::size_t i = 0; i < n; ++i) {
-      found += done[i] || read_one(ids[begin + i], kernel, start, to + i * width);
-    }
-  }
+  };
+  for_each_block(ids, fetch, read);
   return found;
 }
 

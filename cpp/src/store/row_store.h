@@ -137,6 +137,8 @@ class RowStore {
   void insert_unknown(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version);
   Slot take_slot();
   void free_slot(Slot slot, std::uint64_t version) noexcept;
+  template <class Fetch, class Read>
+  void for_each_block(std::span<const std::int64_t> ids, Fetch fetch, Read read) const;
   template <class T, class Kernel, class Start>
   std::size_t read_block(std::span<const std::int64_t> ids, Kernel kernel, Start start, std::size_t width,
                          T* out) const;

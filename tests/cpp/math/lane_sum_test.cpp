@@ -33,7 +33,7 @@ BOOST_AUTO_TEST_CASE(halving_tree) {
   float lanes[32];
   for (int j = 0; j < 32; ++j) lanes[j] = static_cast<float>(1 << (j % 20));
   std::vector<float> terms(lanes, lanes + 32);
-  BOOST_CHECK_EQUAL(base::halving_sum(lanes), laned_sum(terms));
+  BOOST_CHECK_EQUAL(base::halve(lanes, base::Add()), laned_sum(terms));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
