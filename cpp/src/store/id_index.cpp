@@ -1,6 +1,6 @@
 #include "store/id_index.h"
 
-#include <cstring>
+#include <algorithm>
 #include <utility>
 
 #include "math/random.h"
@@ -99,6 +99,11 @@ IdIndex::Group& IdIndex::new_group(std::uint32_t segments, unsigned depth) noexc
   Group& made = *groups_.back();
   made.buckets = segments * kBuckets;
   made.depth = depth;
+  // multiples of the golden ratio are even at any number of groups
+  const std::uint32_t part = static_cast<std::uint32_t>(groups_.size()) * 0x9e3779b9u;
+  made.limit =
+      segments *
+      (kLeastLimit + static_cast<std::uint32_t>(std::uint64_t{part} * (kMostLimit - kLeastLimit) >> 32));
   for (std::uint32_t i = 0; i < segments; ++i) {
     made.segments[i] = spare_.back();
     spare_.pop_back();
@@ -131,7 +136,7 @@ void IdIndex::grow(Group& group, std::uint64_t hash, const Entry* entries, std::
   for (std::size_t i = 0; i < n; ++i) upper_size += (entries[i].hash & bit) != 0;
   // of a split, 2 each, unless nearly all of it goes to one half
   const auto segments_of = [&](std::size_t size) {
-    return splits ? (size > 2 * kMaxEntries ? kMostSegments : 2) : segments + 1;
+    return splits ? (size > 2 * kLeastLimit ? kMostSegments : 2) : segments + 1;
   };
   const std::uint32_t lower_segments = segments_of(n - upper_size);
   const std::uint32_t upper_segments = splits ? segments_of(upper_size) : 0;
@@ -143,6 +148,7 @@ void IdIndex::grow(Group& group, std::uint64_t hash, const Entry* entries, std::
     place((entries[i].hash & bit) != 0 ? upper : lower, entries[i].hash, entries[i].slot);
   }
   entries_ = entries_before;
+  for (Group* made : {&lower, &upper}) made->limit = std::max(made->limit, made->size + made->size / 8);
   publish(lower, hash & ~bit);
   if (splits) publish(upper, hash | bit);
   places_ -= segments * kBuckets * kEntries;

@@ -18,8 +18,10 @@ namespace fastinc {
 
 /// Ids themselves are in the rows: the index holds a slot and 8 bits of the hash for each, in buckets of one
 /// cache line. The directory names a group of 1 to 3 segments for the leading bits of a hash. A full group
-/// gets one segment more, and one of 3 becomes two of 2: places are 0.55 to 0.83 full, 6.4 to 9.7 bytes an
-/// id, and no insertion waits for more than a few thousand others to move.
+/// gets one segment more, and one of 3 becomes two of 2: no insertion waits for more than a few thousand
+/// others to move. Hashes being even, all groups would fill up at the same time: each has a limit of its own,
+/// so that their turns to grow are spread over all insertions. Of all places about 2/3 are full: 8 bytes an
+/// id.
 ///
 /// Readers: a group is made whole, named in the directory, and never changed but for entries that come and
 /// go. What it replaced isn't freed: segments are used again for other groups, which can mislead a late
@@ -67,8 +69,10 @@ class IdIndex {
  private:
   static constexpr unsigned kBucketBits = 8, kEntries = 12, kMostSegments = 3;
   static constexpr std::uint32_t kBuckets = 1u << kBucketBits;  // of a segment
-  static constexpr std::uint32_t kMaxEntries =
-      kBuckets * kEntries * 5 / 6;  // of one; fuller ones probe too far
+  // Entries a segment at which a group grows, from the first group to be full to the last. More probe too
+  // far.
+  static constexpr std::uint32_t kLeastLimit = kBuckets * kEntries * 62 / 100;
+  static constexpr std::uint32_t kMostLimit = kBuckets * kEntries * 93 / 100;
 
   struct alignas(64) Bucket {
     std::uint8_t tags[kEntries];  // 0: empty
@@ -84,7 +88,8 @@ class IdIndex {
     Segment* segments[kMostSegments] = {};
     std::uint32_t buckets = 0;  // of all its segments
     std::uint32_t size = 0;
-    unsigned depth = 0;  // leading hash bits that its entries share
+    std::uint32_t limit = 0;  // the size to grow at
+    unsigned depth = 0;       // leading hash bits that its entries share
 
     Bucket& bucket(std::uint32_t at) const {
       return segments[at >> kBucketBits]->buckets[at & (kBuckets - 1)];
@@ -93,7 +98,6 @@ class IdIndex {
       return static_cast<std::uint32_t>((hash >> 8 & 0xffffffffu) * buckets >> 32);
     }
     std::uint32_t after(std::uint32_t at) const { return at + 1 == buckets ? 0 : at + 1; }
-    bool full() const { return size >= buckets / kBuckets * kMaxEntries; }
   };
   /// 2^(64 - shift) groups, at least 2.
   struct Directory {
@@ -172,18 +176,21 @@ Slot IdIndex::find(std::uint64_t hash, IsIt is_it) const {
 template <class Rows>
 void IdIndex::insert(std::uint64_t hash, Slot slot, const Rows& rows) {
   Group* group = &group_of(hash);
-  while (group->full()) {  // nearly always once: a half that gets all entries is full again
+  while (group->size >= group->limit) {  // nearly always once: a half that gets all entries grows again
     moving_.clear();
     moving_.reserve(group->size);
     for (std::uint32_t b = 0; b < group->buckets; ++b) {
       const Bucket& bucket = group->bucket(b);
       for (unsigned e = 0; e < kEntries; ++e) {
-        if (bucket.tags[e] == 0) continue;
-        moving_.push_back({0, bucket.slots[e]});
-        rows.prefetch_id(bucket.slots[e]);  // rows are all over the memory
+        if (bucket.tags[e] != 0) moving_.push_back({0, bucket.slots[e]});
       }
     }
-    for (Entry& entry : moving_) entry.hash = IdIndex::hash(rows.id(entry.slot));
+    // The rows are all over the memory.
+    constexpr std::size_t kAhead = 32;
+    for (std::size_t i = 0; i < moving_.size(); ++i) {
+      if (i + kAhead < moving_.size()) rows.prefetch_id(moving_[i + kAhead].slot);
+      moving_[i].hash = IdIndex::hash(rows.id(moving_[i].slot));
+    }
     grow(*group, hash, moving_.data(), moving_.size());
     group = &group_of(hash);
   }

@@ -35,8 +35,9 @@ LazyMemory::LazyMemory(std::size_t bytes, bool huge_from_start) : bytes_(round_u
   if (skip < kHugePage) munmap(begin + skip + bytes_, kHugePage - skip);
   data_ = begin + skip;
 #if defined(MADV_HUGEPAGE)
-  const std::size_t ordinary = huge_from_start ? 0 : kHugePage;
-  if (bytes_ > ordinary) madvise(begin + skip + ordinary, bytes_ - ordinary, MADV_HUGEPAGE);  // a wish
+  // Nor is the end, where a huge page would be touched for a part of it. A wish: it may fail.
+  const std::size_t ordinary = huge_from_start ? 0 : kHugePage, whole = bytes / kHugePage * kHugePage;
+  if (whole > ordinary) madvise(begin + skip + ordinary, whole - ordinary, MADV_HUGEPAGE);
 #else
   static_cast<void>(huge_from_start);
 #endif

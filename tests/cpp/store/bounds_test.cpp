@@ -259,7 +259,8 @@ BOOST_AUTO_TEST_CASE(soak_at_the_limit) {
     if (k > kBatches / 4) most = std::max(most, used);
   }
   BOOST_CHECK_EQUAL(table->size(), kRows);
-  BOOST_CHECK_LE(static_cast<double>(most), 1.01 * static_cast<double>(at_first));
+  // as ids come and go, a group of the index may be one too many and get another segment of 16 KiB
+  BOOST_CHECK_LE(most, at_first + 4 * 16 * 1024);
   Ids expected;
   for (std::int64_t id = 0; id < 20; ++id) expected.push_back(id);
   BOOST_CHECK_EQUAL(stat(*table, "slots"), kRows);

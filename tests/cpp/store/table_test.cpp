@@ -176,7 +176,8 @@ BOOST_AUTO_TEST_CASE(many_pages_same_bytes_everywhere) {
 BOOST_AUTO_TEST_CASE(looking_up_an_unknown_id_allocates_nothing) {
   const auto table = used_table(AdagradParams{}, 4);
   const auto before = table->memory_usage();
-  const std::uint64_t slots = stat(*table, "slots"), hits = stat(*table, "hits"), misses = stat(*table, "misses");
+  const std::uint64_t slots = stat(*table, "slots"), hits = stat(*table, "hits"),
+                      misses = stat(*table, "misses");
   Ids ids(5000);
   for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int64_t>(i) * 3 + 1'000'000;
   std::vector<float> expected(ids.size() * 4);
