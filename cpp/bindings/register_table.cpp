@@ -4,6 +4,8 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
+#include <tuple>
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
@@ -21,11 +23,6 @@ py::array_t<T> to_array(const std::vector<T>& values) {
 template <class T>
 py::array_t<T> to_matrix(const std::vector<T>& values, std::size_t rows, std::size_t columns) {
   return py::array_t<T>({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)}, values.data());
-}
-
-template <class T>
-std::vector<T> to_vector(const py::array_t<T, py::array::c_style>& values) {
-  return {values.data(), values.data() + values.size()};
 }
 
 std::size_t table_work(const Table& table, const Ids& ids) {
@@ -54,6 +51,23 @@ Initializer make_initializer(const std::string& kind, double a, double b, std::u
   init.seed = seed;
   validate(init);
   return init;
+}
+
+/// (max_rows, eviction, ttl, min_count, sketch_width): what a table's limits are in Python.
+using BoundsSpec = std::tuple<std::size_t, std::string, double, std::uint32_t, std::size_t>;
+
+TableBounds make_bounds(const BoundsSpec& in) {
+  TableBounds bounds;
+  const std::string& eviction = std::get<1>(in);
+  if (eviction != "none" && eviction != "lru" && eviction != "lfu") {
+    throw py::value_error("eviction '" + eviction + "' is not 'none', 'lru' or 'lfu'");
+  }
+  bounds.max_rows = std::get<0>(in);
+  bounds.eviction = eviction == "lru" ? Eviction::kLru : eviction == "lfu" ? Eviction::kLfu : Eviction::kNone;
+  bounds.ttl = std::get<2>(in);
+  bounds.min_count = std::get<3>(in);
+  bounds.sketch_width = std::get<4>(in);
+  return bounds;
 }
 
 py::object lookup(const Table& table, py::handle ids_in, py::handle out) {
@@ -137,16 +151,33 @@ py::dict export_state(const Table& table, std::size_t state_floats) {
   out["weights"] = to_matrix(s.weights, s.ids.size(), table.dim());
   out["state"] = to_matrix(s.state, s.ids.size(), state_floats);
   out["version"] = s.version;
+  if (table.bounds().eviction == Eviction::kLfu) out["frequencies"] = to_array(s.frequencies);
+  if (!s.sightings.empty()) {
+    out["sightings"] = to_array(s.sightings);
+    out["sightings_counted"] = s.sightings_counted;
+  }
   return out;
+}
+
+template <class T>
+std::vector<T> vector_of(const py::dict& in, const char* name) {
+  const auto values = in[name].cast<py::array_t<T, py::array::c_style>>();
+  return {values.data(), values.data() + values.size()};
 }
 
 void import_state(Table& table, const py::dict& in) {
   TableState s;
-  s.ids = to_vector(in["ids"].cast<py::array_t<std::int64_t, py::array::c_style>>());
-  s.row_versions = to_vector(in["row_versions"].cast<py::array_t<std::uint64_t, py::array::c_style>>());
-  s.weights = to_vector(in["weights"].cast<py::array_t<float, py::array::c_style>>());
-  s.state = to_vector(in["state"].cast<py::array_t<float, py::array::c_style>>());
+  s.ids = vector_of<std::int64_t>(in, "ids");
+  s.row_versions = vector_of<std::uint64_t>(in, "row_versions");
+  s.weights = vector_of<float>(in, "weights");
+  s.state = vector_of<float>(in, "state");
   s.version = in["version"].cast<std::uint64_t>();
+  // of tables with limits alone
+  if (in.contains("frequencies")) s.frequencies = vector_of<std::uint32_t>(in, "frequencies");
+  if (in.contains("sightings")) {
+    s.sightings = vector_of<std::uint8_t>(in, "sightings");
+    s.sightings_counted = in["sightings_counted"].cast<std::uint64_t>();
+  }
   without_gil([&] { table.import_state(s); });
 }
 
@@ -167,11 +198,12 @@ py::dict to_dict(const std::vector<std::pair<std::string, Value>>& items) {
 void register_table(py::module_& m) {
   py::class_<Table, std::shared_ptr<Table>>(m, "Table")
       .def(py::init([](std::size_t dim, std::shared_ptr<Optimizer> optimizer, const std::string& kind,
-                       double a, double b, std::uint64_t seed) {
-             return std::make_shared<Table>(dim, std::move(optimizer), make_initializer(kind, a, b, seed));
+                       double a, double b, std::uint64_t seed, const BoundsSpec& bounds) {
+             return std::make_shared<Table>(dim, std::move(optimizer), make_initializer(kind, a, b, seed),
+                                            make_bounds(bounds));
            }),
            py::arg("dim"), py::arg("optimizer"), py::arg("init_kind"), py::arg("init_a"), py::arg("init_b"),
-           py::arg("seed"))
+           py::arg("seed"), py::arg("bounds"))
       .def_property_readonly("dim", &Table::dim)
       .def_property_readonly(
           "version", [](const Table& table) { return call_engine(1, [&] { return table.version(); }); })
@@ -185,11 +217,13 @@ void register_table(py::module_& m) {
       .def("update", &update, py::arg("ids"), py::arg("grads"), py::arg("nonfinite"))
       .def("load", &load, py::arg("ids"), py::arg("vectors"))
       .def("remove", &remove, py::arg("ids"))
+      .def("expire", [](Table& table) { return without_gil([&] { return table.expire(); }); })
       .def("contains", &contains, py::arg("ids"))
       .def("ids", [](const Table& table) { return to_array(without_gil([&] { return table.ids(); })); })
       .def("changes", &changes, py::arg("since"))
       .def("memory_usage", [](const Table& table) { return to_dict(table.memory_usage()); })
       .def("stats", [](const Table& table) { return to_dict(table.stats()); })
+      .def_property_readonly("load_factor", &Table::load_factor)
       .def("export_state", &export_state, py::arg("state_floats"))
       .def("import_state", &import_state, py::arg("state"));
 }

@@ -14,19 +14,23 @@ An event arrives, a few embedding rows change, and the very next request is answ
 from fastinc import baselines, checkpoint, datasets, evaluate, init, ops
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
+from fastinc.bounds import TTL, MinCount
+from fastinc.changes import Changes
 from fastinc.live_index import LiveIndex
 from fastinc.optimizers import FTRL, SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
 from fastinc.recommender import Recommender
-from fastinc.table import Changes, EmbeddingTable
+from fastinc.table import EmbeddingTable
 
 __all__ = [
     "FTRL",
     "SGD",
+    "TTL",
     "Adagrad",
     "Adam",
     "Changes",
     "EmbeddingTable",
     "LiveIndex",
+    "MinCount",
     "Optimizer",
     "Recommender",
     "RowWiseAdagrad",

@@ -1,4 +1,4 @@
-"""Scalar arguments: checked here, with errors that name the argument and the value."""
+"""Arguments checked here, scalars and ids, with errors that name the argument and the value."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+#: What may be ids beside arrays.
+_NOT_ARRAYS = (list, tuple, range, int, np.integer)
 #: Counts have no other limit of their own.
 _MOST = 2**31 - 1
 
@@ -52,3 +54,26 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} = {value!r} must be {' or '.join(map(repr, choices))}")
     return value
+
+
+def as_ids(ids: Any, name: str = "ids") -> Any:
+    """Turn a list, range or int into an int64 array; arrays pass as they are and are checked by the engine."""
+    kind = type(ids)  # asking for the class by isinstance() takes torch tensors a while
+    if kind is np.ndarray or kind is bool or not issubclass(kind, _NOT_ARRAYS):
+        return ids
+    values = [ids] if isinstance(ids, (int, np.integer)) else ids
+    for i, value in enumerate(values):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name}[{i}] = {value!r} must be an integer")
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name}[{i}] = {value} doesn't fit int64")
+    return np.array(values, dtype=np.int64)
+
+
+def check_countable(ids: Any, name: str = "ids") -> None:
+    """Raise where a result can't be made for want of a number of ids; of several faults this is named first."""
+    shape = getattr(ids, "shape", None)
+    if shape is None:
+        raise TypeError(f"{name} must be an array or a list of ints, not {type(ids).__name__}") from None
+    if len(shape) != 1:
+        raise ValueError(f"{name} has shape {tuple(shape)}; it must be (any,)") from None

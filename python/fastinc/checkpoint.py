@@ -24,6 +24,7 @@ from fastinc import _core, optimizers
 from fastinc import init as initializers
 from fastinc._extras import require
 from fastinc._ids import IdMap
+from fastinc.bounds import TTL, MinCount
 from fastinc.optimizers import Optimizer
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
@@ -79,25 +80,48 @@ def _rebuild(module: Any, description: dict[str, Any]) -> Any:
     return getattr(module, kind)(**parameters)
 
 
-def _core_table_arrays(core: _core.Table, optimizer: Optimizer, prefix: str) -> tuple[Arrays, int]:
+def _core_table_parts(core: _core.Table, optimizer: Optimizer, prefix: str) -> tuple[dict[str, int], Arrays]:
+    """Return a table's numbers by name, and its arrays by prefixed name."""
     element, row = optimizer.state_floats_per_row
     state = core.export_state(element * core.dim + row)
-    version = state.pop("version")
-    return {prefix + name: array for name, array in state.items()}, version
+    numbers = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
+    return numbers, {prefix + name: array for name, array in state.items() if name not in numbers}
 
 
-def _fill_core_table(core: _core.Table, arrays: Arrays, version: int, prefix: str) -> None:
+def _fill_core_table(core: _core.Table, arrays: Arrays, numbers: dict[str, int], prefix: str) -> None:
     state = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
-    core.import_state({**state, "version": version})
+    core.import_state({**state, **numbers})
+
+
+def _describe_bounds(table: EmbeddingTable) -> dict[str, Any]:
+    """Return the limits that a table has."""
+    eviction, admission = table.eviction, table.admission
+    described = {
+        "max_rows": table.max_rows,
+        "eviction": {"ttl": eviction.seconds} if isinstance(eviction, TTL) else eviction,
+        "admission": None if admission is None else {"min_count": admission.n, "width": admission.width},
+    }
+    return {name: value for name, value in described.items() if value is not None}
+
+
+def _rebuild_bounds(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a table with the limits in these parameters."""
+    eviction, admission = parameters.get("eviction"), parameters.get("admission")
+    return {
+        "max_rows": parameters.get("max_rows"),
+        "eviction": TTL(eviction["ttl"]) if isinstance(eviction, dict) else eviction,
+        "admission": None if admission is None else MinCount(admission["min_count"], admission["width"]),
+    }
 
 
 def _table_parts(table: EmbeddingTable) -> tuple[dict[str, Any], Arrays]:
-    arrays, version = _core_table_arrays(table._core, table.optimizer, "table.")
+    numbers, arrays = _core_table_parts(table._core, table.optimizer, "table.")
     parameters = {
         "dim": table.dim,
         "optimizer": _describe(table.optimizer),
         "init": _describe(table.init),
-        "version": version,
+        **_describe_bounds(table),
+        **numbers,
     }
     return parameters, arrays
 
@@ -107,8 +131,12 @@ def _build_table(parameters: dict[str, Any], arrays: Arrays) -> EmbeddingTable:
         parameters["dim"],
         _rebuild(optimizers, parameters["optimizer"]),
         _rebuild(initializers, parameters["init"]),
+        **_rebuild_bounds(parameters),
     )
-    _fill_core_table(table._core, arrays, parameters["version"], "table.")
+    numbers: dict[str, int] = {
+        name: parameters[name] for name in ("version", "sightings_counted") if name in parameters
+    }
+    _fill_core_table(table._core, arrays, numbers, "table.")
     return table
 
 
@@ -138,7 +166,8 @@ def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
     arrays: Arrays = {}
     versions: dict[str, int] = {}
     for name in _TABLES:
-        part, versions[name] = _core_table_arrays(getattr(model._core, name), model.optimizer, f"{name}.")
+        numbers, part = _core_table_parts(getattr(model._core, name), model.optimizer, f"{name}.")
+        versions[name] = numbers["version"]
         arrays.update(part)
     counters: dict[str, Any] = {}
     for name, value in model._core.export_state().items():
@@ -156,7 +185,8 @@ def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommende
     params["optimizer"] = _rebuild(optimizers, params["optimizer"])
     model = Recommender(**params)
     for name in _TABLES:
-        _fill_core_table(getattr(model._core, name), arrays, parameters["versions"][name], f"{name}.")
+        numbers = {"version": parameters["versions"][name]}
+        _fill_core_table(getattr(model._core, name), arrays, numbers, f"{name}.")
     _fill_ids(model._user_ids, arrays, "user_ids.")
     _fill_ids(model._item_ids, arrays, "item_ids.")
     histories = {name: array for name, array in arrays.items() if name.startswith("history_")}
@@ -326,7 +356,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     Returns
     -------
     obj
-        The table or recommender, bit for bit.
+        The table or recommender, bit for bit: rows, states and versions, a table's limits and what it counted for
+        them. Rows of a table with ``fi.TTL`` count as written now.
     position
         What :func:`save` was given.
 

@@ -160,7 +160,7 @@ class LiveIndex:
         efSearch: int | None = None,  # noqa: N803
         with_version: bool = False,
     ) -> Result | VersionedResult:
-        """Return the k best rows of each query: one state of the table, no older than this call.
+        """Return the k best rows of each query, each row as it was when this call began, or newer.
 
         Parameters
         ----------
@@ -174,7 +174,7 @@ class LiveIndex:
         nprobe, efSearch
             FAISS's search parameters, for the indexes that have them (IVF, HNSW).
         with_version
-            Also return the table's version that the answer reflects.
+            Also return the table's version that the answer reflects; rows written meanwhile may be newer.
 
         Returns
         -------

@@ -3,75 +3,28 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_choice, as_whole
+from fastinc._arguments import as_choice, as_ids, as_whole, check_countable
+from fastinc.bounds import Bounds, Eviction, MinCount
+from fastinc.changes import Changes
 from fastinc.init import Initializer, Normal, from_spec
 from fastinc.optimizers import Optimizer, RowWiseAdagrad
 
-__all__ = ["Changes", "EmbeddingTable"]
+__all__ = ["EmbeddingTable"]
 
 #: A NumPy array, a torch CPU tensor or anything with DLPack, int32 or int64; or a list of ints.
 Ids = Any
 #: A float32 NumPy array, torch CPU tensor, or anything with DLPack.
 Array = Any
 
-#: What may be ids beside arrays.
-_NOT_ARRAYS = (list, tuple, range, int, np.integer)
 # What calls are mostly made with, told by identity: a whole call with one id takes half a microsecond.
 _NDARRAY = np.ndarray
 _RAISE = "raise"
-
-
-def _as_ids(ids: Ids, name: str = "ids") -> Any:
-    """Turn a list, range or int into an int64 array; arrays pass as they are and are checked by the engine."""
-    kind = type(ids)  # asking for the class by isinstance() takes torch tensors a while
-    if kind is _NDARRAY or kind is bool or not issubclass(kind, _NOT_ARRAYS):
-        return ids
-    values = [ids] if isinstance(ids, (int, np.integer)) else ids
-    for i, value in enumerate(values):
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"{name}[{i}] = {value!r} must be an integer")
-        if not -(2**63) <= value < 2**63:
-            raise ValueError(f"{name}[{i}] = {value} doesn't fit int64")
-    return np.array(values, dtype=np.int64)
-
-
-def _check_countable(ids: Any, name: str = "ids") -> None:
-    """Raise where a result can't be made for want of a number of ids; of several faults this is named first."""
-    shape = getattr(ids, "shape", None)
-    if shape is None:
-        raise TypeError(f"{name} must be an array or a list of ints, not {type(ids).__name__}") from None
-    if len(shape) != 1:
-        raise ValueError(f"{name} has shape {tuple(shape)}; it must be (any,)") from None
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What changed in a table after a version.
-
-    Attributes
-    ----------
-    version
-        The table's version this is as of: pass it as `since` next time.
-    updated
-        Ids written since and still there, int64.
-    removed
-        Ids removed since and not there now, int64, sorted.
-    reset
-        True when the log of removals no longer reaches back to `since`: `updated` is then every row there is, and
-        whatever else you hold is gone; `removed` is empty.
-    """
-
-    version: int
-    updated: NDArray[np.int64]
-    removed: NDArray[np.int64]
-    reset: bool = False
 
 
 class EmbeddingTable:
@@ -79,8 +32,9 @@ class EmbeddingTable:
 
     Any int64 is an id; none is reserved. A row is made at the first :meth:`update` or :meth:`load` of its id and
     starts at a value that depends on (seed, id) alone. Beside every row stand the optimizer's state, an int8
-    serving copy in step with it, and the version that last wrote it. All methods may be called from many
-    threads; a reader sees whole batches only, and each call over more than a few rows releases the GIL.
+    serving copy in step with it, and the version that last wrote it. All methods may be called from many threads.
+    Readers take no lock: they see every row whole, before or after a batch, and once :meth:`update` has returned,
+    every later read sees all of it. Each call over more than a few rows releases the GIL.
 
     Parameters
     ----------
@@ -93,11 +47,23 @@ class EmbeddingTable:
         Start values, default ``fi.init.Normal(std=0.01)``.
     device
         "cpu".
+    max_rows
+        Rows the table keeps at most; None: any number. A batch that needs more rows than there is room for evicts
+        others, by `eviction`, never those of its own ids; one with more distinct ids than `max_rows` raises and
+        changes nothing.
+    eviction
+        Which rows go: "lru" (the default with `max_rows`) the one longest unwritten, "lfu" the one written in the
+        fewest batches and of those the longest unwritten, ``fi.TTL(seconds)`` each one unwritten for so long, and the
+        longest unwritten where `max_rows` is reached before. Of equal rows the one in the lower slot goes.
+        A row is used when it is written, by :meth:`update` or :meth:`load`; lookups never change what stays.
+        Evicted ids appear in :meth:`changes` as removed, and an evicted id starts anew.
+    admission
+        ``fi.MinCount(n)``: an id gets a row at its `n`-th sighting in :meth:`update`; None: at its first.
 
     Raises
     ------
-    ValueError
-        An argument is out of range or the device is not available.
+    ValueError, TypeError
+        An argument is out of range, the device is not available, or `eviction` is "lru" or "lfu" without `max_rows`.
 
     Examples
     --------
@@ -110,6 +76,11 @@ class EmbeddingTable:
     [[-2.0, -2.0], [-1.0, -1.0], [-2.0, -2.0]]
     >>> 9 in table, 10 in table, len(table)
     (True, False, 2)
+    >>> small = fi.EmbeddingTable(dim=2, max_rows=2)
+    >>> for id in (1, 2, 1, 3):
+    ...     _ = small.update([id], np.ones((1, 2), dtype=np.float32))
+    >>> sorted(small.ids().tolist()), small.stats()["evictions"]
+    ([1, 3], 1)
     """
 
     def __init__(
@@ -118,6 +89,10 @@ class EmbeddingTable:
         optimizer: Optimizer | None = None,
         init: Initializer | None = None,
         device: str = "cpu",
+        *,
+        max_rows: int | None = None,
+        eviction: Eviction | None = None,
+        admission: MinCount | None = None,
     ) -> None:
         if device != "cpu":
             raise ValueError(f"device = {device!r}: this version of fastinc has the CPU engine only ('cpu')")
@@ -128,7 +103,8 @@ class EmbeddingTable:
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
         if isinstance(self._init, type) or not hasattr(self._init, "_spec"):
             raise TypeError(f"init = {init!r} must be an initializer, such as fastinc.init.Normal()")
-        self._core = _core.Table(dim, self._optimizer._core, *self._init._spec())
+        self._bounds = Bounds(max_rows, eviction, admission)
+        self._core = _core.Table(dim, self._optimizer._core, *self._init._spec(), self._bounds._spec())
         self._owner: str | None = None
 
     @classmethod
@@ -136,7 +112,7 @@ class EmbeddingTable:
         """Wrap a table that `owner` alone writes to: it can be read, searched and watched."""
         table = cls.__new__(cls)
         table._core, table._optimizer, table._owner = core, optimizer, owner
-        table._init = from_spec(core.init_spec)
+        table._init, table._bounds = from_spec(core.init_spec), Bounds()
         return table
 
     def _check_writable(self, method: str) -> None:
@@ -164,6 +140,21 @@ class EmbeddingTable:
         return "cpu"
 
     @property
+    def max_rows(self) -> int | None:
+        """Rows the table keeps at most; None: any number."""
+        return self._bounds.max_rows
+
+    @property
+    def eviction(self) -> Eviction | None:
+        """Which rows go: "lru", "lfu", a :class:`TTL`, or None: none."""
+        return self._bounds.eviction
+
+    @property
+    def admission(self) -> MinCount | None:
+        """Which ids get a row: a :class:`MinCount`, or None: all."""
+        return self._bounds.admission
+
+    @property
     def version(self) -> int:
         """Number of the last applied batch that changed something; 0 for a new table."""
         return self._core.version
@@ -177,9 +168,8 @@ class EmbeddingTable:
         return int(id) in self._core
 
     def __repr__(self) -> str:
-        return (
-            f"EmbeddingTable(dim={self.dim}, optimizer={self._optimizer!r}, rows={len(self)}, version={self.version})"
-        )
+        what = f"dim={self.dim}, optimizer={self._optimizer!r}{self._bounds}"
+        return f"EmbeddingTable({what}, rows={len(self)}, version={self.version})"
 
     def lookup(self, ids: Ids, *, out: Array | None = None) -> Array:
         """Return the rows of `ids`; an id never seen gets the row it would start with, and allocates nothing.
@@ -204,12 +194,12 @@ class EmbeddingTable:
         ((2, 3), 0)
         """
         if type(ids) is not _NDARRAY:
-            ids = _as_ids(ids)
+            ids = as_ids(ids)
         try:
             return self._core.lookup(ids, out)
         except (TypeError, ValueError):
             if out is None:
-                _check_countable(ids)
+                check_countable(ids)
             raise
 
     def lookup_quantized(self, ids: Ids, *, out: Array | None = None) -> Array:
@@ -235,12 +225,12 @@ class EmbeddingTable:
         >>> table.lookup_quantized([3])[0, :4].tolist()
         [0, 85, 170, 255]
         """
-        ids = _as_ids(ids)
+        ids = as_ids(ids)
         try:
             return self._core.lookup_quantized(ids, out)
         except (TypeError, ValueError):
             if out is None:
-                _check_countable(ids)
+                check_countable(ids)
             raise
 
     def pool(
@@ -281,12 +271,12 @@ class EmbeddingTable:
         [[1.0, 1.0], [2.0, 2.0]]
         """
         as_choice(mode, "mode", ("sum", "mean"))
-        ids, offsets = _as_ids(ids), _as_ids(offsets, "offsets")
+        ids, offsets = as_ids(ids), as_ids(offsets, "offsets")
         try:
             return self._core.pool(ids, offsets, mode, weights, out)
         except (TypeError, ValueError):
             if out is None:
-                _check_countable(offsets, "offsets")
+                check_countable(offsets, "offsets")
             raise
 
     def update(self, ids: Ids, grads: Array, *, nonfinite: Literal["raise", "skip"] = "raise") -> int:
@@ -325,7 +315,7 @@ class EmbeddingTable:
         if nonfinite is not _RAISE:
             as_choice(nonfinite, "nonfinite", ("raise", "skip"))
         if type(ids) is not _NDARRAY:
-            ids = _as_ids(ids)
+            ids = as_ids(ids)
         return self._core.update(ids, grads, nonfinite)
 
     def load(self, ids: Ids, vectors: Array) -> None:
@@ -347,7 +337,7 @@ class EmbeddingTable:
         [[0.25, 0.5]]
         """
         self._check_writable("load")
-        self._core.load(_as_ids(ids), vectors)
+        self._core.load(as_ids(ids), vectors)
 
     def remove(self, ids: Ids) -> int:
         """Remove rows; their ids appear in :meth:`changes`. A removed id starts anew when it is updated.
@@ -371,7 +361,26 @@ class EmbeddingTable:
         (1, [2])
         """
         self._check_writable("remove")
-        return self._core.remove(_as_ids(ids))
+        return self._core.remove(as_ids(ids))
+
+    def expire(self) -> int:
+        """Give up every row whose time is over, in a table with ``eviction=fi.TTL(seconds)``; else nothing.
+
+        Updates and loads do so for some rows at a time. The ids appear in :meth:`changes`.
+
+        Returns
+        -------
+        int
+            Rows given up.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.EmbeddingTable(dim=2, eviction=fi.TTL(3600.0)).expire()
+        0
+        """
+        self._check_writable("expire")
+        return self._core.expire()
 
     def ids(self) -> NDArray[np.int64]:
         """Return the ids that have a row, in no promised order.
@@ -387,7 +396,10 @@ class EmbeddingTable:
         return self._core.ids()
 
     def changes(self, since: int) -> Changes:
-        """Return which ids were written or removed after version `since`.
+        """Return which ids were written, removed or evicted after version `since`.
+
+        The table keeps a log of them, of a limited length: see :class:`Changes` for what to do when
+        ``Changes.reset`` says that it doesn't reach back so far.
 
         Parameters
         ----------
@@ -416,7 +428,8 @@ class EmbeddingTable:
         """Return bytes in use by part, and their total.
 
         ``weights``, ``state`` and ``codes`` are the rows; ``headers`` (an id, a version and a lock each), ``index``
-        (id to row) and ``change_log`` come to at most 32 bytes a row in a table of more than a million.
+        (id to row) and ``change_log`` come to at most 32 bytes a row in a table of more than a million. ``eviction``
+        (1 byte a row, and 4 more under "lfu") and ``admission`` (the sketch) are 0 in a table without limits.
 
         Examples
         --------
@@ -426,16 +439,28 @@ class EmbeddingTable:
         """
         return self._core.memory_usage()
 
-    def stats(self) -> dict[str, int]:
-        """Return counters: rows, slots, version; hits and misses of lookups; inserts, removes, skipped_nonfinite.
+    def stats(self) -> dict[str, Any]:
+        """Return counters and sizes.
+
+        Returns
+        -------
+        dict
+            ``rows``, ``slots`` (rows there is memory for) and ``version``; ``hits`` and ``misses``: ids looked up, by
+            :meth:`lookup`, :meth:`lookup_quantized` and :meth:`pool`, that had a row and that had none; ``inserts``,
+            ``removes`` and ``evictions`` of rows; ``refused``: gradients dropped by `admission`;
+            ``skipped_nonfinite``: ids left out by ``nonfinite="skip"``; ``load``: how full the index is, 0 to 1; and
+            ``bytes``: what :meth:`memory_usage` returns. A copied or restored table counts from 0.
 
         Examples
         --------
         >>> import fastinc as fi
-        >>> fi.EmbeddingTable(dim=2).stats()["rows"]
-        0
+        >>> table = fi.EmbeddingTable(dim=2)
+        >>> _ = table.lookup([1, 2])
+        >>> stats = table.stats()
+        >>> stats["rows"], stats["hits"], stats["misses"], stats["load"]
+        (0, 0, 2, 0.0)
         """
-        return self._core.stats()
+        return {**self._core.stats(), "load": self._core.load_factor, "bytes": self.memory_usage()}
 
     def _state_floats(self) -> int:
         element, row = self._optimizer.state_floats_per_row
@@ -444,10 +469,12 @@ class EmbeddingTable:
     def __getstate__(self) -> dict[str, Any]:
         self._check_writable("pickle")
         state = self._core.export_state(self._state_floats())
-        return {"dim": self.dim, "optimizer": self._optimizer, "init": self._init, "state": state}
+        parts = {"dim": self.dim, "optimizer": self._optimizer, "init": self._init, "state": state}
+        return {**parts, **vars(self._bounds)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        EmbeddingTable.__init__(self, state["dim"], state["optimizer"], state["init"])
+        limits: dict[str, Any] = {name: state.get(name) for name in vars(Bounds())}  # old pickles have none
+        EmbeddingTable.__init__(self, state["dim"], state["optimizer"], state["init"], **limits)
         self._core.import_state(state["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingTable:

@@ -1,23 +1,29 @@
-"""The README's example runs as printed, and its tables name what exists."""
+"""The README's examples run as printed, and its tables name what exists."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import fastinc as fi
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-def test_example_runs_as_printed(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+PRINTED = ["(3, 10) (2, 5)", "True True True True\n"]
+
+
+@pytest.mark.parametrize(("code", "printed"), list(zip(EXAMPLES, PRINTED, strict=True)))
+def test_examples_run_as_printed(tmp_path: Path, code: str, printed: str) -> None:
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("(3, 10) (2, 5)")
+    assert result.stdout.startswith(printed)
 
 
 def test_names_exist() -> None:
