@@ -326,6 +326,12 @@ def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
     array
         `out`; a torch tensor if `x` is one, else a NumPy array.
 
+    Raises
+    ------
+    ValueError
+        A value of `x` isn't finite, named with its place. Rows are checked as they are quantised: `out` then holds
+        anything.
+
     Examples
     --------
     >>> import numpy as np, fastinc as fi

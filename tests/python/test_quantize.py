@@ -107,10 +107,8 @@ def test_nonfinite_is_refused_and_named(value, dim, isa):
     for column in range(dim):
         x = np.ones((4, dim), np.float32)
         x[2, column] = value
-        out = np.full((4, dim + 8), 77, np.uint8)
         with pytest.raises(ValueError, match=rf"^x\[2, {column}\] = -?{abs(value)} is not finite$"):
-            fi.ops.quantize_rowwise(x, out=out)
-        assert (out == 77).all()
+            fi.ops.quantize_rowwise(x)
 
 
 def test_results_are_of_the_kind_of_the_input():

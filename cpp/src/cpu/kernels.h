@@ -46,7 +46,8 @@ struct Kernels {
                             float* scratch);
 
   void (*start_row)(const Initializer& init, std::int64_t id, float* out, std::size_t dim);
-  void (*quantize_rows)(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q);
+  /// Returns max_abs_bits of x.
+  std::uint32_t (*quantize_rows)(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q);
   void (*dequantize_rows)(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x);
 
   /// Rows of a table that may be written meanwhile, whole: out[j] = row slots[j] if it is ids[j]'s and wasn't

@@ -66,11 +66,13 @@ std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
 
 void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
   if (dim == 0) throw std::invalid_argument("x: dim must be at least 1, not 0");
-  check_finite(x, n, dim, "x");
   const auto kernel = kernels().quantize_rows;
+  std::atomic<bool> finite{true};
   parallel_ranges(n, dim, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-    kernel(x + begin * dim, end - begin, dim, q + begin * (dim + kQuantizedTail));
+    if (!all_finite(kernel(x + begin * dim, end - begin, dim, q + begin * (dim + kQuantizedTail))))
+      finite = false;
   });
+  if (!finite) check_finite(x, n, dim, "x");  // throws, naming the value
 }
 
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x) {

@@ -36,13 +36,31 @@ inline __attribute__((always_inline)) void quantize_row(const float* __restrict 
   __builtin_memcpy(q + dim + sizeof(float), &quantizer.bias, sizeof(float));
 }
 
-template <std::size_t Dim>
-static void quantize_rows_of(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
-  if (Dim != 0) dim = Dim;
-  for (std::size_t r = 0; r < n; ++r) quantize_row(x + r * dim, dim, q + r * (dim + 8));
+/// The largest bit pattern of |x| in a row: at least 0x7f800000 where a value is inf or NaN.
+inline __attribute__((always_inline)) std::uint32_t largest_magnitude(const float* __restrict x,
+                                                                      std::size_t n) {
+  std::uint32_t largest = 0;
+  FASTINC_VECTORIZE
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t magnitude = float_bits(x[i]) & 0x7fffffffu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  return largest;
 }
 
-static void quantize_rows(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+template <std::size_t Dim>
+static std::uint32_t quantize_rows_of(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+  if (Dim != 0) dim = Dim;
+  std::uint32_t largest = 0;
+  for (std::size_t r = 0; r < n; ++r) {
+    const std::uint32_t row = largest_magnitude(x + r * dim, dim);
+    largest = row > largest ? row : largest;
+    quantize_row(x + r * dim, dim, q + r * (dim + 8));
+  }
+  return largest;
+}
+
+static std::uint32_t quantize_rows(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
   switch (dim) {
     case 16:
       return quantize_rows_of<16>(x, n, dim, q);

@@ -17,6 +17,11 @@ namespace fastinc {
 /// Throws std::invalid_argument naming the first value of x that isn't finite. x: (n, dim), or (n,) for dim 0
 void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name);
 
+/// Of the largest bit pattern of |x|: whether every x is finite.
+inline bool all_finite(std::uint32_t max_abs_bits) {
+  return max_abs_bits < 0x7f800000u;
+}
+
 /// What is left of a batch once rows with non-finite gradients are out of it.
 template <class Id>
 struct CleanBatch {

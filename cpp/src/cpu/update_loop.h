@@ -192,13 +192,7 @@ static void scaled_step(const ScaledStepTask& task) {
 }
 
 static std::uint32_t max_abs_bits(const float* x, std::size_t n) {
-  std::uint32_t largest = 0;
-  FASTINC_VECTORIZE
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint32_t magnitude = float_bits(x[i]) & 0x7fffffffu;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return largest;
+  return largest_magnitude(x, n);
 }
 
 static bool segment_is_finite(const Segments& segments, std::size_t s, const float* grads, std::size_t dim,
