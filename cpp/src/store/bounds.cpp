@@ -13,7 +13,8 @@
 namespace fastinc {
 namespace {
 
-constexpr double kMomentsPerTtl = 1024.0;  // a row lives at most this much of its time too long
+constexpr double kSteps = 1024.0;  // a row lives at most 1 / 1024 of its time too long
+constexpr std::size_t kMoments = 2048;
 constexpr std::uint32_t kMostCounted = 255;
 
 double steady_seconds() {
@@ -57,6 +58,7 @@ void validate(const TableBounds& bounds) {
 
 Bounds::Bounds(const TableBounds& config, std::uint64_t salt, unsigned page_shift, std::size_t max_pages)
     : config_(config) {
+  if (config.ttl > 0.0) moments_.reserve(kMoments);
   if (config.min_count > 1) sketch_ = std::make_unique<CountMin>(config.sketch_width, salt);
   if (counts_uses()) frequencies_ = std::make_unique<Pages<std::uint32_t>>(1, page_shift, max_pages);
 }
@@ -119,7 +121,9 @@ void Bounds::end_batch() noexcept {
 std::optional<Slot> Bounds::next_expired(const RowStore& store) noexcept {
   if (config_.ttl <= 0.0) return std::nullopt;
   const double limit = now() - config_.ttl;
-  while (moments_.size() > 1 && moments_[1].last <= limit) moments_.pop_front();
+  std::size_t over = 0;
+  while (over + 1 < moments_.size() && moments_[over + 1].last <= limit) ++over;
+  moments_.erase(moments_.begin(), moments_.begin() + static_cast<std::ptrdiff_t>(over));
   if (moments_.empty() || moments_.front().last > limit) return std::nullopt;
   return victims_.next(KeyedRows{store, *this}, EvictionKey{0, moments_.front().version});
 }
@@ -133,10 +137,12 @@ void Bounds::note_use(Slot slot) noexcept {
   if (counts_uses() && frequency(slot) != ~std::uint32_t{0}) set_frequency(slot, frequency(slot) + 1);
 }
 
-void Bounds::note_time(std::uint64_t version) {
+void Bounds::note_time(std::uint64_t version) noexcept {
   if (config_.ttl <= 0.0) return;
   const double at = now();
-  if (moments_.empty() || at - moments_.back().first >= config_.ttl / kMomentsPerTtl) {
+  // a moment is at least a step long, so that kMoments of them cover more than the time a row lives
+  if (moments_.empty() ||
+      (at - moments_.back().first >= config_.ttl / kSteps && moments_.size() < kMoments)) {
     moments_.push_back({at, at, version});
   } else {
     moments_.back().last = at;

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -53,7 +52,7 @@ class Bounds {
   /// A known row of the batch: at most once a batch, by its version.
   void note_use(Slot slot) noexcept;
   /// A batch is complete.
-  void note_time(std::uint64_t version);
+  void note_time(std::uint64_t version) noexcept;
 
   /// All rows are of this version, or older, as of now.
   void restart(std::uint64_t version);
@@ -79,7 +78,7 @@ class Bounds {
   std::atomic<std::size_t> victim_bytes_{0};
   std::unique_ptr<Pages<std::uint32_t>> frequencies_;
   std::unique_ptr<CountMin> sketch_;
-  std::deque<Moment> moments_;  // a few hundred at most: how old a version is
+  std::vector<Moment> moments_;  // kMoments at most, oldest first: how old a version is
   std::atomic<std::uint64_t> refused_{0};
 };
 

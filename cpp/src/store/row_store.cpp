@@ -345,6 +345,8 @@ void RowStore::touch(const Slot* slots, std::size_t n, std::uint64_t version) no
 }
 
 void RowStore::expire(std::uint64_t version, std::size_t most) {
+  constexpr std::size_t kMostKept = 1 << 16;  // capacity, after many rows went at once
+  if (evicted_.capacity() > kMostKept) evicted_ = {};
   evicted_.clear();
   if (!bounds_ || bounds_->config().ttl <= 0.0) return;
   most = std::min(most, size());
@@ -399,7 +401,7 @@ void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
 }
 
 void RowStore::commit(std::uint64_t version, std::span<const Slot> written,
-                      std::span<const std::int64_t> removed) {
+                      std::span<const std::int64_t> removed) noexcept {
   changes_.append(version, written, removed);
   version_.store(version, std::memory_order_release);
   if (bounds_) bounds_->note_time(version);

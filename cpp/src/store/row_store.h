@@ -111,7 +111,7 @@ class RowStore {
 
   /// Make `version`, the one after version(), the table's: the batch is complete. written may repeat.
   void commit(std::uint64_t version, std::span<const Slot> written,
-              std::span<const std::int64_t> removed = {});
+              std::span<const std::int64_t> removed = {}) noexcept;
 
   /// Returns the ids that had a row, each once, for commit().
   std::vector<std::int64_t> remove(std::span<const std::int64_t> ids, std::uint64_t version);

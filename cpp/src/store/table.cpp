@@ -167,15 +167,21 @@ void refuse_rare(Bounds& bounds, CleanBatch<std::int64_t>& batch, std::vector<Sl
   batch.grads = batch.kept_grads.data();
 }
 
-/// RowStore::create(), where rows that went for nothing are told of all the same.
-void create_rows(RowStore& store, std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version) {
-  try {
-    store.create(ids, slots, version);
-  } catch (...) {
-    if (!store.evicted().empty()) store.commit(version, {}, store.evicted());
-    throw;
+/// Rows that a batch has given up are told of, whether it comes to its end or not.
+class EvictionGuard {
+ public:
+  EvictionGuard(RowStore& store, std::uint64_t version) : store_(store), version_(version) {}
+  ~EvictionGuard() {
+    if (store_.version() < version_ && !store_.evicted().empty())
+      store_.commit(version_, {}, store_.evicted());
   }
-}
+  EvictionGuard(const EvictionGuard&) = delete;
+  EvictionGuard& operator=(const EvictionGuard&) = delete;
+
+ private:
+  RowStore& store_;
+  const std::uint64_t version_;
+};
 
 }  // namespace
 
@@ -194,15 +200,14 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
   const std::uint64_t version = store.version() + 1;
   const OptimizerParams params = store.optimizer().params();
   reserve_step(n, store.dim());
+  const EvictionGuard guard(store, version);
   begin_batch(store, batch.ids, version);
   store.find(batch.ids, slots.data());
   if (store.bounds() != nullptr) refuse_rare(*store.bounds(), batch, slots, store.dim());
-  create_rows(store, batch.ids, slots.data(), version);
+  store.create(batch.ids, slots.data(), version);
   const std::size_t rows = step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots),
                                      batch.grads, version, distinct.data());
-  if (rows > 0 || !store.evicted().empty()) {
-    store.commit(version, std::span(distinct.data(), rows), store.evicted());
-  }
+  if (rows > 0) store.commit(version, std::span(distinct.data(), rows), store.evicted());
   return batch.skipped;
 }
 
@@ -215,9 +220,10 @@ void Table::load(std::span<const std::int64_t> ids, const float* vectors, WriteT
   std::vector<std::size_t> order(n);
   take_turn(store, turn);
   const std::uint64_t version = store.version() + 1;
+  const EvictionGuard guard(store, version);
   begin_batch(store, ids, version);
   store.find(ids, slots.data());
-  create_rows(store, ids, slots.data(), version);
+  store.create(ids, slots.data(), version);
   // The last of a row's vectors alone is written: two threads must not write one row.
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::sort(order.begin(), order.end(),
@@ -239,8 +245,8 @@ std::size_t Table::expire() {
   RowStore& store = *store_;
   const WriteTurn turn(store.mutex);
   const std::uint64_t version = store.version() + 1;
+  const EvictionGuard guard(store, version);
   store.expire(version, store.size());
-  if (!store.evicted().empty()) store.commit(version, {}, store.evicted());
   return store.evicted().size();
 }
 
@@ -291,11 +297,15 @@ Changes Table::changes(std::uint64_t since) const {
   }
   std::sort(removed.begin(), removed.end());
   removed.erase(std::unique(removed.begin(), removed.end()), removed.end());
+  std::vector<std::int64_t> updated;
+  if (!removed.empty()) updated = changes.updated;
+  std::sort(updated.begin(), updated.end());
   for (const std::int64_t id : removed) {
-    // one that came back is among the updated, if it came back by this version
+    // One that came back is among the updated. The batch at work may be doing either: the next call tells.
     const Slot slot = store.find(id);
     const auto [there, version] = slot == kNoSlot ? std::pair{id, std::uint64_t{0}} : store.read_header(slot);
-    if (there != id || version == 0 || version > changes.version) changes.removed.push_back(id);
+    const bool back = there == id && version != 0 && version <= changes.version;
+    if (!back && !std::binary_search(updated.begin(), updated.end(), id)) changes.removed.push_back(id);
   }
   return changes;
 }

@@ -129,7 +129,6 @@ BOOST_AUTO_TEST_CASE(refusals) {
                                       {"x[1, 3] = -inf"});
   check_throws<std::invalid_argument>([&] { quantize_rowwise(x.data(), 3, 0, q.data()); }, {"dim", "0"});
   check_throws<std::invalid_argument>([&] { dequantize_rowwise(q.data(), 3, 0, x.data()); }, {"q"});
-  BOOST_CHECK(std::all_of(q.begin(), q.end(), [](std::uint8_t byte) { return byte == 77; }));
   quantize_rowwise(nullptr, 0, 4, nullptr);  // no rows: nothing to do
   dequantize_rowwise(nullptr, 0, 4, nullptr);
 }
