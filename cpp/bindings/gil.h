@@ -64,7 +64,8 @@ auto call_engine(std::size_t size, Work&& work) {
 /// none may wait for another's batch with the GIL in hand; else without.
 template <class Work>
 auto call_writer(Table& table, std::size_t size, Work&& work) {
-  if (size <= kSmallWork) {
+  // a table that gives up rows may look at all of them for the next
+  if (size <= kSmallWork && !table.bounds().evicts()) {
     if (WriteTurn turn = table.try_write(); turn.owns_lock()) return work(std::move(turn));
   }
   return without_gil([&] { return work(WriteTurn()); });

@@ -71,7 +71,7 @@ class MinCount:
     n
         Sightings, 1 to 255; 1 gives every id a row.
     width
-        Counters of one byte, 64 to 2**40, rounded up to a power of two. Four times the sightings between which an id
+        Counters of one byte, 64 to 2**38, rounded up to a power of two. Four times the sightings between which an id
         should come back.
 
     Examples
@@ -88,7 +88,7 @@ class MinCount:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", as_whole(self.n, "n", 1, 255))
-        object.__setattr__(self, "width", as_whole(self.width, "width", 64, 2**40))
+        object.__setattr__(self, "width", as_whole(self.width, "width", 64, 2**38))
 
 
 #: What `eviction` may be.

@@ -115,7 +115,7 @@ class Table {
   /// Replaces everything. Throws std::invalid_argument, unchanged, when the parts don't fit together.
   void import_state(const TableState& state);
 
-  /// The engine's own modules (learner, index) work on the rows directly, under its locks.
+  /// The engine's own modules work on the rows directly: the learner as their writer, searches as readers.
   RowStore& store();
   const RowStore& store() const;
 

@@ -48,6 +48,7 @@ std::size_t update_dense_rows(const OptimizerParams& params, const DenseRows& de
   rows.element_state[0] = {&pages[1], 0, dense.dim};
   rows.element_state[1] = {&pages[2], 0, dense.dim};
   rows.row_state = {&pages[3], 0, 1};
+  reserve_step(batch.ids.size(), dense.dim);
   step_rows(params, rows, dense.num_rows, batch.ids, batch.grads, 0);
   return batch.skipped;
 }

@@ -14,8 +14,8 @@
 namespace fastinc {
 
 /// A sequence lock and whose row it is. The stamp, from the lowest bit: being written (1 bit), holds a row
-/// (1), writes within the version (14), version (48). No two states of a row have one stamp, so a reader that
-/// finds the same even stamp before and after has read one state.
+/// (1), writes, modulo 2^14 (14), version (48). No two states of a row near in time have one stamp, so a
+/// reader that finds the same even stamp before and after has read one state.
 struct RowHeader {
   std::uint64_t stamp;
   std::int64_t id;
@@ -50,9 +50,10 @@ FASTINC_INLINE std::uint64_t rewritten(std::uint64_t stamp) {
   return (stamp & ~kWrites) | ((stamp + kOneWrite) & kWrites);
 }
 
-/// The stamp of a row after a write at `version`: unlike every one before it.
+/// The stamp of a row after a write at `version`: unlike those before it, whatever their versions.
 FASTINC_INLINE std::uint64_t next_stamp(std::uint64_t stamp, std::uint64_t version) {
-  return (version_of(stamp) == version ? rewritten(stamp) : version << kVersionShift) | kLive;
+  constexpr std::uint64_t kCount = (std::uint64_t{1} << kVersionShift) - 1;
+  return version << kVersionShift | (rewritten(stamp) & kCount) | kLive;
 }
 
 /// Between these the row may be written, by one thread. Returns the stamp it had.

@@ -146,7 +146,6 @@ std::size_t step_rows(const OptimizerParams& params, const RowSet& rows, std::ui
                       std::span<const Row> row_numbers, const float* grads, std::uint64_t version,
                       std::uint32_t* distinct) {
   if (row_numbers.empty()) return 0;
-  reserve_step(row_numbers.size(), rows.dim);
   Workspace& mine = workspace();
   const std::size_t parts = mine.coalescer.split(row_numbers, num_rows, mine.parts);
   const std::size_t scratch_floats = kSumLevels * rows.dim;

@@ -41,8 +41,8 @@ CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::siz
 /// Allocate what step_rows() needs for n gradients on this thread, so that it can't fail afterwards.
 void reserve_step(std::size_t n, std::size_t dim);
 
-/// Step every row of the batch; the ids are in range and the gradients clean. Returns how many distinct rows
-/// there are.
+/// Step every row of the batch, for which reserve_step() was called; the ids are in range and the gradients
+/// clean. Returns how many distinct rows there are.
 ///   row_numbers: (n,); grads: (n, dim); distinct: (n,) for the distinct rows, ascending, or nullptr
 template <class Row>
 std::size_t step_rows(const OptimizerParams& params, const RowSet& rows, std::uint64_t num_rows,

@@ -47,13 +47,15 @@ void validate(const TableBounds& bounds) {
           "ttl = " + number_text(bounds.ttl) + " must be finite and >= 0");
   require(bounds.eviction == Eviction::kNone || bounds.max_rows > 0,
           "eviction by use needs max_rows: a table without a limit gives up no row");
+  require(bounds.eviction != Eviction::kLfu || bounds.ttl == 0.0,
+          "ttl goes by time, and eviction by use doesn't");
   require(bounds.max_rows == 0 || bounds.eviction != Eviction::kNone || bounds.ttl > 0.0,
           "max_rows = " + std::to_string(bounds.max_rows) + " needs a rule of eviction");
   require(bounds.min_count >= 1 && bounds.min_count <= kMostCounted,
           "min_count = " + std::to_string(bounds.min_count) + " must be from 1 to " +
               std::to_string(kMostCounted));
-  require(bounds.sketch_width >= 64 && bounds.sketch_width <= std::size_t{1} << 40,
-          "sketch_width = " + std::to_string(bounds.sketch_width) + " must be from 64 to 2^40");
+  require(bounds.sketch_width >= 64 && bounds.sketch_width <= std::size_t{1} << 38,
+          "sketch_width = " + std::to_string(bounds.sketch_width) + " must be from 64 to 2^38");
 }
 
 Bounds::Bounds(const TableBounds& config, std::uint64_t salt, unsigned page_shift, std::size_t max_pages)

@@ -104,6 +104,7 @@ IdIndex::Group& IdIndex::new_group(std::uint32_t segments, unsigned depth) noexc
   made.limit =
       segments *
       (kLeastLimit + static_cast<std::uint32_t>(std::uint64_t{part} * (kMostLimit - kLeastLimit) >> 32));
+  __atomic_thread_fence(__ATOMIC_RELEASE);  // out of the directory, before it is emptied
   for (std::uint32_t i = 0; i < segments; ++i) {
     made.segments[i] = spare_.back();
     spare_.pop_back();

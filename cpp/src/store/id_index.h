@@ -169,6 +169,7 @@ Slot IdIndex::find(std::uint64_t hash, IsIt is_it) const {
       }
       if (__atomic_load_n(&bucket.overflow, __ATOMIC_ACQUIRE) == 0) break;
     }
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);  // what was read above was read before
     if (&group_of(hash) == &group) return kNoSlot;
   }
 }

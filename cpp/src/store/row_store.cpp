@@ -100,7 +100,7 @@ std::pair<std::int64_t, std::uint64_t> RowStore::read_header(Slot slot) const {
     if ((stamp & kLive) == 0) return {0, 0};
     const std::int64_t id = load_id(row);
     // a row that is being written keeps its id, and its version until it is done
-    if (((load_stamp(row) ^ stamp) & ~kWriting) == 0) return {id, version_of(stamp)};
+    if (is_unchanged(row, stamp) || is_unchanged(row, stamp ^ kWriting)) return {id, version_of(stamp)};
     pause(attempt);
   }
 }
@@ -275,7 +275,7 @@ void RowStore::create(std::span<const std::int64_t> ids, Slot* slots, std::uint6
   created_.clear();
   created_.reserve(unknown);
   evicted_.reserve(evicted_.size() + unknown);
-  reserve_free(1);
+  reserve_free(full ? unknown + 1 : 1);
   if (full) bounds_->reserve_batch(n);
   reserve_pages(full ? std::max(bounds_->config().max_rows, size()) - size() : unknown);
   insert_unknown(ids, slots, version);
@@ -303,7 +303,9 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
       if (slots[i] != kNoSlot) continue;
       if (max_rows > 0 && size() >= max_rows) {
         // there is one: the batch's own rows, which stay, are no more than max_rows
-        if (const auto victim = bounds_->next_victim(*this, version)) evict(*victim, version);
+        const auto victim = bounds_->next_victim(*this, version);
+        if (!victim) throw std::runtime_error("table: no row can be given up for a new one");
+        evict(*victim, version);
       }
       const Slot slot = slots[i] = take_slot();
       created_.push_back(slot);
@@ -341,6 +343,7 @@ void RowStore::touch(const Slot* slots, std::size_t n, std::uint64_t version) no
     if (version_of(stamp) == version) continue;
     end_write(row, next_stamp(begin_write(row), version));
     bounds_->note_use(slots[i]);
+    unfinished_ = true;
   }
 }
 
@@ -361,6 +364,7 @@ void RowStore::expire(std::uint64_t version, std::size_t most) {
 }
 
 void RowStore::evict(Slot slot, std::uint64_t version) noexcept {
+  unfinished_ = true;
   evicted_.push_back(id(slot));
   free_slot(slot, version);
   size_.store(size() - 1, std::memory_order_release);
@@ -403,6 +407,8 @@ void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
 void RowStore::commit(std::uint64_t version, std::span<const Slot> written,
                       std::span<const std::int64_t> removed) noexcept {
   changes_.append(version, written, removed);
+  evicted_.clear();
+  unfinished_ = false;
   version_.store(version, std::memory_order_release);
   if (bounds_) bounds_->note_time(version);
 }
@@ -444,8 +450,11 @@ void RowStore::clear(std::uint64_t version) {
   free_.clear();
   slot_count_ = 0;
   size_ = 0;
-  version_ = version;
+}
+
+void RowStore::restart(std::uint64_t version) {
   changes_.reset(version);
+  version_ = version;
   if (bounds_) bounds_->restart(version);
 }
 

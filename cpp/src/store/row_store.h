@@ -94,8 +94,10 @@ class RowStore {
     create(ids, slots, version() + 1);
   }
 
-  /// Ids whose rows this batch has given up, for commit().
+  /// Ids whose rows the batch at hand has given up, for commit().
   std::span<const std::int64_t> evicted() const { return evicted_; }
+  /// Whether the batch at hand has marked or given up rows, so that its version is used up.
+  bool unfinished() const { return unfinished_; }
 
   /// Allocate pages for new rows ahead of find_or_create().
   void reserve_rows(std::size_t new_rows) { reserve_pages(new_rows); }
@@ -109,15 +111,18 @@ class RowStore {
   /// Bring int8 copies and versions of these rows up to date, and show new ones to readers.
   void publish(std::span<const Slot> slots, std::uint64_t version);
 
-  /// Make `version`, the one after version(), the table's: the batch is complete. written may repeat.
+  /// Make `version`, the one after version(), the table's: the batch is complete, and evicted() empty.
+  /// written may repeat.
   void commit(std::uint64_t version, std::span<const Slot> written,
               std::span<const std::int64_t> removed = {}) noexcept;
 
   /// Returns the ids that had a row, each once, for commit().
   std::vector<std::int64_t> remove(std::span<const std::int64_t> ids, std::uint64_t version);
 
-  /// No row, at this version. Memory is kept.
+  /// No row, for the rows of this version to come. Memory is kept.
   void clear(std::uint64_t version);
+  /// The rows are those of this version, and what came before is forgotten.
+  void restart(std::uint64_t version);
 
   struct Counters {
     std::atomic<std::uint64_t> inserts{0}, removes{0}, evictions{0}, skipped{0}, hits{0}, misses{0};
@@ -157,6 +162,7 @@ class RowStore {
   std::unique_ptr<Bounds> bounds_;  // null: none
   std::vector<Slot> created_;       // of the batch at hand
   std::vector<std::int64_t> evicted_;
+  bool unfinished_ = false;
   std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};
   std::atomic<std::uint64_t> version_{0};
 };

@@ -172,8 +172,7 @@ class EvictionGuard {
  public:
   EvictionGuard(RowStore& store, std::uint64_t version) : store_(store), version_(version) {}
   ~EvictionGuard() {
-    if (store_.version() < version_ && !store_.evicted().empty())
-      store_.commit(version_, {}, store_.evicted());
+    if (store_.unfinished()) store_.commit(version_, {}, store_.evicted());
   }
   EvictionGuard(const EvictionGuard&) = delete;
   EvictionGuard& operator=(const EvictionGuard&) = delete;
@@ -261,7 +260,9 @@ std::size_t Table::remove(std::span<const std::int64_t> ids, WriteTurn turn) {
 void Table::contains(std::span<const std::int64_t> ids, bool* out) const {
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const Slot slot = store_->find(ids[i]);
-    out[i] = slot != kNoSlot && store_->read_header(slot).second != 0;
+    const auto [id, version] =
+        slot == kNoSlot ? std::pair{ids[i], std::uint64_t{0}} : store_->read_header(slot);
+    out[i] = id == ids[i] && version != 0;
   }
 }
 
@@ -408,8 +409,10 @@ void Table::import_state(const TableState& in) {
   });
   if (Bounds* const b = store.bounds(); b != nullptr) {
     for (std::size_t i = 0; i < in.frequencies.size(); ++i) b->set_frequency(slots[i], in.frequencies[i]);
-    b->restart(in.version);  // rows have keys of their own now
-    if (b->sketch() != nullptr) b->sketch()->restore(in.sightings, in.sightings_counted);
+  }
+  store.restart(in.version);  // rows have keys of their own now
+  if (Bounds* const b = store.bounds(); b != nullptr && b->sketch() != nullptr) {
+    b->sketch()->restore(in.sightings, in.sightings_counted);
   }
   store.counters.inserts = store.counters.removes = store.counters.evictions = store.counters.skipped = 0;
   store.counters.hits = store.counters.misses = 0;

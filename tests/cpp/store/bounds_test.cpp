@@ -147,6 +147,10 @@ BOOST_AUTO_TEST_CASE(a_batch_that_has_no_room_is_refused_and_changes_nothing) {
   BOOST_CHECK_EQUAL(table->version(), 1u);
   update(*table, {1, 5, 6, 6, 6});
   BOOST_CHECK(ids_of(*table) == (Ids{1, 5, 6}));
+  // nor does what the batch before gave up come back
+  check_throws<std::invalid_argument>([&] { update(*table, {5, 6, 7, 8}); }, {"4 distinct ids"});
+  BOOST_CHECK_EQUAL(table->version(), 2u);
+  BOOST_CHECK(table->changes(1).removed == Ids{2});
 }
 
 BOOST_AUTO_TEST_CASE(rows_live_for_their_time) {
@@ -239,6 +243,7 @@ BOOST_AUTO_TEST_CASE(bounds_that_make_no_sense) {
   refused({.eviction = Eviction::kLru}, {"max_rows"});
   refused({.max_rows = 5}, {"max_rows = 5", "rule"});
   refused({.ttl = -1.0}, {"ttl = -1"});
+  refused({.max_rows = 5, .eviction = Eviction::kLfu, .ttl = 1.0}, {"ttl"});
   refused({.min_count = 0}, {"min_count = 0"});
   refused({.min_count = 256}, {"min_count = 256", "255"});
   refused({.sketch_width = 3}, {"sketch_width = 3"});
