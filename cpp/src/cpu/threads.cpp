@@ -45,12 +45,45 @@ void relax() {
 #endif
 }
 
+/// Keeps sleeping threads off the CPU of the one that wakes them. Linux may wake a thread where it last ran
+/// although that is our own CPU and another idles: it then gets to run when we are done, at half the speed.
+class Placement {
+ public:
+#if defined(__linux__)
+  /// A worker, as it starts.
+  void start() { known_ = pthread_getaffinity_np(pthread_self(), sizeof allowed_, &allowed_) == 0; }
+  /// A worker, before it sleeps.
+  void note_cpu() { cpu_.store(sched_getcpu(), std::memory_order_relaxed); }
+  /// Whoever wakes it, while it sleeps.
+  void keep_off(int cpu, std::thread& worker) {
+    if (cpu < 0 || cpu != cpu_.load(std::memory_order_relaxed) || !known_) return;
+    cpu_set_t others = allowed_;
+    CPU_CLR(static_cast<std::size_t>(cpu), &others);
+    if (CPU_COUNT(&others) > 0) pthread_setaffinity_np(worker.native_handle(), sizeof others, &others);
+  }
+  static int here() { return sched_getcpu(); }
+
+ private:
+  cpu_set_t allowed_{};
+  bool known_ = false;
+  std::atomic<int> cpu_{-1};
+#else
+  void start() {}
+  void note_cpu() {}
+  void keep_off(int, std::thread&) {}
+  static int here() { return -1; }
+#endif
+};
+
 class Pool {
  public:
   explicit Pool(int threads) : threads_(threads), spin_(threads <= cpu_count()) {
     try {
       workers_.reserve(static_cast<std::size_t>(threads - 1));
-      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+      placements_ = std::make_unique<Placement[]>(static_cast<std::size_t>(threads - 1));
+      for (std::size_t i = 0; i + 1 < static_cast<std::size_t>(threads); ++i) {
+        workers_.emplace_back([this, i] { work(placements_[i]); });
+      }
     } catch (const std::exception&) {
       // The system has no more threads or memory to give: the same work, on those there are. An exception
       // here would leave a caller's update half done.
@@ -80,6 +113,10 @@ class Pool {
       next_.store(0, std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_relaxed);
       wake = sleeping_ > 0;
+      if (wake && spin_) {
+        const int here = Placement::here();
+        for (std::size_t i = 0; i < workers_.size(); ++i) placements_[i].keep_off(here, workers_[i]);
+      }
     }
     if (wake) wake_.notify_all();
     drain(count, task, context);
@@ -111,11 +148,13 @@ class Pool {
     } while (std::chrono::steady_clock::now() < give_up);
   }
 
-  void work() {
+  void work(Placement& placement) {
     std::uint64_t seen = 0;
+    placement.start();
     for (;;) {
       spin_until([&] { return generation_.load(std::memory_order_relaxed) != seen; });
       std::unique_lock lock(mutex_);
+      placement.note_cpu();
       ++sleeping_;
       wake_.wait(lock, [&] { return stopping_ || (generation_ != seen && task_ != nullptr); });
       --sleeping_;
@@ -137,6 +176,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, idle_;
   std::vector<std::thread> workers_;
+  std::unique_ptr<Placement[]> placements_;  // one a worker
   std::atomic<std::size_t> next_{0};
   void (*task_)(void*, std::size_t) noexcept = nullptr;
   void* context_ = nullptr;
