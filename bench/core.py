@@ -68,7 +68,7 @@ class Contestant:
         """Make arrays; raise MissingError if this can't be done here."""
 
     def check(self, inputs: Any) -> None:
-        """Do the work once and raise WrongError unless the answer is right."""
+        """Do the work once and raise WrongError unless the answer is right; every contestant has its own."""
         raise NotImplementedError(f"{self.name} has no check, and what isn't checked has no time")
 
     def prepare(self, inputs: Any) -> Any:
@@ -76,8 +76,8 @@ class Contestant:
         return inputs
 
     def run(self, prepared: Any) -> object:
-        """Do the work."""
-        raise NotImplementedError
+        """Do the work; one that has a `measure` of its own needs none."""
+        raise NotImplementedError(f"{self.name} has neither run() nor a measure() of its own")
 
     def given(self, prepared: Any) -> Any:
         """Return those of the prepared arrays that are warm when the clock starts."""

@@ -1,9 +1,11 @@
-// Small arguments that several topics share.
+// Small arguments and results that several topics share.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <vector>
 
 #include "fastinc/ops.h"
 
@@ -17,6 +19,18 @@ inline NonFinite nonfinite_policy(pybind11::handle nonfinite) {
   }
   throw pybind11::value_error("nonfinite = " + pybind11::repr(nonfinite).cast<std::string>() +
                               " must be 'raise' or 'skip'");
+}
+
+/// A vector as a new NumPy array, and back: what states are made of.
+template <class T>
+pybind11::array_t<T> to_array(const std::vector<T>& values) {
+  return pybind11::array_t<T>(static_cast<pybind11::ssize_t>(values.size()), values.data());
+}
+
+template <class T>
+std::vector<T> to_vector(const pybind11::dict& in, const char* name) {
+  const auto values = in[name].cast<pybind11::array_t<T, pybind11::array::c_style>>();
+  return {values.data(), values.data() + values.size()};
 }
 
 }  // namespace fastinc::bindings

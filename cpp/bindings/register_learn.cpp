@@ -7,6 +7,7 @@
 #include <mutex>
 #include <shared_mutex>
 
+#include "bindings/arguments.h"
 #include "bindings/register.h"
 #include "bindings/tensor.h"
 #include "fastinc/id_map.h"
@@ -239,17 +240,6 @@ py::array_t<float> user_vectors(const Recommender& model, py::handle users_in, d
     }
   });
   return vectors;
-}
-
-template <class T>
-py::array_t<T> to_array(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-template <class T>
-std::vector<T> to_vector(const py::dict& in, const char* name) {
-  const auto values = in[name].cast<py::array_t<T, py::array::c_style>>();
-  return {values.data(), values.data() + values.size()};
 }
 
 py::dict export_state(const Recommender& model) {

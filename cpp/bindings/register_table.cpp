@@ -16,11 +16,6 @@ namespace fastinc::bindings {
 namespace {
 
 template <class T>
-py::array_t<T> to_array(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-template <class T>
 py::array_t<T> to_matrix(const std::vector<T>& values, std::size_t rows, std::size_t columns) {
   return py::array_t<T>({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)}, values.data());
 }
@@ -159,23 +154,17 @@ py::dict export_state(const Table& table, std::size_t state_floats) {
   return out;
 }
 
-template <class T>
-std::vector<T> vector_of(const py::dict& in, const char* name) {
-  const auto values = in[name].cast<py::array_t<T, py::array::c_style>>();
-  return {values.data(), values.data() + values.size()};
-}
-
 void import_state(Table& table, const py::dict& in) {
   TableState s;
-  s.ids = vector_of<std::int64_t>(in, "ids");
-  s.row_versions = vector_of<std::uint64_t>(in, "row_versions");
-  s.weights = vector_of<float>(in, "weights");
-  s.state = vector_of<float>(in, "state");
+  s.ids = to_vector<std::int64_t>(in, "ids");
+  s.row_versions = to_vector<std::uint64_t>(in, "row_versions");
+  s.weights = to_vector<float>(in, "weights");
+  s.state = to_vector<float>(in, "state");
   s.version = in["version"].cast<std::uint64_t>();
   // of tables with limits alone
-  if (in.contains("frequencies")) s.frequencies = vector_of<std::uint32_t>(in, "frequencies");
+  if (in.contains("frequencies")) s.frequencies = to_vector<std::uint32_t>(in, "frequencies");
   if (in.contains("sightings")) {
-    s.sightings = vector_of<std::uint8_t>(in, "sightings");
+    s.sightings = to_vector<std::uint8_t>(in, "sightings");
     s.sightings_counted = in["sightings_counted"].cast<std::uint64_t>();
   }
   without_gil([&] { table.import_state(s); });

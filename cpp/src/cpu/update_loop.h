@@ -117,6 +117,19 @@ inline __attribute__((always_inline)) void prefetch_row(const RowSet& rows, std:
   if constexpr (Params::kRowStates > 0) __builtin_prefetch(p.row_state, 1);
 }
 
+/// One optimizer step of a row of a row set. A table's may be read meanwhile: finish(weights, stamp) does
+/// what else belongs to the write and returns the stamp that the row has then.
+template <class Functor, class Gradient, class Finish>
+inline __attribute__((always_inline)) void write_row(const Functor& functor, Gradient gradient,
+                                                     const RowSet& rows, std::uint64_t row, std::size_t dim,
+                                                     Finish finish) {
+  const RowPointers<typename Functor::Params> p(rows, row);
+  RowHeader* const header = rows.is_table() ? header_of(p.w) : nullptr;
+  const std::uint64_t stamp = header != nullptr ? begin_write(header) : 0;
+  step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
+  if (header != nullptr) end_write(header, finish(p.w, stamp));
+}
+
 /// How many rows ahead to prefetch: enough to cover a memory access at a few tens of ns a row.
 inline constexpr std::size_t kPrefetchDistance = 8;
 
@@ -137,18 +150,13 @@ static void update_segments_of(const UpdateTask& task, float* scratch) {
       for (std::size_t i = 0; i < dim; i += 16) __builtin_prefetch(g + i);
     }
     const float* __restrict g = sum_gradients(segments, s, task.grads, dim, scratch);
-    const auto gradient = [g](std::size_t i) { return g[i]; };
     const std::uint64_t row = segments.row(s);
-    const RowPointers<Params> p(rows, row);
-    if (!rows.is_table()) {
-      step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
-      continue;
-    }
-    RowHeader* const header = header_of(p.w);
-    const std::uint64_t stamp = begin_write(header);
-    step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
-    quantize_row(p.w, dim, code_pointer(rows, row));
-    end_write(header, next_stamp(stamp, task.version));
+    write_row(
+        functor, [g](std::size_t i) { return g[i]; }, rows, row, dim,
+        [&](const float* weights, std::uint64_t stamp) {
+          quantize_row(weights, dim, code_pointer(rows, row));
+          return next_stamp(stamp, task.version);
+        });
   }
 }
 
@@ -177,17 +185,10 @@ static void scaled_step(const ScaledStepTask& task) {
   const float* __restrict direction = task.direction;
   for (std::size_t j = 0; j < task.n; ++j) {
     if (j + kPrefetchDistance < task.n) prefetch_row<Params>(rows, task.row_numbers[j + kPrefetchDistance]);
-    const RowPointers<Params> p(rows, task.row_numbers[j]);
     const float c = task.coefficients[j];
-    const auto gradient = [=](std::size_t i) { return c * direction[i]; };
-    if (!rows.is_table()) {
-      step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
-      continue;
-    }
-    RowHeader* const header = header_of(p.w);
-    const std::uint64_t stamp = begin_write(header);
-    step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
-    end_write(header, rewritten(stamp));
+    write_row(
+        functor, [=](std::size_t i) { return c * direction[i]; }, rows, task.row_numbers[j], dim,
+        [](const float*, std::uint64_t stamp) { return rewritten(stamp); });
   }
 }
 
