@@ -59,7 +59,7 @@ void IdIndex::erase(std::uint64_t hash, Slot slot) noexcept {
 }
 
 void IdIndex::clear() noexcept {
-  for (const auto& segment : segments_) {
+  for (Segment* const segment : segments_) {
     for (Bucket& bucket : segment->buckets) {
       for (std::uint8_t& t : bucket.tags) __atomic_store_n(&t, std::uint8_t{0}, __ATOMIC_RELEASE);
       __atomic_store_n(&bucket.overflow, std::uint16_t{0}, __ATOMIC_RELEASE);
@@ -85,11 +85,20 @@ void IdIndex::prepare_growth(const Group& group, std::size_t segments) {
   while (spare_groups_.size() < 2) spare_groups_.push_back(std::make_unique<Group>());
   if (groups_.capacity() - groups_.size() < 2) groups_.reserve(2 * groups_.size() + 2);
   spare_.reserve(segments + kMostSegments);
-  while (spare_.size() < segments) {
-    segments_.push_back(std::make_unique<Segment>());  // zeroed
-    spare_.push_back(segments_.back().get());
-    bytes_ += sizeof(Segment) + 2 * sizeof(Segment*);
+  while (spare_.size() < segments) add_segment();
+}
+
+/// Room for it in spare_ is there.
+void IdIndex::add_segment() {
+  constexpr std::size_t kArena = 4096;  // segments
+  const std::size_t at = segments_.size() % kArena;
+  if (at == 0) {
+    segments_.reserve(segments_.size() + kArena);
+    arenas_.emplace_back(kArena * sizeof(Segment), !arenas_.empty());
   }
+  segments_.push_back(static_cast<Segment*>(arenas_.back().data()) + at);  // zeroed
+  spare_.push_back(segments_.back());
+  bytes_ += sizeof(Segment) + 2 * sizeof(Segment*);
 }
 
 /// Of spare parts, empty, and in no directory yet.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/row_header.h"
+#include "store/lazy_memory.h"
 #include "store/slot.h"
 
 #if defined(__SSE2__)
@@ -124,6 +125,7 @@ class IdIndex {
   void place(Group& group, std::uint64_t hash, Slot slot) noexcept;
   void take_out(Group& group, std::uint32_t home, std::uint32_t at, unsigned entry) noexcept;
   void prepare_growth(const Group& group, std::size_t segments);
+  void add_segment();
   Group& new_group(std::uint32_t segments, unsigned depth) noexcept;
   void publish(Group& group, std::uint64_t hash) noexcept;
   void grow(Group& group, std::uint64_t hash, const Entry* entries, std::size_t n);
@@ -133,7 +135,8 @@ class IdIndex {
   // All there ever were: readers may be in any.
   std::vector<std::unique_ptr<Directory>> directories_;
   std::vector<std::unique_ptr<Group>> groups_;
-  std::vector<std::unique_ptr<Segment>> segments_;
+  std::vector<LazyMemory> arenas_;  // huge pages of segments: a bucket costs no walk through page tables
+  std::vector<Segment*> segments_;
   std::vector<Segment*> spare_;  // in no group
   std::vector<std::unique_ptr<Group>> spare_groups_;
   std::vector<Entry> moving_;

@@ -21,8 +21,7 @@ constexpr std::size_t kPageBytes = std::size_t{64}
                                    << 20;  // of weights and state; only what is used takes room
 constexpr std::size_t kMaxPages = std::size_t{1} << 22;
 constexpr std::size_t kMaxDim = std::size_t{1} << 20;
-constexpr std::size_t kBlock =
-    32;  // ids in flight: their misses overlap, and their rows stay in the L1 cache
+constexpr std::size_t kRun = 16;  // ids in flight: their misses overlap, and their rows stay in the L1 cache
 
 std::size_t checked_dim(std::size_t dim) {
   if (dim == 0 || dim > kMaxDim) {
@@ -53,6 +52,11 @@ std::uint64_t process_salt() {
     return std::uint64_t{device()} << 32 | device();
   }();
   return salt;
+}
+
+/// kNoSlot as the first, without a branch.
+Slot some_slot(Slot slot) {
+  return slot & (Slot{0} - (slot != kNoSlot));
 }
 
 /// Another thread writes the row: let it get on, for it may share our CPU.
@@ -105,31 +109,46 @@ std::pair<std::int64_t, std::uint64_t> RowStore::read_header(Slot slot) const {
   }
 }
 
-/// Three blocks of ids are in flight, so that nothing waits for the memory: of one the buckets are being
-/// fetched, of the next the rows that they most likely name, and the third is read. fetch(slot); read(begin,
-/// n, hashes, slots)
-template <class Fetch, class Read>
-void RowStore::for_each_block(std::span<const std::int64_t> ids, Fetch fetch, Read read) const {
-  constexpr std::size_t kInFlight = 3;
-  std::uint64_t hashes[kInFlight][kBlock];
-  Slot slots[kInFlight][kBlock];
-  const std::size_t blocks = (ids.size() + kBlock - 1) / kBlock;
-  const auto size = [&](std::size_t b) { return std::min(kBlock, ids.size() - b * kBlock); };
-  for (std::size_t step = 0; step < blocks + kInFlight - 1; ++step) {
-    if (const std::size_t b = step; b < blocks) {
-      for (std::size_t i = 0; i < size(b); ++i) {
-        index_.prefetch(hashes[b % kInFlight][i] = index_.hash(ids[b * kBlock + i]));
-      }
+/// In turns: the slots that a block of ids most likely has, then their rows, run by run, then the few that
+/// were others' rows. Each turn fetches ahead, and none has a branch that waits for memory: a wrong guess
+/// would throw away what was begun after it. Index and rows in one loop would push each other's pages out of
+/// the address cache.
+///   fetch(slot); read(begin, n, slots, done); retry(at, hash) for what isn't done
+template <class Fetch, class Read, class Retry>
+void RowStore::for_each_run(std::span<const std::int64_t> ids, Fetch fetch, Read read, Retry retry) const {
+  if (slot_count() == 0) {
+    for (std::size_t i = 0; i < ids.size(); ++i) retry(i, index_.hash(ids[i]));
+    return;
+  }
+  constexpr std::size_t kBlock = 256;
+  std::uint64_t hashes[kBlock];
+  Slot slots[kBlock];
+  std::uint8_t done[kBlock];
+  for (std::size_t begin = 0; begin < ids.size(); begin += kBlock) {
+    const std::size_t n = std::min(kBlock, ids.size() - begin);
+    for (std::size_t i = 0; i < n; ++i) {
+      hashes[i] = index_.hash(ids[begin + i]);
+      if (i < kRun) index_.prefetch(hashes[i]);
     }
-    if (const std::size_t b = step - 1; b < blocks) {
-      for (std::size_t i = 0; i < size(b); ++i) {
-        const Slot slot = slots[b % kInFlight][i] = index_.guess(hashes[b % kInFlight][i]);
-        if (slot != kNoSlot) fetch(slot);
-      }
+    for (std::size_t i = 0; i < n; ++i) {
+      if (i + kRun < n) index_.prefetch(hashes[i + kRun]);
+      slots[i] = index_.guess(hashes[i]);
     }
-    if (const std::size_t b = step - 2; b < blocks) {
-      read(b * kBlock, size(b), hashes[b % kInFlight], slots[b % kInFlight]);
+    const auto fetch_run = [&](std::size_t at) {
+      for (std::size_t i = at; i < std::min(at + kRun, n); ++i) fetch(some_slot(slots[i]));
+    };
+    fetch_run(0);
+    for (std::size_t at = 0; at < n; at += kRun) {
+      fetch_run(at + kRun);
+      read(begin + at, std::min(kRun, n - at), slots + at, done + at);
     }
+    std::uint16_t left[kBlock];
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      left[count] = static_cast<std::uint16_t>(i);
+      count += !done[i];
+    }
+    for (std::size_t k = 0; k < count; ++k) retry(begin + left[k], hashes[left[k]]);
   }
 }
 
@@ -137,21 +156,20 @@ void RowStore::find(std::span<const std::int64_t> ids, Slot* slots) const {
   constexpr std::size_t kFloatsEach = 64;  // two cache misses
   parallel_ranges(ids.size(), kFloatsEach, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
     const auto mine = ids.subspan(begin, end - begin);
-    const auto read = [&](std::size_t at, std::size_t n, const std::uint64_t* hashes, const Slot* guesses) {
+    const auto read = [&](std::size_t at, std::size_t n, const Slot* guesses, std::uint8_t* done) {
       for (std::size_t i = 0; i < n; ++i) {
-        const Slot guess = guesses[i];
-        const bool right = guess == kNoSlot || id(guess) == mine[at + i];
-        slots[begin + at + i] = right ? guess : find(mine[at + i], hashes[i]);
+        slots[begin + at + i] = guesses[i];
+        done[i] = (guesses[i] != kNoSlot) & (id(some_slot(guesses[i])) == mine[at + i]);
       }
     };
-    for_each_block(mine, [&](Slot slot) { prefetch_id(slot); }, read);
+    const auto retry = [&](std::size_t at, std::uint64_t hash) { slots[begin + at] = find(mine[at], hash); };
+    for_each_run(mine, [&](Slot slot) { prefetch_id(slot); }, read, retry);
   });
 }
 
 /// False where the id has no row: out is what it would start with.
 template <class T, class Kernel, class Start>
-bool RowStore::read_one(std::int64_t id, Kernel kernel, Start start, T* out) const {
-  const std::uint64_t hash = index_.hash(id);
+bool RowStore::read_one(std::int64_t id, std::uint64_t hash, Kernel kernel, Start start, T* out) const {
   for (unsigned attempt = 0;; ++attempt) {
     const Slot slot = find(id, hash);
     if (slot == kNoSlot) break;
@@ -178,15 +196,14 @@ std::size_t RowStore::read_block(std::span<const std::int64_t> ids, Kernel kerne
       __builtin_prefetch(reinterpret_cast<const void*>(line));
     }
   };
-  std::size_t found = 0;
-  const auto read = [&](std::size_t at, std::size_t n, const std::uint64_t*, const Slot* slots) {
-    std::uint8_t done[kBlock];
+  std::size_t found = ids.size();
+  const auto read = [&](std::size_t at, std::size_t n, const Slot* slots, std::uint8_t* done) {
     kernel(rows_, slots, ids.data() + at, n, out + at * width, done);
-    for (std::size_t i = 0; i < n; ++i) {
-      found += done[i] || read_one(ids[at + i], kernel, start, out + (at + i) * width);
-    }
   };
-  for_each_block(ids, fetch, read);
+  const auto retry = [&](std::size_t at, std::uint64_t hash) {
+    found -= !read_one(ids[at], hash, kernel, start, out + at * width);
+  };
+  for_each_run(ids, fetch, read, retry);
   return found;
 }
 

@@ -142,13 +142,13 @@ class RowStore {
   void insert_unknown(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version);
   Slot take_slot();
   void free_slot(Slot slot, std::uint64_t version) noexcept;
-  template <class Fetch, class Read>
-  void for_each_block(std::span<const std::int64_t> ids, Fetch fetch, Read read) const;
+  template <class Fetch, class Read, class Retry>
+  void for_each_run(std::span<const std::int64_t> ids, Fetch fetch, Read read, Retry retry) const;
   template <class T, class Kernel, class Start>
   std::size_t read_block(std::span<const std::int64_t> ids, Kernel kernel, Start start, std::size_t width,
                          T* out) const;
   template <class T, class Kernel, class Start>
-  bool read_one(std::int64_t id, Kernel kernel, Start start, T* out) const;
+  bool read_one(std::int64_t id, std::uint64_t hash, Kernel kernel, Start start, T* out) const;
 
   std::shared_ptr<Optimizer> optimizer_;
   Initializer init_;

@@ -109,7 +109,7 @@ BOOST_AUTO_TEST_CASE(ids_that_are_there_are_found_while_others_come_and_go) {
   Generator random(9);
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(1500);
   std::size_t rounds = 0;
-  while (std::chrono::steady_clock::now() < end) {
+  while (std::chrono::steady_clock::now() < end || rounds < 3) {
     const std::int64_t base = static_cast<std::int64_t>(random() >> 2) + 1000000;
     const std::size_t count = rounds == 0 ? kSlots - kKept : 20000;
     for (std::size_t i = 0; i < count; ++i) {
@@ -125,7 +125,6 @@ BOOST_AUTO_TEST_CASE(ids_that_are_there_are_found_while_others_come_and_go) {
   second.join();
   BOOST_CHECK(!lost);
   BOOST_CHECK_GT(reads.load(), 2u);
-  BOOST_CHECK_GT(rounds, 1u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
