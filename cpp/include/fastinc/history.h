@@ -37,6 +37,14 @@ class Histories {
     if (static_cast<std::size_t>(user) >= users_.size()) users_.resize(static_cast<std::size_t>(user) + 1);
   }
 
+  /// Room for one more entry of a user: the next push() can't fail.
+  void reserve(std::int64_t user) {
+    ensure_user(user);
+    std::vector<HistoryEntry>& entries = users_[static_cast<std::size_t>(user)].entries;
+    if (entries.size() < entries.capacity() || entries.size() == capacity_) return;
+    entries.reserve(std::min(capacity_, std::max<std::size_t>(2 * entries.size(), 4)));
+  }
+
   void push(std::int64_t user, std::int64_t item, double time) {
     ensure_user(user);
     User& u = users_[static_cast<std::size_t>(user)];

@@ -90,7 +90,7 @@ class Recommender : public StreamModel {
   void compute_query(std::int64_t user, double time, float* query) const;
   void sample_negatives(std::int64_t user, std::int64_t item);
   bool compute_coefficients(std::size_t n, float label, bool labelled);
-  void publish_batch();
+  void publish_batch() noexcept;
 
   RecommenderConfig config_;
   std::shared_ptr<Optimizer> optimizer_;

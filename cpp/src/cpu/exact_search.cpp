@@ -13,6 +13,7 @@
 #include "cpu/update.h"
 #include "fastinc/runtime.h"
 #include "math/scalar.h"
+#include "store/repeats.h"
 #include "store/row_store.h"
 
 namespace fastinc {
@@ -194,6 +195,8 @@ class Search {
   const std::size_t row_block_;
   Lists<std::int64_t> excluded_;
   Lists<Slot> only_;
+  std::optional<Lists<std::int64_t>>
+      allowed_;  // `only` without `since`: a slot's row may be another's by now
   std::vector<Slot> chosen_;
   bool every_row_ = false;
   std::size_t scanned_ = 0;  // slots scanned for every query
@@ -207,8 +210,9 @@ Search::Search(const RowStore& store, const SearchRequest& request)
       kernel_(kernels()),
       version_(store.version()),
       row_block_(std::clamp<std::size_t>(kBlockFloats / store.dim(), 16, kRowBlock)) {
-  excluded_ = make_lists<std::int64_t>(
-      request.exclude, [](std::int64_t id, std::vector<std::int64_t>& out) { out.push_back(id); });
+  const auto keep = [](std::int64_t id, std::vector<std::int64_t>& out) { out.push_back(id); };
+  excluded_ = make_lists<std::int64_t>(request.exclude, keep);
+  if (request.only && !request.since) allowed_ = make_lists<std::int64_t>(*request.only, keep);
   choose_rows();
   if (request.metric == Metric::kCosine) find_query_norms();
 }
@@ -290,12 +294,14 @@ void Search::score(std::size_t q, Block& block) const {
 
 void Search::select(std::size_t q, const Block& block, Best& best) const {
   const std::span<const std::int64_t> excluded = excluded_.of(q);
+  const std::span<const std::int64_t> allowed = allowed_ ? allowed_->of(q) : excluded;
   const float sign = request_.metric == Metric::kL2 ? -1.0f : 1.0f;
   for (std::size_t j = 0; j < block.size; ++j) {
     const float rank = sign * block.scores[j];
     if (rank != rank) continue;  // a row that isn't a number has no place in the order
     if (best.full() && rank < best.heap[0].rank) continue;
     if (std::binary_search(excluded.begin(), excluded.end(), block.ids[j])) continue;
+    if (allowed_ && !std::binary_search(allowed.begin(), allowed.end(), block.ids[j])) continue;
     best.offer({rank, block.ids[j]});
   }
 }
@@ -346,6 +352,9 @@ void Search::answer_queries(std::size_t first, std::size_t last, std::size_t thr
 void Search::write(Best& best, float* scores, std::int64_t* ids) const {
   const float sign = request_.metric == Metric::kL2 ? -1.0f : 1.0f;
   std::sort(best.heap, best.heap + best.size, better);
+  const auto end = drop_repeats(store_, version_, best.heap, best.heap + best.size,
+                                [](const Candidate& candidate) { return candidate.id; });
+  best.size = static_cast<std::size_t>(end - best.heap);
   for (std::size_t i = 0; i < request_.k; ++i) {
     scores[i] = sign * (i < best.size ? best.heap[i].rank : -FLT_MAX);
     scores[i] += 0.0f;  // l2 turns 0 into -0: a distance prints as 0

@@ -56,15 +56,17 @@ std::shared_ptr<Table> make_table(std::size_t dim, const RecommenderConfig& c,
   return std::make_shared<Table>(dim, std::move(optimizer), init);
 }
 
-/// The rows that a table lacks up to a code: memory for rows is taken for all tables before any gets them.
+/// The rows that a table lacks up to a code, and those that nobody has seen: a batch that failed made them.
 class NewRows {
  public:
   NewRows(RowStore& store, std::size_t count) : store_(store) {
     store.reserve_commit(std::max(count, store.size()), 0);
-    if (count <= store.size()) return;
-    ids_.resize(count - store.size());
+    std::size_t known = store.size();
+    while (known > 0 && store.row_version(static_cast<Slot>(known - 1)) == 0) --known;
+    if (count <= known) return;
+    ids_.resize(count - known);
     slots_.resize(ids_.size());
-    std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(store.size()));
+    std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(known));
     store.reserve_rows(ids_.size());
   }
   void create(Touched& touched) {
@@ -146,16 +148,21 @@ void Recommender::learn(const EventBatch& events) {
     const EventBatch batch = events.slice(begin, std::min(events.size(), begin + kBatch));
     const WriteLock items(items_->store().mutex), contexts(contexts_->store().mutex),
         users(users_->store().mutex);
-    begin_batch(batch);
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-      learn_event(batch.users[i], batch.items[i], batch.label(i), !batch.labels.empty(), batch.time(i));
+    try {
+      begin_batch(batch);
+      for (std::size_t i = 0; i < batch.size(); ++i) {
+        learn_event(batch.users[i], batch.items[i], batch.label(i), !batch.labels.empty(), batch.time(i));
+      }
+    } catch (...) {  // out of memory: events before event_count() are learned whole, and none after
+      publish_batch();
+      throw;
     }
     publish_batch();
   }
 }
 
-/// Make rows for everything new first, all or nothing. Row numbers are the codes: these tables are written by
-/// this model alone, in code order.
+/// Make rows for everything new first: no event is learned if that fails. Row numbers are the codes: these
+/// tables are written by this model alone, in code order.
 void Recommender::begin_batch(const EventBatch& events) {
   const std::int64_t last_item = *std::max_element(events.items.begin(), events.items.end());
   const std::int64_t last_user = *std::max_element(events.users.begin(), events.users.end());
@@ -180,7 +187,7 @@ void Recommender::begin_batch(const EventBatch& events) {
       std::visit([](const auto& p) { return static_cast<const void*>(&p); }, scratch_->params);
 }
 
-void Recommender::publish_batch() {
+void Recommender::publish_batch() noexcept {
   const auto publish = [](Table& table, Touched& touched) {
     RowStore& store = table.store();
     if (touched.rows().empty()) return;
@@ -306,6 +313,7 @@ void Recommender::learn_event(std::int64_t user, std::int64_t item, float label,
   Scratch& s = *scratch_;
   const Kernels& kernel = kernels();
   const RowSet& item_rows = items_->store().rows();
+  histories_.reserve(user);  // nothing allocates after the first row is changed
   see_item(item);
   s.candidates.assign(1, static_cast<std::uint32_t>(item));
   if (!labelled) sample_negatives(user, item);

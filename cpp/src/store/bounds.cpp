@@ -83,9 +83,10 @@ void Bounds::reserve(std::size_t slot_count) {
     while (frequencies_->rows() < slot_count) frequencies_->add_page();
   }
   if (!config_.evicts() || slot_count <= prepared_) return;
-  prepared_ = std::bit_ceil(slot_count);
-  victims_.prepare(prepared_);
-  victim_bytes_ = victims_.bytes();
+  const std::size_t slots = std::bit_ceil(slot_count);
+  victims_.prepare(slots);
+  prepared_ = slots;
+  victim_bytes_ = victims_.bytes() + own_.capacity() * sizeof(own_[0]);
 }
 
 std::optional<std::vector<std::uint32_t>> Bounds::admit(std::span<const std::int64_t> ids,

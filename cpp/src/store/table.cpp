@@ -11,6 +11,7 @@
 #include "cpu/threads.h"
 #include "cpu/update.h"
 #include "fastinc/runtime.h"
+#include "store/repeats.h"
 #include "store/row_store.h"
 
 namespace fastinc {
@@ -268,11 +269,13 @@ void Table::contains(std::span<const std::int64_t> ids, bool* out) const {
 
 std::vector<std::int64_t> Table::ids() const {
   std::vector<std::int64_t> ids;
+  const std::uint64_t since = store_->version();
   ids.reserve(store_->size());
   for (Slot slot = 0, end = static_cast<Slot>(store_->slot_count()); slot < end; ++slot) {
     const auto [id, version] = store_->read_header(slot);
     if (version != 0) ids.push_back(id);
   }
+  drop_repeats(*store_, since, ids);
   return ids;
 }
 
@@ -296,6 +299,7 @@ Changes Table::changes(std::uint64_t since) const {
     const auto [id, version] = store.read_header(logged ? slots[i] : static_cast<Slot>(i));
     if (version > after) changes.updated.push_back(id);
   }
+  drop_repeats(store, changes.version, changes.updated);
   std::sort(removed.begin(), removed.end());
   removed.erase(std::unique(removed.begin(), removed.end()), removed.end());
   std::vector<std::int64_t> updated;

@@ -58,13 +58,9 @@ class Victims {
   /// A row came into a slot, new or used before, with this key. (Before the first next() it needn't be told.)
   void note_insert(Slot slot, EvictionKey key) noexcept;
 
-  /// The smallest row, unless its key is above `limit`; none if there are no rows. Costs nothing while none
-  /// is at or below `limit`.
-  template <EvictionRows Rows>
-  std::optional<Slot> peek(const Rows& rows, EvictionKey limit = kAnyKey) noexcept;
-
-  /// The same, and takes the row out. The caller removes it, or hands it back with note_insert(), before its
-  /// key changes and before another row comes in; several may be taken first.
+  /// Takes out the smallest row, unless its key is above `limit`; none if there are no rows. Costs nothing
+  /// while none is at or below `limit`. The caller removes it, or hands it back with note_insert(), before
+  /// its key changes and before another row comes in; several may be taken first.
   template <EvictionRows Rows>
   std::optional<Slot> next(const Rows& rows, EvictionKey limit = kAnyKey) noexcept;
 
@@ -137,12 +133,6 @@ class Victims {
   std::uint64_t waited_ = 0;  // victims since ready_ was
   std::uint64_t scanned_ = 0, samples_ = 0;
 };
-
-template <EvictionRows Rows>
-std::optional<Slot> Victims::peek(const Rows& rows, EvictionKey limit) noexcept {
-  if (!settle(rows, limit)) return std::nullopt;
-  return heap_.front().slot;
-}
 
 template <EvictionRows Rows>
 std::optional<Slot> Victims::next(const Rows& rows, EvictionKey limit) noexcept {

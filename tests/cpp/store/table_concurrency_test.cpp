@@ -204,6 +204,69 @@ BOOST_AUTO_TEST_CASE(readers_see_whole_rows_and_what_has_returned) {
                     static_cast<double>(shared.table.version()));
 }
 
+namespace {
+
+/// Ids of a table move to other slots all the time: each is removed, another takes its slot, and it comes
+/// back.
+void move_rows(Shared& s) {
+  Generator random(4);
+  const std::vector<float> row(kDim, -1.0f);
+  const auto add = [&](std::int64_t id) { s.table.update({&id, 1}, row.data(), NonFinite::kRaise); };
+  const auto drop = [&](std::int64_t id) { s.table.remove({&id, 1}); };
+  while (s.running()) {
+    const auto moved = static_cast<std::int64_t>(below(random, kRows / 2));
+    const auto other = static_cast<std::int64_t>(kRows + below(random, kRows));
+    drop(moved);
+    add(other);
+    add(moved);
+    drop(static_cast<std::int64_t>(kRows + below(random, kRows)));
+  }
+}
+
+bool distinct(std::vector<std::int64_t> ids) {
+  std::sort(ids.begin(), ids.end());
+  return std::adjacent_find(ids.begin(), ids.end()) == ids.end();
+}
+
+void walk(Shared& s) {
+  const std::vector<float> query(kDim, 1.0f);
+  const std::size_t k = 2 * kRows;
+  std::vector<float> scores(k);
+  std::vector<std::int64_t> found(k);
+  SearchRequest request{.queries = query.data(), .n = 1, .k = k};
+  while (s.running()) {
+    s.failure.unless(distinct(s.table.ids()), "ids(): an id twice");
+    const std::uint64_t version = s.table.version();
+    s.failure.unless(distinct(s.table.changes(version > 500 ? version - 500 : 0).updated),
+                     "changes(): an id twice");
+    for (const bool only : {false, true}) {
+      request.only.reset();
+      if (only) request.only = IdLists{s.ids, {}};
+      exact_search(s.table, request, scores.data(), found.data());
+      std::vector<std::int64_t> ids = found;
+      std::erase(ids, -1);
+      s.failure.unless(distinct(ids), "exact_search: an id twice");
+      for (const std::int64_t id : ids) {
+        s.failure.unless(!only || id < static_cast<std::int64_t>(kRows),
+                         "exact_search: an id that wasn't asked for");
+      }
+    }
+    ++s.reads;
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(an_id_that_moves_is_named_once_and_its_slot_is_not_mistaken) {
+  Shared s;
+  std::thread writer(move_rows, std::ref(s)), first(walk, std::ref(s)), second(walk, std::ref(s));
+  std::this_thread::sleep_for(kDuration);
+  s.stop = true;
+  for (std::thread* thread : {&writer, &first, &second}) thread->join();
+  BOOST_CHECK_MESSAGE(!s.failure.failed(), s.failure.first());
+  BOOST_CHECK_GT(s.reads.load(), 5u);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 }  // namespace fastinc::test
