@@ -30,18 +30,15 @@ struct Maximum {
 template <class Combine>
 FASTINC_HD float halve(const float* lanes, Combine combine) {
 #if defined(__GNUC__) && !defined(__CUDACC__)
-  // As a loop over an array GCC goes through memory for every half: 4 times the cost of a row of 64.
-  typedef float Lanes16 __attribute__((vector_size(64)));
-  typedef float Lanes8 __attribute__((vector_size(32)));
+  // As a loop over floats GCC goes through memory for every half: 4 times the cost of a row of 64. Vectors wider
+  // than the machine's it takes apart float by float.
   typedef float Lanes4 __attribute__((vector_size(16)));
-  Lanes16 a, a_high;
-  __builtin_memcpy(&a, lanes, sizeof a);
-  __builtin_memcpy(&a_high, lanes + 16, sizeof a);
-  combine(a, a_high);
-  Lanes8 b = __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
-  combine(b, __builtin_shufflevector(a, a, 8, 9, 10, 11, 12, 13, 14, 15));
-  Lanes4 c = __builtin_shufflevector(b, b, 0, 1, 2, 3);
-  combine(c, __builtin_shufflevector(b, b, 4, 5, 6, 7));
+  Lanes4 parts[kLanes / 4];
+  __builtin_memcpy(parts, lanes, sizeof parts);
+  for (std::size_t i = 0; i < 4; ++i) combine(parts[i], parts[i + 4]);
+  for (std::size_t i = 0; i < 2; ++i) combine(parts[i], parts[i + 2]);
+  Lanes4 c = parts[0];
+  combine(c, parts[1]);
   float even = c[0], odd = c[1];
   combine(even, float(c[2]));
   combine(odd, float(c[3]));

@@ -17,11 +17,10 @@ struct RowQuantizer {
     inverse = 255.0f / (range + 1e-8f);
   }
   FASTINC_HD std::uint8_t code(float x) const {
-    float code = (x - bias) * inverse;
-    code = code > 0.0f ? code : 0.0f;  // a row that overflowed has some code, and no undefined conversion
-    code = code < 255.0f ? code : 255.0f;
-    const float magic = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the integer, rounded half to even
-    return static_cast<std::uint8_t>(float_bits(code + magic));
+    // 1.5 * 2^23: the sum's last bits are the integer, rounded half to even. No code of a finite row is below 0
+    // or rounds to more than 255; a row that overflowed has some code, and no conversion is undefined.
+    const float magic = 12582912.0f;
+    return static_cast<std::uint8_t>(float_bits((x - bias) * inverse + magic));
   }
 };
 
