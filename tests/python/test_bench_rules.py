@@ -198,6 +198,12 @@ def test_copies_are_equal_and_their_share_on_huge_pages_is_told():
     assert "on huge pages: one 50%" in report.footnotes([CaseResult("case", "rows", [one])])
 
 
+def test_memory_that_was_touched_is_given_back():
+    before = pages.resident()[0]
+    assert pages.touch(64 << 20) > 0
+    assert not pages.resident()[0] - before > 32 << 20
+
+
 # --- growth and sharing -------------------------------------------------------------------------------------
 
 
@@ -206,6 +212,7 @@ def test_pauses_that_come_back_count_and_those_of_one_fill_do_not():
     run.wall = [[1.0, 1.0, 6.0, 1.0], [1.0, 1.0, 5.0, 50.0], [40.0, 1.0, 7.0, 1.0]]
     run.cpu = [[1.0, 1.0, 3.0, 1.0]] * 3
     run.beyond, run.beyond_with_slack, run.resident_beyond = [3.0, 4.0], [5.0, 6.0], 1.0
+    run.touched = [2.0, 1.0]
     figures = growth._figures(run)
     assert figures["slowest batch / median one"] == 5.0
     assert figures["slowest batch / median one, by CPU time"] == 3.0

@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::size_t kFewestSlots = std::size_t{1} << 16;
 constexpr std::size_t kFewestVersions = std::size_t{1} << 14;
+constexpr std::size_t kLarge = std::size_t{4} << 20;  // bytes: a ring that is copied is touched page by page
 
 /// Counts a reader in and out, so that what it reads isn't freed.
 class Visit {
@@ -27,9 +28,7 @@ class Visit {
 
 template <class T>
 Ring<T>::Ring(std::size_t capacity)
-    : cells_(static_cast<T*>(std::calloc(capacity, sizeof(T)))), mask_(capacity - 1) {
-  if (cells_ == nullptr) throw std::bad_alloc();
-}
+    : memory_(capacity * sizeof(T), capacity * sizeof(T) >= kLarge), mask_(capacity - 1) {}
 
 template <class T>
 void Rings<T>::replace(std::unique_ptr<Ring<T>> ring) {

@@ -4,11 +4,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <vector>
 
+#include "store/lazy_memory.h"
 #include "store/slot.h"
 
 namespace fastinc {
@@ -23,17 +23,16 @@ class Ring {
   std::size_t capacity() const noexcept { return mask_ + 1; }
   std::size_t bytes() const noexcept { return capacity() * sizeof(T); }
   T load(std::uint64_t at) const noexcept {
-    return std::atomic_ref<T>(cells_[at & mask_]).load(std::memory_order_acquire);
+    return std::atomic_ref<T>(cells()[at & mask_]).load(std::memory_order_acquire);
   }
   void store(std::uint64_t at, T value) noexcept {
-    std::atomic_ref<T>(cells_[at & mask_]).store(value, std::memory_order_release);
+    std::atomic_ref<T>(cells()[at & mask_]).store(value, std::memory_order_release);
   }
 
  private:
-  struct Free {
-    void operator()(T* cells) const noexcept { std::free(cells); }
-  };
-  std::unique_ptr<T[], Free> cells_;  // from calloc: large blocks come zeroed and untouched
+  T* cells() const noexcept { return static_cast<T*>(memory_.data()); }
+
+  LazyMemory memory_;
   std::size_t mask_;
 };
 
