@@ -1,5 +1,6 @@
 #include "cpu/threads.h"
 
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <chrono>
@@ -26,6 +27,7 @@ namespace fastinc {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr std::size_t kFloatsPerThread = 16384;  // about 10 us of work: less isn't worth waking a thread
 
 /// CPUs this process may use.
 int cpu_count() {
@@ -268,8 +270,14 @@ void run_tasks(std::size_t count, void (*task)(void*, std::size_t) noexcept, voi
   for (std::size_t i = 0; i < count; ++i) task(context, i);
 }
 
+std::size_t parts_for(std::size_t floats) {
+  constexpr std::size_t kFloatsPerPart = 4 * kFloatsPerThread, kPartsPerThread = 8;
+  const std::size_t threads = threads_for(floats);
+  if (threads == 1) return 1;
+  return std::clamp(floats / kFloatsPerPart, threads, kPartsPerThread * threads);
+}
+
 std::size_t threads_for(std::size_t floats) {
-  constexpr std::size_t kFloatsPerThread = 16384;  // about 10 us of work: less isn't worth waking a thread
   const std::size_t worthwhile = floats / kFloatsPerThread;
   const auto threads = static_cast<std::size_t>(state().threads.load());
   return worthwhile < 1 ? 1 : (worthwhile < threads ? worthwhile : threads);

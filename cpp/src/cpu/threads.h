@@ -21,6 +21,10 @@ void parallel_tasks(std::size_t count, Task&& task) {
 /// How many threads are worth starting for this many floats of work.
 std::size_t threads_for(std::size_t floats);
 
+/// In how many parts to share out this many floats of work: 1 for one thread, else a few for each, so that
+/// one that starts late, or loses its CPU for a while, leaves some of its share to the others.
+std::size_t parts_for(std::size_t floats);
+
 /// Split [0, n) evenly into at most `most` ranges: task(begin, end, range index).
 template <class Task>
 void parallel_parts(std::size_t n, std::size_t most, Task&& task) {
@@ -35,11 +39,11 @@ void parallel_parts(std::size_t n, std::size_t most, Task&& task) {
   });
 }
 
-/// The same with threads_for(n * floats_each) ranges. Where each range needs memory of its own, ask
-/// threads_for() once and use parallel_parts(): the number of threads may change at any time.
+/// The same with parts_for(n * floats_each) ranges. Where each range needs memory of its own, ask
+/// parts_for() once and use parallel_parts(): the number of threads may change at any time.
 template <class Task>
 void parallel_ranges(std::size_t n, std::size_t floats_each, Task&& task) {
-  parallel_parts(n, threads_for(n * floats_each), task);
+  parallel_parts(n, parts_for(n * floats_each), task);
 }
 
 }  // namespace fastinc

@@ -134,7 +134,7 @@ Workspace& workspace() {
 
 void reserve_step(std::size_t n, std::size_t dim) {
   Workspace& mine = workspace();
-  mine.parts = threads_for(n * dim);  // asked once: it may change at any time
+  mine.parts = parts_for(n * dim);  // asked once: it may change at any time
   const std::size_t floats = checked_multiply(kSumLevels * mine.parts, dim, "dim");
   mine.coalescer.reserve(n, mine.parts);
   if (mine.scratch.size() < floats) mine.scratch.resize(floats);

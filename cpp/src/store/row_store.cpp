@@ -225,7 +225,7 @@ std::size_t RowStore::read(std::span<const std::int64_t> ids, float* out) const 
 std::size_t RowStore::read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const {
   const Kernels& kernel = kernels();
   const std::size_t width = dim() + kQuantizedTail;
-  const std::size_t parts = threads_for(ids.size() * (dim() / 4 + 48));
+  const std::size_t parts = parts_for(ids.size() * (dim() / 4 + 48));
   std::vector<float> unknown(dim() * parts);
   std::atomic<std::size_t> found{0};
   parallel_parts(ids.size(), parts, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {

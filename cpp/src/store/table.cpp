@@ -108,7 +108,7 @@ void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t
   const std::size_t dim = store.dim();
   const auto add = kernels().add_scaled;
   const std::size_t floats_a_bag = dim * (n / (bags > 0 ? bags : 1) + 1);
-  const std::size_t parts = threads_for(bags * floats_a_bag);
+  const std::size_t parts = parts_for(bags * floats_a_bag);
   std::vector<float> rows(kPoolBlock * dim * parts);
   std::atomic<std::size_t> found{0};
   parallel_parts(bags, parts, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {

@@ -121,6 +121,18 @@ BOOST_AUTO_TEST_CASE(little_work_stays_on_one_thread) {
   BOOST_CHECK_EQUAL(threads_for(std::size_t{1} << 40), 4u);
 }
 
+BOOST_AUTO_TEST_CASE(much_work_is_shared_out_in_more_parts_than_threads) {
+  const UseThreads use(4);
+  BOOST_CHECK_EQUAL(parts_for(0), 1u);
+  BOOST_CHECK_EQUAL(parts_for(1000), 1u);
+  for (std::size_t floats = 1; floats < std::size_t{1} << 40; floats *= 3) {
+    BOOST_CHECK_GE(parts_for(floats), threads_for(floats));
+  }
+  BOOST_CHECK_EQUAL(parts_for(std::size_t{1} << 40), 32u);
+  const UseThreads one(1);
+  BOOST_CHECK_EQUAL(parts_for(std::size_t{1} << 40), 1u);
+}
+
 BOOST_AUTO_TEST_CASE(counts_out_of_range_are_refused) {
   const UseThreads use(2);
   for (const int count : {0, -1, 1025, std::numeric_limits<int>::min()}) {
