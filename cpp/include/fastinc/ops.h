@@ -42,4 +42,14 @@ void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8
 ///   q: (n, dim + 8) -> x: (n, dim)
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x);
 
+/// The k largest inner products of each query with the rows that dequantize_rowwise() would give, best first,
+/// equal float32 scores by smaller row: none is left out.
+///   queries: (n, dim), finite; q: (num_rows, dim + 8), dim at most 65536
+///   scores, rows: (n, k), padded with score -3.4028235e38 and row -1
+/// Scores are float32 sums in the same bytes for any thread count and instruction set; one that float32
+/// arithmetic would overflow on the way to is summed in float64 and saturates. A row whose values aren't
+/// finite has no place. Throws std::invalid_argument, naming the argument and the value.
+void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
+               std::size_t dim, std::size_t k, float* scores, std::int64_t* rows);
+
 }  // namespace fastinc

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/code_scan.h"
 #include "cpu/rows.h"
 #include "fastinc/initializer.h"
 #include "fastinc/optimizer.h"
@@ -57,6 +58,9 @@ struct Kernels {
   /// The same of their int8 copies; out: (n, dim + 8)
   void (*read_codes)(const RowSet& rows, const std::uint32_t* slots, const std::int64_t* ids, std::size_t n,
                      std::uint8_t* out, std::uint8_t* done);
+
+  /// Appends to each query's hits the rows whose score may be its threshold or more.
+  void (*scan_codes)(const CodeScan& scan);
 
   /// out[j] = <query, row r[j]>; here and below, row_numbers null means 0 .. n-1
   void (*score_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,

@@ -1,4 +1,5 @@
 // Compiled once per instruction set, with FASTINC_ISA naming the namespace (see CMakeLists.txt).
+#include "cpu/code_scan_loop.h"
 #include "cpu/kernels.h"
 #include "cpu/quantize_loop.h"
 #include "cpu/read_loop.h"
@@ -24,6 +25,7 @@ const Kernels kKernels = {
     .dequantize_rows = dequantize_rows,
     .read_rows = read_rows,
     .read_codes = read_codes,
+    .scan_codes = scan_codes,
     .score_rows = score_rows,
     .squared_distances = squared_distances,
     .squared_norms = squared_norms,

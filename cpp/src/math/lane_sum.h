@@ -30,8 +30,8 @@ struct Maximum {
 template <class Combine>
 FASTINC_HD float halve(const float* lanes, Combine combine) {
 #if defined(__GNUC__) && !defined(__CUDACC__)
-  // As a loop over floats GCC goes through memory for every half: 4 times the cost of a row of 64. Vectors wider
-  // than the machine's it takes apart float by float.
+  // As a loop over floats GCC goes through memory for every half: 4 times the cost of a row of 64. Vectors
+  // wider than the machine's it takes apart float by float.
   typedef float Lanes4 __attribute__((vector_size(16)));
   Lanes4 parts[kLanes / 4];
   __builtin_memcpy(parts, lanes, sizeof parts);

@@ -17,8 +17,8 @@ struct RowQuantizer {
     inverse = 255.0f / (range + 1e-8f);
   }
   FASTINC_HD std::uint8_t code(float x) const {
-    // 1.5 * 2^23: the sum's last bits are the integer, rounded half to even. No code of a finite row is below 0
-    // or rounds to more than 255; a row that overflowed has some code, and no conversion is undefined.
+    // 1.5 * 2^23: the sum's last bits are the integer, rounded half to even. No code of a finite row is below
+    // 0 or rounds to more than 255; a row that overflowed has some code, and no conversion is undefined.
     const float magic = 12582912.0f;
     return static_cast<std::uint8_t>(float_bits((x - bias) * inverse + magic));
   }

@@ -13,6 +13,7 @@
 #include "cpu/update.h"
 #include "fastinc/runtime.h"
 #include "math/scalar.h"
+#include "search/candidates.h"
 #include "store/repeats.h"
 #include "store/row_store.h"
 
@@ -23,36 +24,6 @@ constexpr std::size_t kRowBlock = 256;       // most rows scored for every query
 constexpr std::size_t kBlockFloats = 16384;  // their copies stay in the L2 cache
 constexpr std::size_t kQueryBlock = 64;      // queries answered in one pass over the rows
 constexpr std::size_t kMaxHeld = 1u << 22;   // candidates held at once, by all threads
-
-/// rank is the score, negated where small is good: larger is better.
-struct Candidate {
-  float rank;
-  std::int64_t id;
-};
-
-/// A total order, so the k best are the same ones however the rows are shared out.
-bool better(const Candidate& a, const Candidate& b) {
-  return a.rank > b.rank || (a.rank == b.rank && a.id < b.id);
-}
-
-/// The best `capacity` candidates offered, as a heap with the worst on top.
-struct Best {
-  Candidate* heap = nullptr;
-  std::size_t capacity = 0;
-  std::size_t size = 0;
-
-  bool full() const { return size == capacity; }
-  bool wants(const Candidate& c) const { return !full() || better(c, heap[0]); }
-  void offer(const Candidate& c) {
-    if (!wants(c)) return;
-    if (full()) {
-      std::pop_heap(heap, heap + size, better);
-      --size;
-    }
-    heap[size++] = c;
-    std::push_heap(heap, heap + size, better);
-  }
-};
 
 /// Lists of ids or slots, each ascending and distinct: one for every query, or one a query.
 template <class T>
@@ -128,26 +99,6 @@ std::size_t copy_rows(const RowStore& store, const Kernels& kernel, Slot* slots,
 /// Outside this range a float32 norm, or a product of two, may overflow or lose its digits.
 bool is_safe(float squared_norm) {
   return squared_norm > 1e-30f && squared_norm < 1e30f;
-}
-
-float saturate(double x) {
-  constexpr double kLargest = FLT_MAX;
-  return static_cast<float>(x > kLargest ? kLargest : (x < -kLargest ? -kLargest : x));
-}
-
-/// The rare score that float32 arithmetic can't reach.
-float precise_score(Metric metric, const float* q, const float* x, std::size_t dim) {
-  double ip = 0.0, qq = 0.0, xx = 0.0, distance = 0.0;
-  for (std::size_t i = 0; i < dim; ++i) {
-    const double a = q[i], b = x[i];
-    ip += a * b;
-    qq += a * a;
-    xx += b * b;
-    distance += (a - b) * (a - b);
-  }
-  if (metric == Metric::kL2) return saturate(distance);
-  if (metric == Metric::kIp) return saturate(ip);
-  return qq > 0.0 && xx > 0.0 ? saturate(ip / (base::square_root(qq) * base::square_root(xx))) : 0.0f;
 }
 
 /// One request. Rows may be written meanwhile: they are scored from copies.
