@@ -133,6 +133,24 @@ void dequantize(py::handle q_in, py::handle x_out) {
               [&] { dequantize_rowwise(q.data<std::uint8_t>(), q.size(0), dim, x.data<float>()); });
 }
 
+void topk(py::handle queries_in, py::handle q_in, py::handle scores_out, py::handle rows_out) {
+  const Tensor q(q_in, "q", Access::kRead, {DType::kUint8}, {kAny, kAny});
+  if (q.size(1) <= kQuantizedTail) {
+    throw py::value_error("q has " + std::to_string(q.size(1)) +
+                          " columns; a row is at least 9 bytes (1 code, scale, bias)");
+  }
+  const auto dim = static_cast<std::int64_t>(q.size(1) - kQuantizedTail);
+  const Tensor queries = float32_matrix(queries_in, "queries", Access::kRead, kAny, dim);
+  const auto n = static_cast<std::int64_t>(queries.size(0));
+  const Tensor scores = float32_matrix(scores_out, "scores", Access::kWrite, n, kAny);
+  const Tensor rows(rows_out, "rows", Access::kWrite, {DType::kInt64},
+                    {n, static_cast<std::int64_t>(scores.size(1))});
+  call_engine(q.bytes() * queries.size(0), [&] {
+    topk_int8(queries.data<float>(), queries.size(0), q.data<std::uint8_t>(), q.size(0),
+              q.size(1) - kQuantizedTail, scores.size(1), scores.data<float>(), rows.data<std::int64_t>());
+  });
+}
+
 }  // namespace
 
 void register_ops(py::module_& m) {
@@ -153,6 +171,7 @@ void register_ops(py::module_& m) {
            py::arg("ids"), py::arg("grads"), py::arg("nonfinite"));
   m.def("quantize_rowwise", &quantize, py::arg("x"), py::arg("out"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"));
+  m.def("topk_int8", &topk, py::arg("queries"), py::arg("q"), py::arg("scores"), py::arg("rows"));
 }
 
 }  // namespace fastinc::bindings

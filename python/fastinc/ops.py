@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastinc import _core
-from fastinc._arguments import as_choice, as_flag, as_number
+from fastinc._arguments import as_choice, as_flag, as_number, as_whole
 
 __all__ = [
     "adagrad_update",
@@ -32,6 +32,7 @@ __all__ = [
     "quantize_rowwise",
     "rowwise_adagrad_update",
     "sgd_update",
+    "topk_int8",
 ]
 
 NonFinite = Literal["raise", "skip"]
@@ -374,3 +375,51 @@ def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
         out = _as_kind_of(q, np.empty((rows, columns - 8), dtype=np.float32))
     _core.dequantize_rowwise(q, out)
     return out
+
+
+def topk_int8(queries: Array, q: Array, k: int) -> tuple[Array, Array]:
+    """Return the k rows of `q` with the largest inner product with each query: all of them, scored in float32.
+
+    Integer inner products (VNNI where the CPU has it) bound every row's score; what may be among the best is scored
+    as ``queries @ dequantize_rowwise(q).T`` would, so that no approximation is left in the answer.
+
+    Parameters
+    ----------
+    queries
+        (n, dim) or (dim,) float32, finite.
+    q
+        (rows, dim + 8) uint8, as :func:`quantize_rowwise` makes them; dim at most 65536.
+    k
+        At least 1; more than there are rows is padded.
+
+    Returns
+    -------
+    scores, rows
+        (n, k) float32 and int64, or (k,) for one (dim,) query; torch tensors if `queries` is one, else NumPy arrays.
+        Best first, equal scores by smaller row; padded with score -3.4028235e38 and row -1. The same bytes for any
+        thread count and instruction set. Rows with values that aren't finite are left out.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A wrong shape, dtype or layout, a query that isn't finite, or k below 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastinc as fi
+    >>> q = fi.ops.quantize_rowwise(np.array([[0, 1], [5, 5], [2, 0]], dtype=np.float32))
+    >>> scores, rows = fi.ops.topk_int8(np.array([1, 0], dtype=np.float32), q, k=2)
+    >>> scores.tolist(), rows.tolist()
+    ([5.0, 2.0], [1, 2])
+    """
+    k = as_whole(k, "k", 1)
+    shape = tuple(getattr(queries, "shape", ()))
+    if len(shape) not in (1, 2):
+        raise ValueError(f"queries has shape {shape}; it must be 1-D or 2-D")
+    matrix = queries.reshape(1, -1) if len(shape) == 1 else queries
+    scores = np.empty((len(matrix), k), dtype=np.float32)
+    rows = np.empty((len(matrix), k), dtype=np.int64)
+    _core.topk_int8(matrix, q, scores, rows)
+    if len(shape) == 1:
+        scores, rows = scores[0], rows[0]
+    return _as_kind_of(queries, scores), _as_kind_of(queries, rows)
