@@ -80,6 +80,7 @@ std::string dtype_text(const DLDataType& dtype) {
   const char* kind = dtype.code == kDLFloat  ? "float"
                      : dtype.code == kDLInt  ? "int"
                      : dtype.code == kDLUInt ? "uint"
+                     : dtype.code == kDLBfloat ? "bfloat"
                                              : nullptr;
   std::string text =
       kind != nullptr ? kind + std::to_string(dtype.bits) : "dlpack code " + std::to_string(dtype.code);

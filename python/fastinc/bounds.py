@@ -13,7 +13,7 @@ __all__ = ["TTL", "MinCount"]
 #: Slots are 32-bit numbers, and one of them says that there is none.
 _MOST_ROWS = 2**32 - 2
 #: What the engine has in the place of a sketch that isn't there.
-_ANY_WIDTH = 2**20
+_ANY_WIDTH = 2**22
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,11 @@ class TTL:
     """A row goes when it hasn't been written for so many seconds.
 
     As ``fi.EmbeddingTable(..., eviction=fi.TTL(seconds))``. Writes are :meth:`~EmbeddingTable.update` and
-    :meth:`~EmbeddingTable.load`; lookups prolong nothing. Rows whose time is over go at the next write to the table,
-    at most 1024 + 4 for each id of that batch at a time, or all at once by :meth:`~EmbeddingTable.expire`; until
-    then they can be read. Time is kept in 1024 steps of `seconds`: a row goes at most 1/1024 of it late, and never
-    early. In a pickled, copied or restored table every row counts as written at that moment.
+    :meth:`~EmbeddingTable.load`; lookups prolong nothing. Rows whose time is over go with the next write to the table
+    that doesn't write them, at most 1024 + 4 for each id of that batch at a time, or all at once by
+    :meth:`~EmbeddingTable.expire`; until then they can be read, count as rows, and are found by searches. Time is kept
+    in 1024 steps of `seconds`: a row goes at most 1/1024 of it late, and never early. In a pickled, copied or restored
+    table every row counts as written at that moment.
 
     Parameters
     ----------
@@ -71,8 +72,10 @@ class MinCount:
     n
         Sightings, 1 to 255; 1 gives every id a row.
     width
-        Counters of one byte, 64 to 2**38, rounded up to a power of two. Four times the sightings between which an id
-        should come back.
+        Counters of one byte, 64 to 2**38 and at least 8 `n`, rounded up to a power of two. Let `gap` be how many
+        sightings of other ids without a row come between two of an id that should get one: 4 `n` `gap` give it the
+        row at its `n`-th sighting, less than 2 `n` `gap` perhaps never. The default is for ids that come back within
+        half a million (`n` = 2) or 100,000 (`n` = 10) such sightings.
 
     Examples
     --------
@@ -89,6 +92,10 @@ class MinCount:
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", as_whole(self.n, "n", 1, 255))
         object.__setattr__(self, "width", as_whole(self.width, "width", 64, 2**38))
+        if self.n > 1 and self.width < 8 * self.n:
+            raise ValueError(
+                f"width = {self.width} must be at least 8 n = {8 * self.n}: counters fade before they reach n"
+            )
 
 
 #: What `eviction` may be.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import Any, Literal
 
 import numpy as np
@@ -49,16 +50,18 @@ class EmbeddingTable:
         "cpu".
     max_rows
         Rows the table keeps at most; None: any number. A batch that needs more rows than there is room for evicts
-        others, by `eviction`, never those of its own ids; one with more distinct ids than `max_rows` raises and
-        changes nothing.
+        others, by `eviction`, never those of its own ids; one with more distinct ids than `max_rows` raises, whether
+        `admission` would give them rows or not, and changes nothing: split it.
     eviction
         Which rows go: "lru" (the default with `max_rows`) the one longest unwritten, "lfu" the one written in the
-        fewest batches and of those the longest unwritten, ``fi.TTL(seconds)`` each one unwritten for so long, and the
+        fewest batches since it was made (nothing ages: what was hot keeps its place) and of those the longest
+        unwritten, ``fi.TTL(seconds)`` each one unwritten for so long, and the
         longest unwritten where `max_rows` is reached before. Of equal rows the one in the lower slot goes.
         A row is used when it is written, by :meth:`update` or :meth:`load`; lookups never change what stays.
         Evicted ids appear in :meth:`changes` as removed, and an evicted id starts anew.
     admission
-        ``fi.MinCount(n)``: an id gets a row at its `n`-th sighting in :meth:`update`; None: at its first.
+        ``fi.MinCount(n)``: an id gets a row at its `n`-th sighting in :meth:`update`, if it comes often enough for the
+        sketch's `width`; None: at its first.
 
     Raises
     ------
@@ -163,9 +166,13 @@ class EmbeddingTable:
         return len(self._core)
 
     def __contains__(self, id: object) -> bool:
-        if isinstance(id, bool) or not isinstance(id, (int, np.integer)) or not -(2**63) <= int(id) < 2**63:
+        if isinstance(id, (bool, np.bool_)):
             return False
-        return int(id) in self._core
+        try:
+            number = operator.index(id)  # type: ignore[arg-type]
+        except TypeError:
+            return False
+        return -(2**63) <= number < 2**63 and number in self._core
 
     def __repr__(self) -> str:
         what = f"dim={self.dim}, optimizer={self._optimizer!r}{self._bounds}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import time
 from collections import Counter
 
@@ -101,7 +102,7 @@ class BoundedMachine(RuleBasedStateMachine):
     def fits(self, ids, write):
         if len(set(ids)) <= self.model.max_rows:
             return True
-        message = rf"ids: a batch of {len(set(ids))} distinct ids .* max_rows = {self.model.max_rows}$"
+        message = rf"ids: a batch of {len(set(ids))} distinct ids .* max_rows = {self.model.max_rows}; split it$"
         with pytest.raises(ValueError, match=message):
             write()
         return False
@@ -289,7 +290,7 @@ def test_rare_ids_get_no_row():
     load(table, [77], 5)
     assert held(table) == [1, 2, 77]
     assert table.stats()["refused"] == 4
-    assert table.stats()["bytes"]["admission"] == 2**20
+    assert table.stats()["bytes"]["admission"] == 2**22
 
 
 def test_refused_gradients_are_checked_all_the_same():
@@ -374,8 +375,8 @@ def test_properties_and_repr():
     assert (table.max_rows, table.eviction, table.admission) == (None, None, None)
     assert "max_rows" not in repr(table)
     table = make(max_rows=np.int64(5), eviction=fi.TTL(np.float32(2)), admission=fi.MinCount(3))
-    assert (table.max_rows, table.eviction, table.admission) == (5, fi.TTL(2.0), fi.MinCount(3, 2**20))
-    expected = "max_rows=5, eviction=TTL(seconds=2.0), admission=MinCount(n=3, width=1048576), rows=0, version=0)"
+    assert (table.max_rows, table.eviction, table.admission) == (5, fi.TTL(2.0), fi.MinCount(3, 2**22))
+    expected = "max_rows=5, eviction=TTL(seconds=2.0), admission=MinCount(n=3, width=4194304), rows=0, version=0)"
     assert repr(table).endswith(expected)
     assert make(max_rows=5).eviction == "lru"
     for name, value in (("max_rows", 6), ("eviction", "lru"), ("admission", None)):
@@ -390,3 +391,66 @@ def test_a_view_has_no_limits_of_its_own():
     assert (table.max_rows, table.eviction, table.admission) == (None, None, None)
     with pytest.raises(TypeError, match=r"expire: this table belongs to a Recommender"):
         table.expire()
+
+
+def test_a_row_whose_time_is_over_stays_if_the_batch_writes_it():
+    table = make(eviction=fi.TTL(0.02))
+    load(table, [1, 2, 3], 5)
+    time.sleep(0.04)
+    update(table, [2])
+    assert held(table) == [2]
+    assert table.lookup([2])[0, 0] == 6, "as it was, and one step"
+    assert sorted(table.changes(1).removed.tolist()) == [1, 3]
+    time.sleep(0.04)
+    load(table, [2, 4], 7)
+    assert held(table) == [2, 4]
+
+
+def test_readers_never_miss_a_row_that_every_batch_writes():
+    table = make(eviction=fi.TTL(1e-4))
+    ids = np.arange(2000)
+    load(table, ids, 1)
+    missed, stop = [], threading.Event()
+
+    def read():
+        while not stop.is_set():
+            rows = table.lookup([17, 999, 1999])
+            found = table.ids()
+            if (rows == 0).any() or 17 not in table or len(found) != len(np.unique(found)):
+                missed.append(rows)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        time.sleep(0.0005)
+        update(table, np.random.default_rng(0).permutation(ids))
+    stop.set()
+    reader.join()
+    assert not missed
+
+
+def test_a_refused_batch_counts_nothing():
+    table = make(max_rows=3)
+    grads = np.ones((5, table.dim), np.float32)
+    grads[4] = np.nan
+    before = table.stats()
+    with pytest.raises(ValueError, match="split it"):
+        table.update([1, 2, 3, 4, 5], grads, nonfinite="skip")
+    assert table.stats() == before
+
+
+def test_sketches_too_narrow_to_count_so_far_are_refused():
+    with pytest.raises(ValueError, match=r"width = 64 must be at least 8 n = 320"):
+        fi.MinCount(40, 64)
+    fi.MinCount(1, 64)
+    fi.MinCount(8, 64)
+
+
+@pytest.mark.parametrize("one", [1, np.int8(1), np.array(1), np.uint64(1)])
+def test_any_integer_may_be_asked_for(one):
+    table = make()
+    load(table, [1], 1)
+    assert one in table
+    for other in (1.0, "1", None, True, [1], 2**64, -(2**63) - 1):
+        assert other not in table

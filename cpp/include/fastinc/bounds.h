@@ -18,7 +18,7 @@ struct TableBounds {
   Eviction eviction = Eviction::kNone;
   double ttl = 0.0;                                 // seconds unwritten after which a row goes; 0: it stays
   std::uint32_t min_count = 1;                      // sightings of an id in updates before it gets a row
-  std::size_t sketch_width = std::size_t{1} << 20;  // counters of one byte each, for min_count > 1
+  std::size_t sketch_width = std::size_t{1} << 22;  // counters of one byte each, for min_count > 1
   double (*clock)() = nullptr;                      // seconds; null: the system's steady clock
 
   bool evicts() const { return max_rows > 0 || ttl > 0.0; }

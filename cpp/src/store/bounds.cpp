@@ -54,6 +54,9 @@ void validate(const TableBounds& bounds) {
   require(bounds.min_count >= 1 && bounds.min_count <= kMostCounted,
           "min_count = " + std::to_string(bounds.min_count) + " must be from 1 to " +
               std::to_string(kMostCounted));
+  require(bounds.min_count <= 1 || bounds.sketch_width >= 8 * std::size_t{bounds.min_count},
+          "sketch_width = " + std::to_string(bounds.sketch_width) + " must be at least 8 * min_count = " +
+              std::to_string(8 * std::size_t{bounds.min_count}) + ": counters fade before they reach it");
   require(bounds.sketch_width >= 64 && bounds.sketch_width <= std::size_t{1} << 38,
           "sketch_width = " + std::to_string(bounds.sketch_width) + " must be from 64 to 2^38");
 }
@@ -72,9 +75,9 @@ void Bounds::check_fits(std::span<const std::int64_t> ids) const {
   const auto end = std::unique(distinct.begin(), distinct.end());
   const auto count = static_cast<std::size_t>(end - distinct.begin());
   if (count > config_.max_rows) {
-    throw std::invalid_argument(
-        "ids: a batch of " + std::to_string(count) +
-        " distinct ids has no room in a table of max_rows = " + std::to_string(config_.max_rows));
+    throw std::invalid_argument("ids: a batch of " + std::to_string(count) +
+                                " distinct ids has no room in a table of max_rows = " +
+                                std::to_string(config_.max_rows) + "; split it");
   }
 }
 
@@ -162,7 +165,7 @@ void Bounds::restart(std::uint64_t version) {
 }
 
 std::size_t Bounds::eviction_bytes(std::size_t slot_count) const {
-  return victim_bytes_.load(std::memory_order_relaxed) +
+  return victim_bytes_.load(std::memory_order_relaxed) + moments_.capacity() * sizeof(Moment) +
          (counts_uses() ? slot_count * sizeof(std::uint32_t) : 0);
 }
 

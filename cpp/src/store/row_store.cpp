@@ -287,14 +287,16 @@ void RowStore::create(std::span<const std::int64_t> ids, Slot* slots, std::uint6
   const auto unknown = static_cast<std::size_t>(std::count(slots, slots + n, kNoSlot));
   const bool full =
       bounds_ && bounds_->config().max_rows > 0 && size() + unknown > bounds_->config().max_rows;
+  if (unknown > 0) {
+    created_.clear();
+    created_.reserve(unknown);
+    evicted_.reserve(most_expired_ + unknown);
+    reserve_free(most_expired_ + (full ? unknown : 0) + 1);
+    if (full) bounds_->reserve_batch(n);
+    reserve_pages(full ? std::max(bounds_->config().max_rows, size()) - size() : unknown);
+  }
   if (bounds_ && (full || bounds_->counts_uses())) touch(slots, n, version);
   if (unknown == 0) return;
-  created_.clear();
-  created_.reserve(unknown);
-  evicted_.reserve(evicted_.size() + unknown);
-  reserve_free(full ? unknown + 1 : 1);
-  if (full) bounds_->reserve_batch(n);
-  reserve_pages(full ? std::max(bounds_->config().max_rows, size()) - size() : unknown);
   insert_unknown(ids, slots, version);
   // nothing below allocates
   const auto start = kernels().start_row;
@@ -364,16 +366,19 @@ void RowStore::touch(const Slot* slots, std::size_t n, std::uint64_t version) no
   }
 }
 
-void RowStore::expire(std::uint64_t version, std::size_t most) {
+std::size_t RowStore::reserve_expire(std::size_t most, std::size_t others) {
   constexpr std::size_t kMostKept = 1 << 16;  // capacity, after many rows went at once
   if (evicted_.capacity() > kMostKept) evicted_ = {};
   evicted_.clear();
-  if (!bounds_ || bounds_->config().ttl <= 0.0) return;
-  most = std::min(most, size());
-  evicted_.reserve(most);
-  reserve_free(most);
-  reserve_commit(0, most);
-  while (evicted_.size() < most) {
+  most_expired_ = bounds_ && bounds_->config().ttl > 0.0 ? std::min(most, size() + others) : 0;
+  if (most_expired_ == 0) return 0;
+  evicted_.reserve(most_expired_ + others);
+  reserve_free(most_expired_ + others + 1);
+  return most_expired_;
+}
+
+void RowStore::expire(std::uint64_t version) noexcept {
+  for (std::size_t n = 0; n < most_expired_; ++n) {
     const auto slot = bounds_->next_expired(*this);
     if (!slot) break;
     evict(*slot, version);

@@ -80,8 +80,11 @@ class RowStore {
 
   Bounds* bounds() { return bounds_.get(); }
 
-  /// Give up rows whose time is over, `most` at most. Every batch begins with it. They are in evicted().
-  void expire(std::uint64_t version, std::size_t most);
+  /// What expire() needs to give up `most` rows at most, after create() has evicted `others`. Every batch
+  /// begins with it. Returns how many it may be. Throws std::bad_alloc.
+  std::size_t reserve_expire(std::size_t most, std::size_t others);
+  /// Give up rows whose time is over. Every batch ends with it: its own rows stay. They are in evicted().
+  void expire(std::uint64_t version) noexcept;
 
   /// Create rows for the ids that find() knew none for, in the place of others where the table is full: start
   /// values, not to be seen by readers until a step, publish() or set_row(). On failure no row was made,
@@ -162,6 +165,7 @@ class RowStore {
   std::unique_ptr<Bounds> bounds_;  // null: none
   std::vector<Slot> created_;       // of the batch at hand
   std::vector<std::int64_t> evicted_;
+  std::size_t most_expired_ = 0;
   bool unfinished_ = false;
   std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};
   std::atomic<std::uint64_t> version_{0};

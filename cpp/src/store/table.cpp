@@ -140,13 +140,12 @@ WriteTurn Table::try_write() {
 
 namespace {
 
-/// What a batch of these ids may need is there, and rows whose time is over are gone, some at a time.
-void begin_batch(RowStore& store, std::span<const std::int64_t> ids, std::uint64_t version) {
+/// What a batch of these ids may need is there.
+void begin_batch(RowStore& store, std::span<const std::int64_t> ids) {
   constexpr std::size_t kExpireAtLeast = 1024, kExpireAnId = 4;
   if (store.bounds() != nullptr) store.bounds()->check_fits(ids);
-  const std::size_t expire = kExpireAtLeast + kExpireAnId * ids.size();
-  store.reserve_commit(ids.size(), store.bounds() != nullptr ? expire + ids.size() : 0);
-  store.expire(version, expire);
+  const std::size_t expire = store.reserve_expire(kExpireAtLeast + kExpireAnId * ids.size(), ids.size());
+  store.reserve_commit(ids.size(), expire + (store.bounds() != nullptr ? ids.size() : 0));
 }
 
 /// Leave out gradients of ids that haven't been seen often enough.
@@ -189,10 +188,12 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
                           WriteTurn turn) {
   RowStore& store = *store_;
   CleanBatch<std::int64_t> batch = clean_batch(ids, grads, store.dim(), policy);
-  store.counters.skipped += batch.skipped;
   const std::size_t n = batch.ids.size();
   position_bits_for(n, kNoSlot);
-  if (n == 0) return batch.skipped;
+  if (n == 0) {
+    store.counters.skipped += batch.skipped;
+    return batch.skipped;
+  }
   thread_local std::vector<Slot> slots, distinct;
   slots.resize(n);
   distinct.resize(n);
@@ -201,13 +202,17 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
   const OptimizerParams params = store.optimizer().params();
   reserve_step(n, store.dim());
   const EvictionGuard guard(store, version);
-  begin_batch(store, batch.ids, version);
+  begin_batch(store, batch.ids);
   store.find(batch.ids, slots.data());
   if (store.bounds() != nullptr) refuse_rare(*store.bounds(), batch, slots, store.dim());
   store.create(batch.ids, slots.data(), version);
   const std::size_t rows = step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots),
                                      batch.grads, version, distinct.data());
-  if (rows > 0) store.commit(version, std::span(distinct.data(), rows), store.evicted());
+  store.expire(version);
+  if (rows > 0 || store.unfinished()) {
+    store.commit(version, std::span(distinct.data(), rows), store.evicted());
+  }
+  store.counters.skipped += batch.skipped;
   return batch.skipped;
 }
 
@@ -221,7 +226,7 @@ void Table::load(std::span<const std::int64_t> ids, const float* vectors, WriteT
   take_turn(store, turn);
   const std::uint64_t version = store.version() + 1;
   const EvictionGuard guard(store, version);
-  begin_batch(store, ids, version);
+  begin_batch(store, ids);
   store.find(ids, slots.data());
   store.create(ids, slots.data(), version);
   // The last of a row's vectors alone is written: two threads must not write one row.
@@ -238,6 +243,7 @@ void Table::load(std::span<const std::int64_t> ids, const float* vectors, WriteT
   });
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = slots[order[i]];
   slots.assign(order.begin(), order.end());
+  store.expire(version);
   store.commit(version, slots, store.evicted());
 }
 
@@ -246,7 +252,8 @@ std::size_t Table::expire() {
   const WriteTurn turn(store.mutex);
   const std::uint64_t version = store.version() + 1;
   const EvictionGuard guard(store, version);
-  store.expire(version, store.size());
+  store.reserve_commit(0, store.reserve_expire(store.size(), 0));
+  store.expire(version);
   return store.evicted().size();
 }
 
@@ -382,7 +389,7 @@ void Table::import_state(const TableState& in) {
   require(in.row_versions.size() == n, "row_versions and ids differ in length");
   require(in.weights.size() == n * dim, "weights is not (rows, dim)");
   require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
-  require(in.version <= kLastVersion, "the version is out of range");
+  require(in.version <= kLastVersion / 2, "the version is out of range");  // with as many still to come
   const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
   require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
           "a row version is out of range");

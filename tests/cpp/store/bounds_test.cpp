@@ -247,6 +247,7 @@ BOOST_AUTO_TEST_CASE(bounds_that_make_no_sense) {
   refused({.min_count = 0}, {"min_count = 0"});
   refused({.min_count = 256}, {"min_count = 256", "255"});
   refused({.sketch_width = 3}, {"sketch_width = 3"});
+  refused({.min_count = 40, .sketch_width = 64}, {"sketch_width = 64", "8 * min_count = 320"});
 }
 
 /// A stream of ids that never come back, with a few that do, through a small table.
