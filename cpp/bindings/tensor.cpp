@@ -77,11 +77,11 @@ DType dtype_from(const DLDataType& dtype) {
 }
 
 std::string dtype_text(const DLDataType& dtype) {
-  const char* kind = dtype.code == kDLFloat  ? "float"
-                     : dtype.code == kDLInt  ? "int"
-                     : dtype.code == kDLUInt ? "uint"
+  const char* kind = dtype.code == kDLFloat    ? "float"
+                     : dtype.code == kDLInt    ? "int"
+                     : dtype.code == kDLUInt   ? "uint"
                      : dtype.code == kDLBfloat ? "bfloat"
-                                             : nullptr;
+                                               : nullptr;
   std::string text =
       kind != nullptr ? kind + std::to_string(dtype.bits) : "dlpack code " + std::to_string(dtype.code);
   if (dtype.lanes != 1) text += "x" + std::to_string(dtype.lanes);
