@@ -5,9 +5,8 @@
 #include "cpu/code_scan.h"
 #include "math/config.h"
 
-#if defined(__AVX512BW__) && defined(__GNUC__)
+#if defined(__AVX2__)
 #include <immintrin.h>
-#define FASTINC_HAVE_VNNI
 #endif
 
 namespace FASTINC_ISA_NAMESPACE {
@@ -19,6 +18,48 @@ inline __attribute__((always_inline)) CodeHit make_hit(std::uint32_t row, float 
   return {row, upper, upper - 2.0f * margin};
 }
 
+#if defined(__AVX2__)
+/// Count queries at once. Sums of two products stay within 16 bits for query codes up to 63.
+template <int Count>
+static inline void dot_columns(const CodeScan& scan, std::size_t first) {
+  const std::size_t groups = code_groups(scan.dim);
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i low[Count], high[Count];  // rows 0 .. 7 and 8 .. 15
+  for (int q = 0; q < Count; ++q) low[q] = high[q] = _mm256_setzero_si256();
+  for (std::size_t g = 0; g < groups; ++g) {
+    const __m256i* const column = reinterpret_cast<const __m256i*>(scan.columns + g * kScanRows);
+    const __m256i a = _mm256_load_si256(column), b = _mm256_load_si256(column + 1);
+    for (int q = 0; q < Count; ++q) {
+      std::int32_t four;
+      __builtin_memcpy(&four, scan.queries[first + q].codes + 4 * g, sizeof four);
+      const __m256i query = _mm256_set1_epi32(four);
+      low[q] = _mm256_add_epi32(low[q], _mm256_madd_epi16(_mm256_maddubs_epi16(a, query), ones));
+      high[q] = _mm256_add_epi32(high[q], _mm256_madd_epi16(_mm256_maddubs_epi16(b, query), ones));
+    }
+  }
+  for (int q = 0; q < Count; ++q) {
+    __m256i* const dots = reinterpret_cast<__m256i*>(scan.dots + (first + q) * kScanRows);
+    _mm256_store_si256(dots, low[q]);
+    _mm256_store_si256(dots + 1, high[q]);
+  }
+}
+
+/// dots[q * 16 + j] = <query q's codes, row j's codes>. rows: (16,), turned into columns of 4 codes first.
+static void code_dots(const CodeScan& scan, const std::uint8_t* const* rows) {
+  const std::size_t whole = scan.dim / 4, left = scan.dim % 4;
+  for (std::size_t j = 0; j < kScanRows; ++j) {
+    for (std::size_t g = 0; g < whole; ++g) {
+      __builtin_memcpy(&scan.columns[g * kScanRows + j], rows[j] + 4 * g, 4);
+    }
+    std::uint32_t last = 0;
+    for (std::size_t i = 0; i < left; ++i) last |= std::uint32_t{rows[j][4 * whole + i]} << 8 * i;
+    if (left > 0) scan.columns[whole * kScanRows + j] = last;
+  }
+  std::size_t q = 0;
+  for (; q + 4 <= scan.query_count; q += 4) dot_columns<4>(scan, q);
+  for (; q < scan.query_count; ++q) dot_columns<1>(scan, q);
+}
+#else
 /// dots[q * 16 + j] = <query q's codes, row j's codes>. rows: (16,)
 static void code_dots(const CodeScan& scan, const std::uint8_t* const* rows) {
   const std::size_t dim = scan.dim;
@@ -35,8 +76,9 @@ static void code_dots(const CodeScan& scan, const std::uint8_t* const* rows) {
     }
   }
 }
+#endif
 
-#if defined(FASTINC_HAVE_VNNI)
+#if defined(__AVX512BW__)
 #define FASTINC_VNNI __attribute__((target("avx512vnni,avx512bw,avx512vl")))
 
 // GCC 12 warns of the forms without a mask: they use something undefined.
@@ -222,12 +264,30 @@ static void scan_codes_anywhere(const CodeScan& scan) {
   }
 }
 
+#if defined(__AVX512BW__)
+inline bool have_vnni() {
+  static const bool have = __builtin_cpu_supports("avx512vnni");
+  return have;
+}
+#endif
+
 static void scan_codes(const CodeScan& scan) {
-#if defined(FASTINC_HAVE_VNNI)
-  static const bool vnni = __builtin_cpu_supports("avx512vnni");
-  if (vnni) return scan_codes_vnni(scan);
+#if defined(__AVX512BW__)
+  if (have_vnni()) return scan_codes_vnni(scan);
 #endif
   scan_codes_anywhere(scan);
+}
+
+/// The largest magnitude of a query's codes.
+static int scan_code_limit() {
+#if defined(__AVX512BW__)
+  if (have_vnni()) return 127;
+#endif
+#if defined(__AVX2__)
+  return 63;
+#else
+  return 127;
+#endif
 }
 
 }  // namespace FASTINC_ISA_NAMESPACE

@@ -61,6 +61,8 @@ struct Kernels {
 
   /// Appends to each query's hits the rows whose score may be its threshold or more.
   void (*scan_codes)(const CodeScan& scan);
+  /// Query codes that it can take are from -limit to limit.
+  int (*scan_code_limit)();
 
   /// out[j] = <query, row r[j]>; here and below, row_numbers null means 0 .. n-1
   void (*score_rows)(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n, const float* query,

@@ -26,6 +26,7 @@ const Kernels kKernels = {
     .read_rows = read_rows,
     .read_codes = read_codes,
     .scan_codes = scan_codes,
+    .scan_code_limit = scan_code_limit,
     .score_rows = score_rows,
     .squared_distances = squared_distances,
     .squared_norms = squared_norms,

@@ -32,22 +32,23 @@ struct Lines {
 /// Queries in the form that scans want, thresholds and hits aside.
 class CodedQueries {
  public:
-  CodedQueries(const float* queries, std::size_t n, std::size_t dim)
+  CodedQueries(const Kernels& kernel, const float* queries, std::size_t n, std::size_t dim)
       : stride_(code_groups(dim) * 4), codes_(n * stride_), queries_(n) {
+    const auto limit = static_cast<float>(kernel.scan_code_limit());
     for (std::size_t q = 0; q < n; ++q)
-      encode(queries + q * dim, dim, codes_.data() + q * stride_, queries_[q]);
+      encode(queries + q * dim, dim, limit, codes_.data() + q * stride_, queries_[q]);
   }
   const CodeQuery& operator[](std::size_t q) const { return queries_[q]; }
 
  private:
-  static void encode(const float* x, std::size_t dim, std::int8_t* codes, CodeQuery& query) {
+  static void encode(const float* x, std::size_t dim, float limit, std::int8_t* codes, CodeQuery& query) {
     float largest = 0.0f;
     for (std::size_t i = 0; i < dim; ++i) largest = std::max(largest, std::abs(x[i]));
-    const float scale = largest / 127.0f;
+    const float scale = largest / limit;
     double sum = 0.0, rest_sum = 0.0, rests = 0.0, magnitudes = 0.0;
     for (std::size_t i = 0; i < dim; ++i) {
       const float code = scale > 0.0f ? std::nearbyint(x[i] / scale) : 0.0f;
-      codes[i] = static_cast<std::int8_t>(std::clamp(code, -127.0f, 127.0f));
+      codes[i] = static_cast<std::int8_t>(std::clamp(code, -limit, limit));
       const double rest = static_cast<double>(x[i]) - static_cast<double>(scale) * codes[i];
       sum += static_cast<double>(x[i]);
       rest_sum += rest;
@@ -111,9 +112,10 @@ void drop_hits(CodeQuery& query, std::size_t k, std::vector<float>& lowers) {
 /// A range of rows, scanned for a block of queries by one thread.
 class Part {
  public:
-  Part(const Rows& rows, std::size_t k, const float* queries, const CodedQueries& coded, std::size_t count,
-       std::size_t begin, std::size_t end)
-      : rows_(rows),
+  Part(const Kernels& kernel, const Rows& rows, std::size_t k, const float* queries,
+       const CodedQueries& coded, std::size_t count, std::size_t begin, std::size_t end)
+      : kernel_(kernel),
+        rows_(rows),
         k_(k),
         queries_(queries),
         begin_(begin),
@@ -133,13 +135,13 @@ class Part {
   }
 
   void scan() noexcept {
-    const Kernels& kernel = kernels();
     for (std::size_t at = begin_; at < end_; at += kChunk) {
-      kernel.scan_codes({rows_.at(at), std::min(kChunk, end_ - at), rows_.dim, static_cast<std::uint32_t>(at),
-                         scanned_.data(), scanned_.size(), reinterpret_cast<std::uint32_t*>(columns_.data()),
-                         reinterpret_cast<std::int32_t*>(dots_.data())});
+      kernel_.scan_codes({rows_.at(at), std::min(kChunk, end_ - at), rows_.dim,
+                          static_cast<std::uint32_t>(at), scanned_.data(), scanned_.size(),
+                          reinterpret_cast<std::uint32_t*>(columns_.data()),
+                          reinterpret_cast<std::int32_t*>(dots_.data())});
       for (std::size_t q = 0; q < scanned_.size(); ++q) {
-        if (scanned_[q].found > limit_) make_room(kernel, q);
+        if (scanned_[q].found > limit_) make_room(q);
       }
     }
     for (CodeQuery& query : scanned_) drop_hits(query, k_, lowers_);
@@ -149,13 +151,13 @@ class Part {
 
  private:
   /// Where bounds leave too many, because scores are all but equal, the hits are scored and the k best kept.
-  void make_room(const Kernels& kernel, std::size_t q) noexcept {
+  void make_room(std::size_t q) noexcept {
     CodeQuery& query = scanned_[q];
     drop_hits(query, k_, lowers_);
     if (query.found <= k_ + kRoom / 2) return;
     for (std::size_t i = 0; i < query.found; ++i) {
       CodeHit& hit = query.hits[i];
-      hit.upper = hit.lower = exact_score(kernel, rows_, queries_ + q * rows_.dim, hit.row, buffer_.data());
+      hit.upper = hit.lower = exact_score(kernel_, rows_, queries_ + q * rows_.dim, hit.row, buffer_.data());
     }
     CodeHit* end = std::remove_if(query.hits, query.hits + query.found,
                                   [](const CodeHit& hit) { return std::isnan(hit.upper); });
@@ -169,6 +171,7 @@ class Part {
     query.threshold = std::max(query.threshold, (end - 1)->upper);
   }
 
+  const Kernels& kernel_;
   const Rows& rows_;
   const std::size_t k_;
   const float* queries_;  // (count, dim)
@@ -180,9 +183,9 @@ class Part {
 };
 
 /// The k best of all parts' hits, best first. merged, held: scratch; held: (k,)
-void answer(const Rows& rows, const std::vector<Part>& parts, std::size_t q, std::size_t k,
-            const float* query, std::vector<CodeHit>& merged, std::vector<float>& lowers, float* buffer,
-            Candidate* held, float* scores, std::int64_t* ids) {
+void answer(const Kernels& kernel, const Rows& rows, const std::vector<Part>& parts, std::size_t q,
+            std::size_t k, const float* query, std::vector<CodeHit>& merged, std::vector<float>& lowers,
+            float* buffer, Candidate* held, float* scores, std::int64_t* ids) {
   merged.clear();
   for (const Part& part : parts) {
     const auto hits = part.hits(q);
@@ -199,7 +202,6 @@ void answer(const Rows& rows, const std::vector<Part>& parts, std::size_t q, std
   };
   std::sort(merged.begin(), merged.end(),
             [&](const CodeHit& a, const CodeHit& b) { return upper(a) > upper(b); });
-  const Kernels& kernel = kernels();
   Best best{held, k, 0};
   for (const CodeHit& hit : merged) {
     if (best.full() && upper(hit) < held[0].rank) break;
@@ -214,15 +216,16 @@ void answer(const Rows& rows, const std::vector<Part>& parts, std::size_t q, std
 }
 
 /// Queries [0, count) of a block.
-void answer_block(const Rows& rows, const float* queries, std::size_t count, std::size_t k, float* scores,
-                  std::int64_t* ids) {
-  const CodedQueries coded(queries, count, rows.dim);
+void answer_block(const Kernels& kernel, const Rows& rows, const float* queries, std::size_t count,
+                  std::size_t k, float* scores, std::int64_t* ids) {
+  const CodedQueries coded(kernel, queries, count, rows.dim);
   const std::size_t ranges =
       std::min(parts_for(rows.n * rows.dim / 4 * (count / 4 + 1)), rows.n / kChunk + 1);
   std::vector<Part> parts;
   parts.reserve(ranges);
   for (std::size_t r = 0; r < ranges; ++r) {
-    parts.emplace_back(rows, k, queries, coded, count, rows.n * r / ranges, rows.n * (r + 1) / ranges);
+    parts.emplace_back(kernel, rows, k, queries, coded, count, rows.n * r / ranges,
+                       rows.n * (r + 1) / ranges);
   }
   parallel_tasks(ranges, [&](std::size_t r) noexcept { parts[r].scan(); });
   std::size_t most = 0;
@@ -249,8 +252,8 @@ void answer_block(const Rows& rows, const float* queries, std::size_t count, std
     Scratch& mine = scratch[share];
     for (std::size_t q = begin; q < end; ++q) {
       if (kept > 0)
-        answer(rows, parts, q, kept, queries + q * rows.dim, mine.merged, mine.lowers, mine.buffer.data(),
-               mine.held.data(), scores + q * k, ids + q * k);
+        answer(kernel, rows, parts, q, kept, queries + q * rows.dim, mine.merged, mine.lowers,
+               mine.buffer.data(), mine.held.data(), scores + q * k, ids + q * k);
       std::fill(scores + q * k + kept, scores + (q + 1) * k, -FLT_MAX);
       std::fill(ids + q * k + kept, ids + (q + 1) * k, std::int64_t{-1});
     }
@@ -272,9 +275,10 @@ void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::
   check_finite(queries, n, dim, "queries");
   const std::size_t room = std::min(num_rows, 2 * std::min(k, num_rows) + kRoom) + kChunk;
   const std::size_t block = std::clamp<std::size_t>(kMaxHeld / room / 16, 1, kQueryBlock);
+  const Kernels& kernel = kernels();  // once: another may be chosen meanwhile, whose codes differ
   for (std::size_t first = 0; first < n; first += block) {
-    answer_block({q, num_rows, dim}, queries + first * dim, std::min(block, n - first), k, scores + first * k,
-                 rows + first * k);
+    answer_block(kernel, {q, num_rows, dim}, queries + first * dim, std::min(block, n - first), k,
+                 scores + first * k, rows + first * k);
   }
 }
 
