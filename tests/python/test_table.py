@@ -166,7 +166,7 @@ def test_memory_usage_adds_up_and_grows_with_rows():
         assert usage["total"] == sum(usage.values()) - usage["total"]
         elements, per_row = table.optimizer.state_floats_per_row
         state = elements * 16 + per_row
-        for part, row in (("weights", 64), ("state", 4 * state), ("codes", 24), ("headers", 16)):
+        for part, row in (("weights", 64), ("state", 4 * state), ("codes", 24), ("headers", 18)):
             padding = 4 * ((per_row + 1) % 2 == 0) if part == "headers" else 0
             assert 0 <= usage[part] - 50_000 * (row + padding) < 64, "beyond the rows: a list of free slots"
         assert 50_000 * 64 / 12 <= usage["index"] <= 50_000 * 12

@@ -7,12 +7,10 @@
 #include <span>
 #include <vector>
 
+#include "fastinc/metric.h"
 #include "fastinc/table.h"
 
 namespace fastinc {
-
-/// What a score is. The best come first: largest inner product or cosine, smallest squared distance.
-enum class Metric : std::uint8_t { kIp, kCosine, kL2 };
 
 /// Ids for every query (no offsets), or lists of their own: query i has ids[offsets[i]] .. ids[offsets[i + 1]
 /// - 1]. Ids without a row, and repeats, are allowed and count for nothing.

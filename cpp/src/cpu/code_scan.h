@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "fastinc/metric.h"
+
 namespace fastinc {
 
-/// A row that may be one of the best: its score is from `lower` to `upper`.
-struct CodeHit {
-  std::uint32_t row;
-  float upper, lower;
+/// Rows that may be among the best, and the ranks between which each is: scores, negated for kL2.
+struct CodeHits {
+  std::uint32_t* rows;
+  float *upper, *lower;
 };
 
 /// A query as the scan wants it: value i is scale * codes[i] + a rest. Its inner product with a row of codes
@@ -17,20 +19,33 @@ struct CodeHit {
 ///   s * (scale * <codes, c> + <rest, c>) + b * sum
 /// The row's codes are within 127.5 of 127.5, so that <rest, c> is within 127.5 * (sum of |rests|) of
 /// `middle`, 127.5 * (sum of rests). All rounding, that of the score itself included, is within a share of
-/// what the terms can be at most. So |s| * width + |b| * slack bounds the error of
+/// what the terms can be at most. So |s| * width + |b| * slack + rest bounds the error of
 ///   s * (scale * <codes, c> + middle) + b * sum
+/// For kIp and kCosine width and rest have in them what codes leave of a table's row; kL2 adds it to the
+/// distance.
 struct CodeQuery {
   const std::int8_t* codes;  // (code_groups(dim) * 4,), zeros after dim
-  float scale, middle, width, slack;
-  float sum;        // of the query's values
-  float threshold;  // rows whose upper bound is below it are not wanted
-  CodeHit* hits;    // room for a whole scan's rows beyond `found`
+  float scale, middle, sum;
+  float width, slack, rest;
+  float square;     // kL2: the query's squared norm
+  float threshold;  // rows of a lower rank are not wanted
+  float reach;      // kL2: the distance of that rank
+  CodeHits hits;    // room for a whole scan's rows beyond `found`
   std::size_t found;
 };
 
 /// From where to where bounds stay within float32: the sum of a query's magnitudes, and |b| + 255 |s| of a
 /// row, unless they are 0. A query beyond has an infinite width, a row beyond is a hit without bounds.
-inline constexpr float kLeastTame = 1e-16f, kMostTame = 1e18f;
+inline constexpr float kLeastTame = 1e-15f, kMostTame = 1e15f;
+
+/// How far a value of a table's row may be from what its code says, in scales, and beyond that: the format
+/// adds 1e-8 to a row's range.
+inline constexpr float kCodeError = 0.51f, kRangeError = 1.01e-8f;
+
+/// A sum over a row in 32 lanes rounds about dim / 32 + 5 times, everything else a few times: twice that.
+constexpr float score_rounding(std::size_t dim) {
+  return (static_cast<float>(dim) / 32.0f + 32.0f) * 0x1p-23f;
+}
 
 inline constexpr std::size_t kScanRows = 16;  // scored together
 
@@ -38,11 +53,16 @@ constexpr std::size_t code_groups(std::size_t dim) {
   return (dim + 3) / 4;
 }
 
-/// rows: (n, dim + 8) in the fused rowwise format, the first one's number is first_row
 struct CodeScan {
-  const std::uint8_t* rows;
+  const std::uint8_t* rows;  // codes, scale and bias of the first row; its number is first_row
+  std::size_t stride;        // bytes from row to row
+  /// A table's rows, which stand for float rows: before each is its CodeStamp. One that is written meanwhile
+  /// is a hit without bounds. Else rows stand for themselves (kIp alone), and one whose scale is not a number
+  /// has no place.
+  bool is_table;
   std::size_t n, dim;
   std::uint32_t first_row;
+  Metric metric;
   CodeQuery* queries;
   std::size_t query_count;
   std::uint32_t* columns;  // scratch, (code_groups(dim), kScanRows), aligned to 64 bytes
@@ -50,6 +70,7 @@ struct CodeScan {
 };
 
 /// Longer rows could overflow the integer sums.
-inline constexpr std::size_t kMostScanDim = 65536;
+inline constexpr std::size_t kMostScanDim = 65536;       // of products
+inline constexpr std::size_t kMostSquaresDim = 1 << 15;  // of squares
 
 }  // namespace fastinc

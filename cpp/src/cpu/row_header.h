@@ -73,4 +73,23 @@ FASTINC_INLINE bool is_unchanged(const RowHeader* header, std::uint64_t stamp) {
   return __atomic_load_n(&header->stamp, __ATOMIC_RELAXED) == stamp;
 }
 
+/// A stamp before every row of codes, so that scans of codes alone find out too: being written (1 bit), holds
+/// a row (1), writes, modulo 2^14 (14).
+using CodeStamp = std::uint16_t;
+
+FASTINC_INLINE CodeStamp* stamp_of(std::uint8_t* codes) {
+  return reinterpret_cast<CodeStamp*>(codes - sizeof(CodeStamp));
+}
+/// Between these the codes may be written, by one thread.
+FASTINC_INLINE CodeStamp begin_codes(std::uint8_t* codes) {
+  const CodeStamp stamp = __atomic_load_n(stamp_of(codes), __ATOMIC_RELAXED);
+  __atomic_store_n(stamp_of(codes), static_cast<CodeStamp>(stamp | kWriting), __ATOMIC_RELAXED);
+  __atomic_thread_fence(__ATOMIC_RELEASE);  // no write of the codes before the mark
+  return stamp;
+}
+FASTINC_INLINE void end_codes(std::uint8_t* codes, CodeStamp stamp, bool live) {
+  const std::uint64_t count = (stamp | kLive | kWriting) + 1;  // one write more
+  __atomic_store_n(stamp_of(codes), static_cast<CodeStamp>(count | (live ? kLive : 0)), __ATOMIC_RELEASE);
+}
+
 }  // namespace fastinc

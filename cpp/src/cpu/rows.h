@@ -24,8 +24,9 @@ struct RowSet {
   Column element_state[2];
   Column row_state;
   // A table's own; null for a caller's arrays. Its rows have a RowHeader before their weights, their state
-  // after them, and int8 serving copies of (dim + 8) bytes.
+  // after them, and int8 serving copies of (dim + 8) bytes, each after a CodeStamp.
   std::uint8_t* const* code_pages = nullptr;
+  std::size_t code_stride = 0;
 
   __attribute__((always_inline)) bool is_table() const { return code_pages != nullptr; }
 };
@@ -36,7 +37,8 @@ inline __attribute__((always_inline)) float* row_pointer(const RowSet& rows, con
 }
 
 inline __attribute__((always_inline)) std::uint8_t* code_pointer(const RowSet& rows, std::uint64_t row) {
-  return rows.code_pages[row >> rows.page_shift] + (row & rows.page_mask) * (rows.dim + 8);
+  return rows.code_pages[row >> rows.page_shift] + (row & rows.page_mask) * rows.code_stride +
+         sizeof(CodeStamp);
 }
 
 /// A batch grouped by row. keys are (row << position_bits | position in the batch), sorted; segment s, one

@@ -108,7 +108,7 @@ inline __attribute__((always_inline)) void prefetch_row(const RowSet& rows, std:
   const RowPointers<Params> p(rows, row);
   if (rows.is_table()) {  // header, weights and state are one run
     prefetch_to_write(header_of(p.w), rows.weights.stride * sizeof(float));
-    prefetch_to_write(code_pointer(rows, row), rows.dim + 8);
+    prefetch_to_write(code_pointer(rows, row) - sizeof(CodeStamp), rows.code_stride);
     return;
   }
   prefetch_to_write(p.w, row_bytes);
@@ -154,7 +154,10 @@ static void update_segments_of(const UpdateTask& task, float* scratch) {
     write_row(
         functor, [g](std::size_t i) { return g[i]; }, rows, row, dim,
         [&](const float* weights, std::uint64_t stamp) {
-          quantize_row(weights, dim, code_pointer(rows, row));
+          std::uint8_t* const codes = code_pointer(rows, row);
+          const CodeStamp code_stamp = begin_codes(codes);
+          quantize_row(weights, dim, codes);
+          end_codes(codes, code_stamp, true);
           return next_stamp(stamp, task.version);
         });
   }

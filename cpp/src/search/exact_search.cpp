@@ -3,103 +3,30 @@
 #include <algorithm>
 #include <cfloat>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 #include "cpu/update.h"
 #include "fastinc/runtime.h"
-#include "math/scalar.h"
 #include "search/candidates.h"
+#include "search/code_search.h"
+#include "search/lists.h"
+#include "search/row_scores.h"
+#include "search/table_codes.h"
 #include "store/repeats.h"
 #include "store/row_store.h"
 
 namespace fastinc {
 namespace {
 
-constexpr std::size_t kRowBlock = 256;       // most rows scored for every query of a block
-constexpr std::size_t kBlockFloats = 16384;  // their copies stay in the L2 cache
-constexpr std::size_t kQueryBlock = 64;      // queries answered in one pass over the rows
-constexpr std::size_t kMaxHeld = 1u << 22;   // candidates held at once, by all threads
-
-/// Lists of ids or slots, each ascending and distinct: one for every query, or one a query.
-template <class T>
-struct Lists {
-  std::vector<T> values;
-  std::vector<std::size_t> starts;  // empty: one list for every query
-
-  bool shared() const { return starts.empty(); }
-  std::span<const T> of(std::size_t query) const {
-    if (shared()) return values;
-    return {values.data() + starts[query], starts[query + 1] - starts[query]};
-  }
-};
-
-/// add(id, values) appends what stands for an id, if anything does.
-template <class T, class Add>
-Lists<T> make_lists(const IdLists& lists, Add add) {
-  Lists<T> out;
-  out.values.reserve(lists.ids.size());
-  const auto add_list = [&](std::span<const std::int64_t> ids) {
-    const auto first = static_cast<std::ptrdiff_t>(out.values.size());
-    for (const std::int64_t id : ids) add(id, out.values);
-    std::sort(out.values.begin() + first, out.values.end());
-    out.values.erase(std::unique(out.values.begin() + first, out.values.end()), out.values.end());
-  };
-  if (lists.offsets.empty()) {
-    add_list(lists.ids);
-    return out;
-  }
-  out.starts.reserve(lists.offsets.size());
-  out.starts.push_back(0);
-  for (std::size_t i = 0; i + 1 < lists.offsets.size(); ++i) {
-    const auto begin = static_cast<std::size_t>(lists.offsets[i]);
-    add_list(lists.ids.subspan(begin, static_cast<std::size_t>(lists.offsets[i + 1]) - begin));
-    out.starts.push_back(out.values.size());
-  }
-  return out;
-}
-
-/// Copy the rows of these slots, whole; slots that hold none are left out. Returns how many there are.
-///   slots: (n,) in, kept first out; ids: (n,); rows: (n, dim)
-std::size_t copy_rows(const RowStore& store, const Kernels& kernel, Slot* slots, std::size_t n,
-                      std::int64_t* ids, float* rows) {
-  std::uint8_t done[kRowBlock];
-  std::size_t size = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    const auto [id, version] = store.read_header(slots[i]);
-    if (version == 0) continue;
-    ids[size] = id;
-    slots[size++] = slots[i];
-  }
-  kernel.read_rows(store.rows(), slots, ids, size, rows, done);
-  for (std::size_t i = 0; i < size;) {
-    if (done[i]) {
-      ++i;
-      continue;
-    }
-    // written meanwhile: its owner may be another by now, or nobody
-    const auto [id, version] = store.read_header(slots[i]);
-    ids[i] = id;
-    if (version == 0) {
-      --size;
-      slots[i] = slots[size], ids[i] = ids[size], done[i] = done[size];
-      std::copy_n(rows + size * store.dim(), store.dim(), rows + i * store.dim());
-      continue;
-    }
-    kernel.read_rows(store.rows(), slots + i, ids + i, 1, rows + i * store.dim(), done + i);
-    if (!done[i]) std::this_thread::yield();
-  }
-  return size;
-}
-
-/// Outside this range a float32 norm, or a product of two, may overflow or lose its digits.
-bool is_safe(float squared_norm) {
-  return squared_norm > 1e-30f && squared_norm < 1e30f;
-}
+constexpr std::size_t kQueryBlock = 64;     // queries answered in one pass over float32 rows
+constexpr std::size_t kMaxHeld = 1u << 22;  // candidates held at once, by all threads
+constexpr std::size_t kLeastScanned = 512;  // slots below which scanning codes gains nothing
+constexpr std::size_t kAllowedShare = 16;   // of the slots: a list of fewer is scored row by row
 
 /// One request. Rows may be written meanwhile: they are scored from copies.
 class Search {
@@ -111,48 +38,37 @@ class Search {
   void run(float* scores, std::int64_t* ids, std::int64_t* found);
 
  private:
-  struct Block {
-    std::size_t size = 0;
-    Slot slots[kRowBlock];
-    std::int64_t ids[kRowBlock];
-    float* rows = nullptr;   // (row_block_, dim)
-    float norms[kRowBlock];  // cosine: 0 where the norm isn't safe
-    float scores[kRowBlock];
+  using Block = RowScores::Block;
 
-    RowSet row_set(std::size_t dim) const {
-      RowSet set;
-      set.dim = dim;
-      set.weights = {&rows, 0, dim};
-      return set;
-    }
-  };
-
-  const float* query(std::size_t q) const { return request_.queries + q * store_.dim(); }
   void choose_rows();
+  void filter_slots();
   void find_fresh(std::uint64_t since);
-  void find_query_norms();
+  std::size_t longest_list() const;
+  void count_found(std::int64_t* found) const;
+  void scan_codes(float* scores, std::int64_t* ids);
+  void scan_codes(std::span<const std::size_t> numbers, std::span<const float> floors, float* scores,
+                  std::int64_t* ids, std::vector<float>& reached);
+  void scan_rows(std::size_t first, std::size_t last, float* scores, std::int64_t* ids);
   void answer_queries(std::size_t first, std::size_t last, std::size_t threads, Best* best);
   void scan(const Slot* slots, std::size_t begin, std::size_t end, std::size_t first, std::size_t last,
             Best* best, float* rows) const;
-  void load(const Slot* slots, std::size_t begin, std::size_t end, Block& block) const;
-  void score(std::size_t q, Block& block) const;
   void select(std::size_t q, const Block& block, Best& best) const;
-  void write(Best& best, float* scores, std::int64_t* ids) const;
+  std::size_t drop_repeats(Candidate* best, std::size_t size) const;
+  void write(const Candidate* best, std::size_t size, float* scores, std::int64_t* ids) const;
 
   const RowStore& store_;
   const SearchRequest& request_;
   const Kernels& kernel_;
   const std::uint64_t version_;
-  const std::size_t row_block_;
-  Lists<std::int64_t> excluded_;
+  const std::size_t slots_;  // there were, when the search began
+  const RowScores scores_;
+  RowFilter filter_;
   Lists<Slot> only_;
-  std::optional<Lists<std::int64_t>>
-      allowed_;  // `only` without `since`: a slot's row may be another's by now
   std::vector<Slot> chosen_;
   bool every_row_ = false;
   std::size_t scanned_ = 0;  // slots scanned for every query
   std::size_t fresh_ = 0;
-  std::vector<float> query_norms_, row_copies_;
+  std::vector<float> row_copies_;
 };
 
 Search::Search(const RowStore& store, const SearchRequest& request)
@@ -160,20 +76,16 @@ Search::Search(const RowStore& store, const SearchRequest& request)
       request_(request),
       kernel_(kernels()),
       version_(store.version()),
-      row_block_(std::clamp<std::size_t>(kBlockFloats / store.dim(), 16, kRowBlock)) {
+      slots_(store.slot_count()),
+      scores_(store, kernel_, request.metric, request.queries, request.n) {
   const auto keep = [](std::int64_t id, std::vector<std::int64_t>& out) { out.push_back(id); };
-  excluded_ = make_lists<std::int64_t>(request.exclude, keep);
-  if (request.only && !request.since) allowed_ = make_lists<std::int64_t>(*request.only, keep);
+  filter_.excluded = make_lists<std::int64_t>(request.exclude, keep);
+  // a slot's row may be another's by now: ids say what is allowed
+  if (request.only && !request.since) filter_.allowed = make_lists<std::int64_t>(*request.only, keep);
   choose_rows();
-  if (request.metric == Metric::kCosine) find_query_norms();
 }
 
 void Search::choose_rows() {
-  every_row_ = !request_.only && !request_.since;
-  if (every_row_) {
-    scanned_ = store_.slot_count();
-    return;
-  }
   if (request_.since) find_fresh(*request_.since);
   fresh_ = chosen_.size();
   if (request_.only) {
@@ -185,6 +97,13 @@ void Search::choose_rows() {
         out.push_back(slot);
       }
     });
+  }
+  const bool few =
+      only_.values.size() <= slots_ / kAllowedShare * std::max<std::size_t>(only_.starts.size(), 1);
+  every_row_ = !request_.since && !(request_.only && few);
+  if (every_row_) {
+    scanned_ = slots_;
+    return;
   }
   if (only_.shared()) {
     chosen_.insert(chosen_.end(), only_.values.begin(), only_.values.end());
@@ -207,66 +126,46 @@ void Search::find_fresh(std::uint64_t since) {
   std::erase_if(chosen_, [&](Slot slot) { return store_.row_version(slot) <= since; });  // removed since
 }
 
-void Search::find_query_norms() {
-  query_norms_.resize(request_.n);
-  for (std::size_t q = 0; q < request_.n; ++q) {
-    const float squared = kernel_.dot(query(q), query(q), store_.dim());
-    query_norms_[q] = is_safe(squared) ? base::square_root(squared) : 0.0f;
-  }
-}
-
-void Search::load(const Slot* slots, std::size_t begin, std::size_t end, Block& block) const {
-  for (std::size_t i = begin; i < end; ++i) {
-    block.slots[i - begin] = slots != nullptr ? slots[i] : static_cast<Slot>(i);
-  }
-  block.size = copy_rows(store_, kernel_, block.slots, end - begin, block.ids, block.rows);
-  if (request_.metric != Metric::kCosine) return;
-  kernel_.squared_norms(block.row_set(store_.dim()), nullptr, block.size, block.norms);
-  for (std::size_t j = 0; j < block.size; ++j) {
-    block.norms[j] = is_safe(block.norms[j]) ? base::square_root(block.norms[j]) : 0.0f;
-  }
-}
-
-void Search::score(std::size_t q, Block& block) const {
-  const Metric metric = request_.metric;
-  const auto kernel = metric == Metric::kL2 ? kernel_.squared_distances : kernel_.score_rows;
-  kernel(block.row_set(store_.dim()), nullptr, block.size, query(q), block.scores);
-  for (std::size_t j = 0; j < block.size; ++j) {
-    float& s = block.scores[j];
-    bool good = s >= -FLT_MAX && s <= FLT_MAX;
-    if (metric == Metric::kCosine) {
-      const float norms = query_norms_[q] * block.norms[j];
-      good = norms > 0.0f;
-      s = good ? s / norms : s;
-    }
-    if (!good) s = precise_score(metric, query(q), block.rows + j * store_.dim(), store_.dim());
+/// Most rows that are filtered out are known by their slots.
+void Search::filter_slots() {
+  filter_.excluded_slots = make_lists<Slot>(request_.exclude, [&](std::int64_t id, std::vector<Slot>& out) {
+    if (const Slot slot = store_.find(id); slot != kNoSlot) out.push_back(slot);
+  });
+  if (!filter_.allowed) return;
+  filter_.allowed_slots = std::move(only_);
+  only_ = {};
+  if (!filter_.allowed_slots.shared()) return;
+  filter_.allowed_in.resize(slots_);
+  for (const Slot slot : filter_.allowed_slots.values) {
+    if (slot < slots_) filter_.allowed_in[slot] = true;
   }
 }
 
 void Search::select(std::size_t q, const Block& block, Best& best) const {
-  const std::span<const std::int64_t> excluded = excluded_.of(q);
-  const std::span<const std::int64_t> allowed = allowed_ ? allowed_->of(q) : excluded;
-  const float sign = request_.metric == Metric::kL2 ? -1.0f : 1.0f;
   for (std::size_t j = 0; j < block.size; ++j) {
-    const float rank = sign * block.scores[j];
+    const float rank = block.ranks[j];
     if (rank != rank) continue;  // a row that isn't a number has no place in the order
     if (best.full() && rank < best.heap[0].rank) continue;
-    if (std::binary_search(excluded.begin(), excluded.end(), block.ids[j])) continue;
-    if (allowed_ && !std::binary_search(allowed.begin(), allowed.end(), block.ids[j])) continue;
-    best.offer({rank, block.ids[j]});
+    if (!filter_.refuses(q, block.ids[j])) best.offer({rank, block.ids[j]});
   }
 }
 
 /// Offer slots [begin, end) (of `slots`, or of the table where that is null) to queries [first, last).
-/// rows: (row_block_, dim) to copy rows to
+/// rows: (block rows, dim) to copy rows to
 void Search::scan(const Slot* slots, std::size_t begin, std::size_t end, std::size_t first, std::size_t last,
                   Best* best, float* rows) const {
   Block block;
   block.rows = rows;
-  for (std::size_t at = begin; at < end; at += row_block_) {
-    load(slots, at, std::min(at + row_block_, end), block);
+  for (std::size_t at = begin; at < end; at += scores_.block_rows()) {
+    const std::size_t n = std::min(scores_.block_rows(), end - at);
+    if (slots == nullptr) {
+      scores_.load(static_cast<Slot>(at), n, block);
+    } else {
+      std::copy_n(slots + at, n, block.slots);
+      scores_.load(n, block);
+    }
     for (std::size_t q = first; q < last; ++q) {
-      score(q, block);
+      scores_.score(q, block);
       select(q, block, best[q - first]);
     }
   }
@@ -278,7 +177,7 @@ void Search::answer_queries(std::size_t first, std::size_t last, std::size_t thr
   const Slot* slots = every_row_ ? nullptr : chosen_.data();
   const std::size_t lists = only_.shared() ? 0 : only_.starts[last] - only_.starts[first];
   const std::size_t parts = std::min(n, threads_for(lists * store_.dim()));
-  const std::size_t block_floats = row_block_ * store_.dim();
+  const std::size_t block_floats = scores_.block_rows() * store_.dim();
   row_copies_.resize(std::max(threads, parts) * block_floats);
   parallel_tasks(threads, [&](std::size_t t) noexcept {
     scan(slots, scanned_ * t / threads, scanned_ * (t + 1) / threads, first, last, best + t * n,
@@ -300,46 +199,127 @@ void Search::answer_queries(std::size_t first, std::size_t last, std::size_t thr
   });
 }
 
-void Search::write(Best& best, float* scores, std::int64_t* ids) const {
+/// Sorted, and an id that was met twice, because it went and came back meanwhile, named once. How many are
+/// left.
+std::size_t Search::drop_repeats(Candidate* best, std::size_t size) const {
+  std::sort(best, best + size, better);
+  const auto end = fastinc::drop_repeats(store_, version_, best, best + size,
+                                         [](const Candidate& candidate) { return candidate.id; });
+  return static_cast<std::size_t>(end - best);
+}
+
+void Search::write(const Candidate* best, std::size_t size, float* scores, std::int64_t* ids) const {
   const float sign = request_.metric == Metric::kL2 ? -1.0f : 1.0f;
-  std::sort(best.heap, best.heap + best.size, better);
-  const auto end = drop_repeats(store_, version_, best.heap, best.heap + best.size,
-                                [](const Candidate& candidate) { return candidate.id; });
-  best.size = static_cast<std::size_t>(end - best.heap);
   for (std::size_t i = 0; i < request_.k; ++i) {
-    scores[i] = sign * (i < best.size ? best.heap[i].rank : -FLT_MAX);
+    scores[i] = sign * (i < size ? best[i].rank : -FLT_MAX);
     scores[i] += 0.0f;  // l2 turns 0 into -0: a distance prints as 0
-    ids[i] = i < best.size ? best.heap[i].id : -1;
+    ids[i] = i < size ? best[i].id : -1;
   }
 }
 
-void Search::run(float* scores, std::int64_t* ids, std::int64_t* found) {
+std::size_t Search::longest_list() const {
   std::size_t longest = 0;
+  for (std::size_t q = 0; !only_.shared() && q < request_.n; ++q)
+    longest = std::max(longest, only_.of(q).size());
+  return longest;
+}
+
+void Search::count_found(std::int64_t* found) const {
   for (std::size_t q = 0; q < request_.n; ++q) {
     const std::span<const Slot> list = only_.of(q);
-    const std::span<const std::int64_t> excluded = excluded_.of(q);
-    if (!only_.shared()) longest = std::max(longest, list.size());
-    if (found == nullptr) continue;
-    found[q] = std::count_if(list.begin(), list.end(), [&](Slot slot) {
-      return !std::binary_search(excluded.begin(), excluded.end(), store_.id(slot));
-    });
+    found[q] = std::count_if(list.begin(), list.end(),
+                             [&](Slot slot) { return !filter_.excluded.has(q, store_.id(slot)); });
   }
-  const std::size_t capacity = std::min(request_.k, scanned_ + longest);
-  const std::size_t queries = std::min(kQueryBlock, request_.n);
+}
+
+/// Queries [first, last) by their float32 scores with every row there is to scan.
+void Search::scan_rows(std::size_t first, std::size_t last, float* scores, std::int64_t* ids) {
+  const std::size_t capacity = std::min(request_.k, scanned_ + longest_list());
+  const std::size_t queries = std::min(kQueryBlock, last - first);
   const std::size_t threads =
       std::min(std::max<std::size_t>(scanned_, 1), threads_for(scanned_ * store_.dim() * queries));
   const std::size_t block =
       std::clamp<std::size_t>(kMaxHeld / (std::max<std::size_t>(capacity, 1) * threads), 1, kQueryBlock);
   std::vector<Candidate> held(std::min(block, queries) * threads * capacity);
   std::vector<Best> best;
-  for (std::size_t first = 0; first < request_.n; first += block) {
-    const std::size_t last = std::min(first + block, request_.n);
-    best.assign((last - first) * threads, Best{});
+  for (std::size_t begin = first; begin < last; begin += block) {
+    const std::size_t end = std::min(begin + block, last);
+    best.assign((end - begin) * threads, Best{});
     for (std::size_t i = 0; i < best.size(); ++i) best[i] = {held.data() + i * capacity, capacity, 0};
-    if (capacity > 0) answer_queries(first, last, threads, best.data());
-    for (std::size_t q = first; q < last; ++q) {
-      write(best[q - first], scores + q * request_.k, ids + q * request_.k);
+    if (capacity > 0) answer_queries(begin, end, threads, best.data());
+    for (std::size_t q = begin; q < end; ++q) {
+      Best& mine = best[q - begin];
+      write(mine.heap, drop_repeats(mine.heap, mine.size), scores + q * request_.k, ids + q * request_.k);
     }
+  }
+}
+
+/// Queries by the bounds that int8 rows give. reached: for each, the rank of its k-th row if rows changed so
+/// that one left out may be better, else not a number.
+void Search::scan_codes(std::span<const std::size_t> numbers, std::span<const float> floors, float* scores,
+                        std::int64_t* ids, std::vector<float>& reached) {
+  const std::size_t dim = store_.dim(), k = request_.k;
+  std::vector<float> queries(numbers.size() * dim);
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    std::copy_n(scores_.query(numbers[i]), dim, queries.data() + i * dim);
+  }
+  const CodedQueries coded(kernel_, queries.data(), numbers.size(), dim, request_.metric, true);
+  TableCodes rows(store_, scores_, filter_, slots_);
+  rows.set_queries(numbers);
+  CodeSearch<TableCodes> search(kernel_, rows, coded, request_.metric, k, floors);
+  std::vector<Candidate> held(k * numbers.size());
+  std::vector<CodeSearchAnswer> answers(numbers.size());
+  search.scan();
+  parallel_parts(numbers.size(), search.shares(),
+                 [&](std::size_t begin, std::size_t end, std::size_t share) noexcept {
+                   for (std::size_t i = begin; i < end; ++i) {
+                     answers[i] = search.answer(i, share, held.data() + i * k);
+                   }
+                 });
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    Candidate* const best = held.data() + i * k;
+    const std::size_t met = answers[i].size;
+    const float last = met == k ? best[k - 1].rank : -std::numeric_limits<float>::infinity();
+    const std::size_t size = drop_repeats(best, met);
+    reached[i] = answers[i].is_whole && size == met ? std::numeric_limits<float>::quiet_NaN() : last;
+    write(best, size, scores + numbers[i] * k, ids + numbers[i] * k);
+  }
+}
+
+void Search::scan_codes(float* scores, std::int64_t* ids) {
+  const std::size_t block = queries_together<TableCodes>(request_.k);
+  std::vector<std::size_t> numbers;
+  std::vector<float> reached, floors;
+  for (std::size_t first = 0; first < request_.n; first += block) {
+    numbers.resize(std::min(block, request_.n - first));
+    std::iota(numbers.begin(), numbers.end(), first);
+    floors.clear();
+    // A row's codes may lag behind its weights while a learner is at work on it: what the rows at hand score
+    // then, and not their bounds, tells which others may be as good.
+    for (int attempt = 0; attempt < 2 && !numbers.empty(); ++attempt) {
+      reached.resize(numbers.size());
+      scan_codes(numbers, floors, scores, ids, reached);
+      floors.clear();
+      std::size_t left = 0;
+      for (std::size_t i = 0; i < numbers.size(); ++i) {
+        if (reached[i] != reached[i]) continue;
+        numbers[left++] = numbers[i];
+        floors.push_back(reached[i]);
+      }
+      numbers.resize(left);
+    }
+    for (const std::size_t q : numbers) scan_rows(q, q + 1, scores, ids);
+  }
+}
+
+void Search::run(float* scores, std::int64_t* ids, std::int64_t* found) {
+  if (found != nullptr) count_found(found);
+  if (every_row_) filter_slots();
+  const std::size_t most = request_.metric == Metric::kIp ? kMostScanDim : kMostSquaresDim;
+  if (every_row_ && slots_ >= kLeastScanned && request_.k <= slots_ / 4 && store_.dim() <= most) {
+    scan_codes(scores, ids);
+  } else {
+    scan_rows(0, request_.n, scores, ids);
   }
 }
 

@@ -72,7 +72,7 @@ class IdIndex {
   static constexpr std::uint32_t kBuckets = 1u << kBucketBits;  // of a segment
   // Entries a segment at which a group grows, from the first group to be full to the last. More probe too
   // far.
-  static constexpr std::uint32_t kLeastLimit = kBuckets * kEntries * 62 / 100;
+  static constexpr std::uint32_t kLeastLimit = kBuckets * kEntries * 66 / 100;
   static constexpr std::uint32_t kMostLimit = kBuckets * kEntries * 93 / 100;
 
   struct alignas(64) Bucket {

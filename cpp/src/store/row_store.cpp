@@ -36,6 +36,12 @@ std::size_t stride_for(std::size_t dim, const StateShape& shape) {
   return (kHeaderFloats + dim + shape.floats(dim) + 1) / 2 * 2;
 }
 
+/// Stamp, codes, scale, bias, and room to the next stamp.
+std::size_t code_stride_for(std::size_t dim) {
+  constexpr std::size_t kAlign = sizeof(CodeStamp);
+  return (kAlign + dim + kQuantizedTail + kAlign - 1) / kAlign * kAlign;
+}
+
 unsigned page_shift_for(std::size_t stride) {
   const std::size_t rows = std::max<std::size_t>(kPageBytes / (stride * sizeof(float)), 4);
   return static_cast<unsigned>(std::bit_width(rows) - 1);
@@ -72,7 +78,7 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
       init_(init),
       stride_(stride_for(checked_dim(dim), state_shape())),
       row_pages_(stride_, page_shift_for(stride_), max_pages_for(page_shift_for(stride_))),
-      code_pages_(dim + kQuantizedTail, page_shift_for(stride_), max_pages_for(page_shift_for(stride_))),
+      code_pages_(code_stride_for(dim), page_shift_for(stride_), max_pages_for(page_shift_for(stride_))),
       index_(process_salt()) {
   validate(init);
   validate(bounds);
@@ -88,6 +94,7 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
   }
   if (state_shape().row_states > 0) rows_.row_state = {pages, offset, stride_};
   rows_.code_pages = code_pages_.directory();
+  rows_.code_stride = code_stride_for(dim);
   if (bounds.any()) {
     bounds_ = std::make_unique<Bounds>(bounds, base::mix_bits(init.seed), rows_.page_shift,
                                        max_pages_for(rows_.page_shift));
@@ -245,8 +252,9 @@ RowStore::Bytes RowStore::bytes() const {
   return {.weights = slots * dim() * sizeof(float),
           .state = slots * state * sizeof(float),
           .codes = slots * (dim() + kQuantizedTail),
-          .headers =
-              slots * (stride_ - dim() - state) * sizeof(float) + free_bytes_.load(std::memory_order_relaxed),
+          .headers = slots * ((stride_ - dim() - state) * sizeof(float) + rows_.code_stride - dim() -
+                              kQuantizedTail) +
+                     free_bytes_.load(std::memory_order_relaxed),
           .index = index_.bytes(),
           .change_log = changes_.bytes(),
           .eviction = bounds_ ? bounds_->eviction_bytes(slots) : 0,
@@ -400,6 +408,20 @@ void RowStore::reserve_free(std::size_t more) {
   free_bytes_ = free_.capacity() * sizeof(Slot);
 }
 
+void RowStore::quantize(Slot slot) {
+  std::uint8_t* const q = codes(slot);
+  const CodeStamp stamp = begin_codes(q);
+  kernels().quantize_rows(weights(slot), 1, dim(), q);
+  end_codes(q, stamp, true);
+}
+
+/// Nobody's row any more.
+void RowStore::retire(Slot slot, std::uint64_t version) {
+  RowHeader* const row = header(slot);
+  end_write(row, next_stamp(begin_write(row), version) & ~kLive);
+  end_codes(codes(slot), begin_codes(codes(slot)), false);
+}
+
 void RowStore::set_row(Slot slot, const float* from, const float* from_state, std::uint64_t version) {
   RowHeader* const row = header(slot);
   const std::uint64_t stamp = begin_write(row);
@@ -410,17 +432,16 @@ void RowStore::set_row(Slot slot, const float* from, const float* from_state, st
   } else {
     std::fill_n(state(slot), floats, initial_state(optimizer_->params()));
   }
-  kernels().quantize_rows(weights(slot), 1, dim(), codes(slot));
+  quantize(slot);
   end_write(row, next_stamp(stamp, version));
 }
 
 void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
-  const auto quantize = kernels().quantize_rows;
   parallel_ranges(slots.size(), dim(), [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
     for (std::size_t i = begin; i < end; ++i) {
       RowHeader* const row = header(slots[i]);
       const std::uint64_t stamp = begin_write(row);
-      quantize(weights(slots[i]), 1, dim(), codes(slots[i]));
+      quantize(slots[i]);
       end_write(row, next_stamp(stamp, version));
     }
   });
@@ -438,9 +459,7 @@ void RowStore::commit(std::uint64_t version, std::span<const Slot> written,
 /// The row is gone for readers; free_ has room.
 void RowStore::free_slot(Slot slot, std::uint64_t version) noexcept {
   index_.erase(index_.hash(id(slot)), slot);
-  RowHeader* const row = header(slot);
-  const std::uint64_t stamp = begin_write(row);
-  end_write(row, next_stamp(stamp, version) & ~kLive);
+  retire(slot, version);
   free_.push_back(slot);
 }
 
@@ -465,10 +484,7 @@ std::vector<std::int64_t> RowStore::remove(std::span<const std::int64_t> ids, st
 
 void RowStore::clear(std::uint64_t version) {
   index_.clear();
-  for (Slot slot = 0; slot < slot_count(); ++slot) {
-    RowHeader* const row = header(slot);
-    end_write(row, next_stamp(begin_write(row), version) & ~kLive);
-  }
+  for (Slot slot = 0; slot < slot_count(); ++slot) retire(slot, version);
   free_.clear();
   slot_count_ = 0;
   size_ = 0;

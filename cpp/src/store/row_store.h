@@ -145,6 +145,8 @@ class RowStore {
   void insert_unknown(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version);
   Slot take_slot();
   void free_slot(Slot slot, std::uint64_t version) noexcept;
+  void retire(Slot slot, std::uint64_t version);
+  void quantize(Slot slot);
   template <class Fetch, class Read, class Retry>
   void for_each_run(std::span<const std::int64_t> ids, Fetch fetch, Read read, Retry retry) const;
   template <class T, class Kernel, class Start>

@@ -1,0 +1,56 @@
+// The lists of ids that a search is given.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "fastinc/exact_search.h"
+
+namespace fastinc {
+
+/// Lists of ids or slots, each ascending and distinct: one for every query, or one a query.
+template <class T>
+struct Lists {
+  std::vector<T> values;
+  std::vector<std::size_t> starts;  // empty: one list for every query
+
+  bool shared() const { return starts.empty(); }
+  std::span<const T> of(std::size_t query) const {
+    if (shared()) return values;
+    return {values.data() + starts[query], starts[query + 1] - starts[query]};
+  }
+  bool has(std::size_t query, T value) const {
+    const std::span<const T> list = of(query);
+    return std::binary_search(list.begin(), list.end(), value);
+  }
+};
+
+/// add(id, values) appends what stands for an id, if anything does.
+template <class T, class Add>
+Lists<T> make_lists(const IdLists& lists, Add add) {
+  Lists<T> out;
+  out.values.reserve(lists.ids.size());
+  const auto add_list = [&](std::span<const std::int64_t> ids) {
+    const auto first = static_cast<std::ptrdiff_t>(out.values.size());
+    for (const std::int64_t id : ids) add(id, out.values);
+    std::sort(out.values.begin() + first, out.values.end());
+    out.values.erase(std::unique(out.values.begin() + first, out.values.end()), out.values.end());
+  };
+  if (lists.offsets.empty()) {
+    add_list(lists.ids);
+    return out;
+  }
+  out.starts.reserve(lists.offsets.size());
+  out.starts.push_back(0);
+  for (std::size_t i = 0; i + 1 < lists.offsets.size(); ++i) {
+    const auto begin = static_cast<std::size_t>(lists.offsets[i]);
+    add_list(lists.ids.subspan(begin, static_cast<std::size_t>(lists.offsets[i + 1]) - begin));
+    out.starts.push_back(out.values.size());
+  }
+  return out;
+}
+
+}  // namespace fastinc

@@ -1,0 +1,63 @@
+// A table's int8 rows, searched for what its float32 rows score.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "search/code_search.h"
+#include "search/lists.h"
+#include "search/row_scores.h"
+#include "store/row_store.h"
+
+namespace fastinc {
+
+/// Rows that queries must not be given, or alone may be given: by id, for that is what counts, and by slot,
+/// to know most of them without a look at the row.
+struct RowFilter {
+  Lists<std::int64_t> excluded;
+  std::optional<Lists<std::int64_t>> allowed;
+  Lists<Slot> excluded_slots, allowed_slots;
+  std::vector<bool> allowed_in;  // (slots,) where one list is for every query
+
+  bool refuses(std::size_t q, std::int64_t id) const {
+    return excluded.has(q, id) || (allowed && !allowed->has(q, id));
+  }
+};
+
+/// What CodeSearch asks of rows; see there.
+class TableCodes {
+ public:
+  TableCodes(const RowStore& store, const RowScores& scores, const RowFilter& filter, std::size_t slots)
+      : store_(store), scores_(scores), filter_(filter), slots_(slots) {}
+
+  /// Query q of a search is query number(q) of the request.
+  void set_queries(std::span<const std::size_t> numbers) { numbers_ = numbers; }
+
+  struct Scratch {
+    RowScores::Block block;
+    std::vector<float> rows;
+  };
+  Scratch make_scratch() const;
+
+  std::size_t size() const { return slots_; }
+  std::size_t dim() const { return store_.dim(); }
+  CodeScan chunk(std::size_t at, std::size_t end) const;
+  bool is_filtered(std::size_t q) const {
+    return filter_.allowed.has_value() || !filter_.excluded_slots.of(numbers_[q]).empty();
+  }
+  bool skips(std::size_t q, Slot slot) const;
+  std::size_t score(std::size_t q, Slot* slots, std::size_t n, Candidate* out, Scratch& scratch) const;
+
+ private:
+  const RowStore& store_;
+  const RowScores& scores_;
+  const RowFilter& filter_;
+  std::size_t slots_;
+  std::span<const std::size_t> numbers_;
+};
+
+}  // namespace fastinc
