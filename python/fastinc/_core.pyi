@@ -86,21 +86,32 @@ def exact_search(
     metric: str,
     exclude_ids: Any = ...,
     exclude_offsets: Any = ...,
-    only_ids: Any = ...,
-    only_offsets: Any = ...,
+    allow_ids: Any = ...,
+    allow_offsets: Any = ...,
 ) -> tuple[_Float32, _Int64, int]: ...
-def merged_search(
-    table: Table,
-    queries: Any,
-    k: int,
-    metric: str,
-    exclude_ids: Any,
-    exclude_offsets: Any,
-    candidate_ids: Any,
-    candidate_offsets: Any,
-    since: int,
-) -> tuple[_Float32, _Int64, int, int, int, _Int64]: ...
-def rows_at_version(table: Table) -> tuple[_Int64, _Float32, int]: ...
+def rows_at_version(table: Table) -> tuple[_Int64, _Float32, int, int]: ...
+
+class LiveBase:
+    def __init__(self, table: Table, ids: Any, count: int, version: int, epoch: int, lists: int) -> None: ...
+    def search(
+        self,
+        queries: Any,
+        k: int,
+        metric: str,
+        positions: Any,
+        lists: Any,
+        exclude_ids: Any = ...,
+        exclude_offsets: Any = ...,
+        allow_ids: Any = ...,
+        allow_offsets: Any = ...,
+    ) -> tuple[_Float32, _Int64, int, _Int64, int, int, bool]: ...
+    def unfolded(self) -> tuple[NDArray[np.uint32], _Float32, int]: ...
+    def fold(self, slots: NDArray[np.uint32], lists: NDArray[np.int64], version: int) -> None: ...
+    def count_fresh(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
 
 class IdMap:
     def __init__(self) -> None: ...

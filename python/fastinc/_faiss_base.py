@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinc import _extras
+from fastinc import _core, _extras
 
 #: More than this explores nearly everything; FAISS allocates in proportion.
 LARGEST_EF = 2**20
@@ -22,6 +22,21 @@ Int64 = NDArray[np.int64]
 POINTS_PER_CENTROID = 39
 #: Beyond these norms, FAISS's float32 sums may overflow or lose their digits: such rows are scored by fastinc.
 LARGEST_NORM, SMALLEST_NORM = 1e15, 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """FAISS's search parameters, of an index and of the IVF index in it (None: its own).
+
+    Attributes
+    ----------
+    nprobe
+        How many of its lists are looked at.
+    """
+
+    index: Any = None
+    ivf: Any = None
+    nprobe: int = 0
 
 
 def row_norms(rows: Float32) -> NDArray[np.float64]:
@@ -64,7 +79,13 @@ class Factory:
         self._faiss: Any = _extras.require("faiss", extra="faiss", purpose=f"LiveIndex(table, {factory!r})")
         self.dim, self.factory, self.metric = dim, factory, metric
         self._prototype = self._make()  # never filled: it tells what to train and which parameters there are
+        self._ivf = self._lists_of(self._prototype)
+        self._default = Parameters(nprobe=0 if self._ivf is None else self._ivf.nprobe)
         self.rows_needed = max([1, *self._training_rows(self._prototype)])
+
+    def use_one_thread(self) -> None:
+        """Let FAISS use one thread of its own for what the calling thread does."""
+        self._faiss.omp_set_num_threads(1)
 
     def _make(self) -> Any:
         faiss = self._faiss
@@ -97,6 +118,11 @@ class Factory:
         elif isinstance(index, faiss.IndexHNSW):
             yield from self._parts(index.storage)
 
+    def _lists_of(self, index: Any) -> Any:
+        """Return the IVF index in an index, if there is one whose lists are what the whole looks at."""
+        ivf = [part for part in self._parts(index) if isinstance(part, self._faiss.IndexIVF)]
+        return ivf[0] if ivf else None
+
     def _training_rows(self, index: Any) -> Iterator[int]:
         """Yield how many rows it takes to train each part well."""
         faiss = self._faiss
@@ -115,20 +141,25 @@ class Factory:
                     bits = getattr(part, name).nbits
                     yield POINTS_PER_CENTROID << (bits if isinstance(bits, int) else max(_vector(bits)))
 
-    def search_parameters(self, wanted: dict[str, int]) -> Any:
-        """Return FAISS's object for search parameters by name, None where there are none.
+    def search_parameters(self, wanted: dict[str, int]) -> Parameters:
+        """Return search parameters by name.
 
         Raises
         ------
         ValueError
             This kind of index has no such parameter.
         """
+        if not wanted:
+            return self._default
         left = dict(wanted)
         parameters = self._parameters_of(list(self._parts(self._prototype)), left)
         if left:
             name, value = next(iter(left.items()))
             raise ValueError(f"{name} = {value}: an index {self.factory!r} has no such search parameter")
-        return parameters if wanted else None
+        if self._ivf is None:
+            return Parameters(parameters)
+        ivf = self._parameters_of([self._ivf], dict(wanted))
+        return Parameters(parameters, ivf, ivf.nprobe)
 
     def _parameters_of(self, parts: list[Any], left: dict[str, int]) -> Any:
         """Take from `left` what these parts, outermost first, understand."""
@@ -153,35 +184,30 @@ class Factory:
             return faiss.IndexRefineSearchParameters(k_factor=part.k_factor, base_index_params=inner)
         return inner
 
-    def build(self, ids: Int64, rows: Float32, version: int) -> FaissBase:
+    def build(self, table: Any, ids: Int64, rows: Float32, version: int, epoch: int) -> FaissBase:
         """Build an index over one state of a table.
 
         Parameters
         ----------
+        table
+            The engine's table.
         ids
             (n,), ascending.
         rows
-            (n, dim), finite.
-        version
-            The version they are of.
+            (n, dim), finite or not.
+        version, epoch
+            The state they are of.
 
         Raises
         ------
         RuntimeError
             FAISS refused: most often there is too little to train on.
         """
-        norms = row_norms(rows)
-        regular = norms < LARGEST_NORM
-        if self.metric == "cosine":
-            regular &= (norms > SMALLEST_NORM) | (norms == 0.0)
-        apart = np.empty(0, dtype=np.int64)
+        rows, regular = self.prepare(rows)
         if not regular.all():
-            apart = ids[~regular]
-            ids, rows, norms = ids[regular], rows[regular], norms[regular]
-        if len(ids) < self.rows_needed:
-            raise RuntimeError(f"{len(ids)} rows; training takes {self.rows_needed}")
-        if self.metric == "cosine":
-            rows = rows / np.where(norms > 0.0, norms, 1.0).astype(np.float32)[:, np.newaxis]
+            ids, rows = np.concatenate([ids[regular], ids[~regular]]), rows[regular]
+        if len(rows) < self.rows_needed:
+            raise RuntimeError(f"{len(rows)} rows; training takes {self.rows_needed}")
         index = self._make()
         if not index.is_trained:
             index.train(rows)
@@ -189,57 +215,146 @@ class Factory:
             index.add_with_ids(rows, np.arange(len(rows)))
         else:
             index.add(rows)
-        exhaustive = all(
-            isinstance(part, (self._faiss.IndexFlat, self._faiss.IndexIDMap)) for part in self._parts(index)
-        )
-        return FaissBase(index, np.concatenate([ids, apart]), len(ids), version, exhaustive)
+        parts = list(self._parts(index))
+        exhaustive = all(isinstance(part, (self._faiss.IndexFlat, self._faiss.IndexIDMap)) for part in parts)
+        ivf = self._lists_of(index)
+        lists = None
+        if ivf is not None:
+            chain = parts[0].chain if isinstance(parts[0], self._faiss.IndexPreTransform) else None
+            is_whole = len(parts) == (1 if chain is None else 2)
+            lists = InvertedLists(self._faiss, index, ivf, chain, is_whole, rows)
+        core = _core.LiveBase(table, ids, len(rows), version, epoch, 0 if ivf is None else ivf.nlist)
+        return FaissBase(index, core, len(rows), version, exhaustive, lists)
+
+    def prepare(self, rows: Float32) -> tuple[Float32, NDArray[np.bool_]]:
+        """Return rows as the index takes them, and for which of them that is possible."""
+        norms = row_norms(rows)
+        regular = norms < LARGEST_NORM
+        if self.metric == "cosine":
+            regular &= (norms > SMALLEST_NORM) | (norms == 0.0)
+            safe = np.where(regular & (norms > 0.0), norms, 1.0).astype(np.float32)
+            rows = rows / safe[:, np.newaxis]
+        return rows, regular
+
+
+class InvertedLists:
+    """The lists of an IVF index: where rows belong, and which ones a query looks at.
+
+    Parameters
+    ----------
+    faiss
+        The module.
+    index, ivf
+        The index, and the IVF index in it.
+    chain
+        FAISS's transforms before it, or None.
+    is_whole
+        Whether the index is the IVF index, transforms aside.
+    rows
+        (n, dim) what it was trained on.
+    """
+
+    #: Of the rows an index is built from, this share is farther from their centroid than `far`.
+    FAR_SHARE = 0.05
+    _SAMPLE = 20_000
+
+    def __init__(self, faiss: Any, index: Any, ivf: Any, chain: Any, is_whole: bool, rows: Float32) -> None:
+        self._index, self._ivf, self._is_whole = index, ivf, is_whole
+        self._swig_ptr = faiss.swig_ptr
+        self._transforms = []
+        if chain is not None:
+            self._transforms = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
+        sample = rows[:: len(rows) // self._SAMPLE + 1]
+        self.far = float(np.quantile(self.assign(sample)[1], 1.0 - self.FAR_SHARE))
+
+    @property
+    def count(self) -> int:
+        """How many lists there are."""
+        return int(self._ivf.nlist)
+
+    def _transformed(self, rows: Float32) -> Float32:
+        for transform in self._transforms:
+            rows = transform.apply(rows)
+        return rows
+
+    def assign(self, rows: Float32) -> tuple[Int64, Float32]:
+        """Return the list of every row (n,), and the squared distance to its centroid (n,)."""
+        rows = self._transformed(rows)
+        lists = self._ivf.quantizer.search(rows, 1)[1][:, 0]
+        centroids = self._ivf.quantizer.reconstruct_batch(np.maximum(lists, 0))
+        return lists, np.einsum("ij,ij->i", rows - centroids, rows - centroids)
+
+    def search(self, queries: Float32, ask: int, parameters: Parameters) -> tuple[Float32, Int64, Int64]:
+        """Return scores and positions (n, ask), and the lists that were looked at (n, nprobe)."""
+        graph = None if parameters.ivf is None else parameters.ivf.quantizer_params
+        transformed = self._transformed(queries)
+        distances, lists = self._ivf.quantizer.search(transformed, parameters.nprobe, params=graph)
+        if not self._is_whole:
+            return *self._index.search(queries, ask, params=parameters.index), lists
+        scores = np.empty((len(queries), ask), dtype=np.float32)
+        positions = np.empty((len(queries), ask), dtype=np.int64)
+        pointers = map(self._swig_ptr, (lists, distances, scores, positions))
+        self._ivf.search_preassigned_c(
+            len(queries), self._swig_ptr(transformed), ask, *pointers, False, parameters.ivf
+        )  # the wrapper takes no parameters
+        return scores, positions, lists
 
 
 @dataclass(frozen=True)
 class FaissBase:
-    """A FAISS index and whose rows are in it.
+    """A FAISS index over a state of a table, and what became of its rows since.
 
     Attributes
     ----------
     index
-        FAISS's index. Position i in it is the row of ``ids[i]``.
-    ids
-        The ids in the index, ascending, then those that were left out of it and are candidates of every query.
+        FAISS's index.
+    core
+        Whose rows its positions are, and which rows were written since.
     count
-        How many are in the index.
+        How many rows are in the index.
     version
         The table's version it was built from.
     exhaustive
         Whether it compares a query with every row, so that the answer is the exact one.
+    lists
+        Its inverted lists, if it has any.
     """
 
     index: Any
-    ids: Int64
+    core: _core.LiveBase
     count: int
     version: int
     exhaustive: bool
+    lists: InvertedLists | None
 
     def candidates(
-        self, queries: Float32, ask: int, parameters: Any
-    ) -> tuple[Int64, Int64, Float32, NDArray[np.bool_]]:
-        """Return the `ask` best ids of each query, as FAISS sees it.
+        self, queries: Float32, ask: int, parameters: Parameters, *, name_lists: bool
+    ) -> tuple[Float32, Int64, Int64 | None]:
+        """Return the `ask` best of each query, as FAISS sees it.
 
         Returns
         -------
-        ids, offsets
-            The ids of query i are ``ids[offsets[i]:offsets[i + 1]]``.
-        last
-            (n,) the worst score returned.
-        more
-            (n,) whether the index may have more to give.
+        scores, positions
+            (n, ask), -1 for none.
+        lists
+            Where there are any, and if `name_lists`: those that were looked at, (n, nprobe).
         """
-        scores, positions = self.index.search(queries, ask, params=parameters)
-        there = positions >= 0
-        apart = len(self.ids) - self.count
-        if apart > 0:
-            tail = np.arange(self.count, len(self.ids))
-            positions = np.concatenate([positions, np.tile(tail, (len(queries), 1))], axis=1)
-            there = positions >= 0
-        offsets = np.zeros(len(queries) + 1, dtype=np.int64)
-        np.cumsum(there.sum(axis=1), out=offsets[1:])
-        return self.ids[positions[there]], offsets, scores[:, -1], positions[:, ask - 1] >= 0
+        if self.lists is not None and name_lists:
+            return self.lists.search(queries, ask, parameters)
+        scores, positions = self.index.search(queries, ask, params=parameters.index)
+        return scores, positions, None
+
+    def fold(self, factory: Factory) -> tuple[int, int]:
+        """Put rows written since the last time into lists; return how many, and how many are far from theirs."""
+        slots, rows, version = self.core.unfolded()
+        everywhere = 0 if self.lists is None else self.lists.count
+        lists = np.full(len(slots), everywhere, dtype=np.int64)
+        far = 0
+        if self.lists is not None and len(slots) > 0:
+            rows, regular = factory.prepare(rows)
+            if regular.any():
+                assigned, distances = self.lists.assign(np.ascontiguousarray(rows[regular]))
+                lists[regular] = np.where(assigned >= 0, assigned, everywhere)
+                far = int((distances > self.lists.far).sum())
+        self.core.fold(slots, lists, version)
+        return len(slots), far

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_whole
-from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, reason, row_norms
+from fastinc._arguments import as_flag, as_number, as_whole
+from fastinc._background import Background
+from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, Parameters, reason, row_norms
+from fastinc._queries import IdLists, as_id_lists, as_query_matrix
 from fastinc.table import EmbeddingTable
 
 __all__ = ["LiveIndex"]
@@ -27,6 +29,8 @@ METRICS = ("ip", "cosine", "l2")
 #: A base this small is asked again for as many rows as it has; a larger one for a quarter of them, and then
 #: scanning the table costs less.
 SMALL_BASE = 1024
+#: Above this share of the table, scanning all of it costs less than looking at fresh rows one by one.
+FRESH_SHARE = 1 / 16
 
 
 class LiveIndex:
@@ -37,18 +41,28 @@ class LiveIndex:
     table
         Any number of threads may write to it while others search.
     factory
-        "exact" scans the table's float32 rows in place. Any FAISS factory string, such as ``"IVF1024,SQ8"`` or
-        ``"HNSW32"``, makes a base index from a snapshot of the table; rows written since the snapshot are scored
-        exactly, rows removed since are left out, and what the base returns is rescored in float32 from the table.
-        So every score is exact and current, and the choice among unchanged rows has the base index's recall.
-        While there are too few rows to train the base on, the index is exact.
+        "exact" scans the table's int8 rows in place and scores in float32 what may be among the best: the answer is
+        the exact one. Any FAISS factory string, such as ``"IVF1024,SQ8"`` or ``"HNSW32"``, makes a base index from a
+        snapshot of the table; rows written since the snapshot are candidates of every query, rows removed since are
+        left out, and what the base returns is scored in float32 from the table. So every score is exact and
+        current, and the choice among unchanged rows has the base index's recall. While there are too few rows to
+        train the base on, the index is exact.
     metric
         "ip" (inner product), "cosine" (0 for a zero row or query) or "l2" (squared distance).
     device
         "cpu".
     rebuild_share, rebuild_rows
-        The base is built anew, by the search that finds it so, when more rows than both `rebuild_rows` and
-        `rebuild_share` of the base were written or removed since. Other searches go on with the old base.
+        The base is built anew when more rows than both `rebuild_rows` and `rebuild_share` of the base were written
+        or removed since.
+    fold_rows
+        When more rows than this were written, those of an IVF base are put into its lists: from then on a query
+        finds them, as it does the base's rows, in the lists that it looks at.
+    drift_share
+        An IVF base is built anew, with new centroids, when of at least `rebuild_rows` rows put into its lists more
+        than this share are farther from their centroid than 95 % of those it was built from.
+    background
+        Whether a thread of the index's own folds and builds; searches never wait for it. Without, only
+        :meth:`compact` builds, and only :meth:`fold` folds.
 
     Raises
     ------
@@ -81,6 +95,9 @@ class LiveIndex:
         device: str = "cpu",
         rebuild_share: float = 0.2,
         rebuild_rows: int = 1000,
+        fold_rows: int = 512,
+        drift_share: float = 0.3,
+        background: bool = True,
     ) -> None:
         if not isinstance(table, EmbeddingTable):
             raise TypeError(f"table must be an EmbeddingTable, not {type(table).__name__}")
@@ -92,20 +109,27 @@ class LiveIndex:
             raise ValueError("device = 'cuda': this version of fastinc has no CUDA backend; use device='cpu'")
         if device != "cpu":
             raise ValueError(f"device = {device!r} must be 'cpu'")
-        if not 0.0 <= rebuild_share < float("inf"):
-            raise ValueError(f"rebuild_share = {rebuild_share} must be a number, 0 or more")
-        self._rebuild_share = float(rebuild_share)
+        self._rebuild_share = _as_share(rebuild_share, "rebuild_share")
+        self._drift_share = _as_share(drift_share, "drift_share")
         self._rebuild_rows = as_whole(rebuild_rows, "rebuild_rows", 0)
+        self._fold_rows = as_whole(fold_rows, "fold_rows", 0)
         self._table, self._name, self._metric, self._device = table, factory, metric, device
         self._factory = None if factory == "exact" else Factory(table.dim, factory, metric)
         self._base: FaissBase | None = None
-        self._rebuilding = threading.Lock()
-        self._rebuilds = 0
+        self._building = threading.Lock()  # of who folds or builds
+        self._counting = threading.Lock()
+        self._lags: dict[int, int] = {0: 0}  # by bit length: how many searches
+        self._rebuilds = self._folds = 0
+        self._assigned = self._far = 0  # rows folded into lists since the base was built
         self._rebuild_seconds: float | None = None
         self._exact_because: str | None = None
+        self._error: str | None = None
         self._try_at = 0  # rows it takes before building a base is tried
         self._masked = 0  # as of the last search: a first guess at how many to ask the base for
         self.compact()
+        self._background: Background | None = None
+        if as_flag(background, "background") and self._factory is not None:
+            self._background = Background(self, LiveIndex._maintain)
 
     @property
     def table(self) -> EmbeddingTable:
@@ -135,6 +159,7 @@ class LiveIndex:
         k: int = ...,
         *,
         exclude: Any = ...,
+        allow: Any = ...,
         nprobe: int | None = ...,
         efSearch: int | None = ...,  # noqa: N803
         with_version: Literal[False] = ...,
@@ -146,6 +171,7 @@ class LiveIndex:
         k: int = ...,
         *,
         exclude: Any = ...,
+        allow: Any = ...,
         nprobe: int | None = ...,
         efSearch: int | None = ...,  # noqa: N803
         with_version: Literal[True],
@@ -156,6 +182,7 @@ class LiveIndex:
         k: int = 10,
         *,
         exclude: Any = None,
+        allow: Any = None,
         nprobe: int | None = None,
         efSearch: int | None = None,  # noqa: N803
         with_version: bool = False,
@@ -170,7 +197,9 @@ class LiveIndex:
             At least 1; more than there are rows is padded.
         exclude
             Ids that must not be returned: one list for all queries, or a list of n lists (or an (n, m) array), one
-            for each. Ids without a row are allowed.
+            for each. Ids without a row count for nothing.
+        allow
+            Ids that alone may be returned, in the same forms: what is in stock, say. None: all.
         nprobe, efSearch
             FAISS's search parameters, for the indexes that have them (IVF, HNSW).
         with_version
@@ -202,68 +231,77 @@ class LiveIndex:
         >>> ids.tolist(), scores.tolist(), version
         ([[8], [7]], [[1.0], [1.0]], 1)
         """
-        matrix, single = _query_matrix(queries, self._table.dim)
+        matrix, single = as_query_matrix(queries, self._table.dim)
         k = as_whole(k, "k", 1)
-        exclude_ids, offsets, longest = _id_lists(exclude, len(matrix))
+        lists = as_id_lists(exclude, len(matrix), "exclude"), as_id_lists(allow, len(matrix), "allow")
         given = {"nprobe": nprobe, "efSearch": efSearch}
         wanted = {name: as_whole(value, name, 1) for name, value in given.items() if value is not None}
+        current = self._table.version
         if self._factory is None:
             if wanted:
                 name, value = next(iter(wanted.items()))
                 raise ValueError(f"{name} = {value}: an index 'exact' has no such search parameter")
-            answer = self._search_exact(matrix, k, (exclude_ids, offsets))
+            answer = self._search_exact(matrix, k, *lists)
         else:
-            parameters = self._factory.search_parameters(wanted)
-            answer = self._search_live(matrix, k, (exclude_ids, offsets), longest, parameters)
+            answer = self._search_live(matrix, k, *lists, self._factory.search_parameters(wanted))
         scores, ids, version = answer
+        lag = max(current - version, 0).bit_length()
+        with self._counting:
+            self._lags[lag] = self._lags.get(lag, 0) + 1
         if single:
             scores, ids = scores[0], ids[0]
         return (scores, ids, version) if with_version else (scores, ids)
 
-    def _search_exact(self, queries: Float32, k: int, exclude: tuple[Any, Any]) -> VersionedResult:
-        return _core.exact_search(self._table._core, queries, k, self._metric, *exclude)
+    def _search_exact(self, queries: Float32, k: int, exclude: IdLists, allow: IdLists) -> VersionedResult:
+        return _core.exact_search(
+            self._table._core, queries, k, self._metric, exclude.ids, exclude.offsets, allow.ids, allow.offsets
+        )
 
     def _search_live(
-        self, queries: Float32, k: int, exclude: tuple[Any, Any], longest: int, parameters: Any
+        self, queries: Float32, k: int, exclude: IdLists, allow: IdLists, parameters: Parameters
     ) -> VersionedResult:
         """Merge what the base has with what is fresh; scan the table where there is no base to rely on."""
-        if self._base is None and len(self._table) >= self._try_at:
-            self._rebuild(None, wait=False)
         base = self._base
-        if base is None or len(queries) == 0:
-            return self._search_exact(queries, k, exclude)
-        norms = row_norms(queries)
-        if self._metric == "cosine":
-            base_queries = (queries / np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]).astype(np.float32)
-            usable = bool(np.isfinite(norms).all())
-        else:
-            base_queries = queries
-            usable = bool((norms < LARGEST_NORM).all())
-        if not usable:  # the engine says which value is not finite; FAISS couldn't score the others
-            return self._search_exact(queries, k, exclude)
-        ask = k + k // 8 + 16 + longest + 3 * k * self._masked // (2 * base.count)
+        if base is None and len(self._table) >= self._try_at:
+            self._wake()
+        base_queries = None if base is None or len(queries) == 0 else self._base_queries(queries)
+        if base is None or base_queries is None:
+            return self._search_exact(queries, k, exclude, allow)
+        ask = k + k // 8 + 16 + exclude.longest + 3 * k * self._masked // (2 * base.count)
+        if allow.ids is not None:
+            ask *= max(1, 5 * base.count // (4 * max(allow.longest, 1)))
         limit = base.count if base.count <= SMALL_BASE else base.count // 4
         while True:
             ask = min(ask, base.count)
             if ask > limit:
-                return self._search_exact(queries, k, exclude)
-            ids, offsets, last, more = base.candidates(base_queries, ask, parameters)
-            scores, found_ids, version, rows, fresh, found = _core.merged_search(
-                self._table._core, queries, k, self._metric, *exclude, ids, offsets, base.version
+                return self._search_exact(queries, k, exclude, allow)
+            found_scores, positions, lists = base.candidates(base_queries, ask, parameters, name_lists=self._folds > 0)
+            scores, ids, version, found, fresh, unfolded, outdated = base.core.search(
+                queries, k, self._metric, positions, lists, exclude.ids, exclude.offsets, allow.ids, allow.offsets
             )
-            if version < base.version:  # the table was set to an older state: the base knows nothing of it
-                self._rebuild(base, wait=True)
-                return self._search_exact(queries, k, exclude)
-            short = found - (len(base.ids) - base.count) < k
+            if outdated:  # the table was set to another state: the base knows nothing of it
+                if self._base is base:
+                    self._base, self._try_at = None, 0
+                return self._search_exact(queries, k, exclude, allow)
+            short = found - (base.core.rows - base.count) < k
             if base.exhaustive:
-                short |= self._may_tie(scores[:, -1], last)
-            if ask == base.count or not (short & more).any():
+                short |= self._may_tie(scores[:, -1], found_scores[:, -1])
+            if ask == base.count or not (short & (positions[:, -1] >= 0)).any():
                 break
             ask *= 4
-        self._masked = len(base.ids) - (rows - fresh)
-        if max(fresh, self._masked) > max(self._rebuild_rows, self._rebuild_share * len(base.ids)):
-            self._rebuild(base, wait=False)
-        return scores, found_ids, version
+        self._note_fresh(base, fresh, unfolded)
+        return scores, ids, version
+
+    def _base_queries(self, queries: Float32) -> Float32 | None:
+        """Return queries as FAISS takes them; None where it couldn't score them."""
+        if self._metric != "cosine":
+            flat = queries.reshape(-1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return queries if float(np.dot(flat, flat)) < LARGEST_NORM**2 else None
+        norms = row_norms(queries)
+        if not np.isfinite(norms).all():  # the engine says which value it is
+            return None
+        return (queries / np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]).astype(np.float32)
 
     def _may_tie(self, worst: Float32, last: Float32) -> NDArray[np.bool_]:
         """Whether rows that the base kept back may score as well as the k-th, rounding included."""
@@ -271,28 +309,87 @@ class LiveIndex:
         ahead: NDArray[np.bool_] = lead >= -1e-5 * np.maximum(np.abs(worst), np.abs(last))
         return ahead
 
-    def _rebuild(self, stale: FaissBase | None, *, wait: bool) -> None:
-        """Replace the base `stale`, unless another thread has, or (not `wait`) is at it."""
-        if self._factory is None or not self._rebuilding.acquire(blocking=wait):
-            return
+    # --- what keeps the base in step ---------------------------------------------------------------------------
+
+    def _note_fresh(self, base: FaissBase, fresh: int, unfolded: int) -> None:
+        """Leave to the background thread what is due."""
+        self._masked = max(base.core.rows - (len(self._table) - fresh), 0)
+        if unfolded > self._fold_rows or self._is_stale(base, fresh):
+            self._wake()
+
+    def _is_stale(self, base: FaissBase, fresh: int) -> bool:
+        """Whether it is time for another base."""
+        changed = max(fresh, base.core.rows - (len(self._table) - fresh))
+        if changed > max(self._rebuild_rows, self._rebuild_share * base.core.rows):
+            return True
+        return self._assigned > self._rebuild_rows and self._far > self._drift_share * self._assigned
+
+    def _wake(self) -> None:
+        if self._background is not None:
+            self._background.wake()
+
+    def _maintain(self) -> None:
+        """Fold and build as is due, in the background."""
         try:
-            if self._base is not stale:
+            self._one_thread()
+            base = self._base
+            if base is not None:
+                self.fold()
+                if not self._is_stale(base, base.core.count_fresh()):
+                    return
+            elif len(self._table) < self._try_at:
+                return
+            self._build(base)
+        except Exception as error:  # stats() tells; the index goes on as it is
+            self._error = f"{type(error).__name__}: {error}"
+
+    def _one_thread(self) -> None:
+        """Leave the other CPUs to who serves."""
+        if self._factory is not None:
+            self._factory.use_one_thread()
+
+    def _build(self, stale: FaissBase | None) -> None:
+        """Replace the base `stale`, unless another thread has."""
+        with self._building:
+            if self._factory is None or self._base is not stale:
                 return
             start = time.perf_counter()
-            ids, rows, version = _core.rows_at_version(self._table._core)
+            ids, rows, version, epoch = _core.rows_at_version(self._table._core)
             try:
-                base = self._factory.build(ids, rows, version)
+                base = self._factory.build(self._table._core, ids, rows, version, epoch)
             except RuntimeError as error:
                 self._base, self._exact_because = None, f"{self._name!r}: {reason(error)}"
                 self._try_at = max(self._factory.rows_needed, 2 * len(ids))
                 if len(ids) < self._factory.rows_needed:
                     self._try_at = self._factory.rows_needed
                 return
-            self._base, self._masked, self._exact_because = base, 0, None
+            self._base, self._masked, self._exact_because, self._error = base, 0, None, None
+            self._assigned = self._far = 0
             self._rebuilds += 1
             self._rebuild_seconds = time.perf_counter() - start
-        finally:
-            self._rebuilding.release()
+
+    def fold(self) -> int:
+        """Put rows written since the last time into the base's lists; see `fold_rows`.
+
+        Returns
+        -------
+        int
+            How many there were. 0 without a base.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.LiveIndex(fi.EmbeddingTable(dim=2)).fold()
+        0
+        """
+        with self._building:
+            base = self._base
+            if base is None or self._factory is None:
+                return 0
+            rows, far = base.fold(self._factory)
+            self._assigned, self._far = self._assigned + rows, self._far + far
+            self._folds += rows > 0
+            return rows
 
     def compact(self) -> None:
         """Build the base anew from the table as it is now. Does nothing for "exact".
@@ -302,7 +399,7 @@ class LiveIndex:
         >>> import fastinc as fi
         >>> fi.LiveIndex(fi.EmbeddingTable(dim=2)).compact()
         """
-        self._rebuild(self._base, wait=True)
+        self._build(self._base)
 
     def stats(self) -> dict[str, Any]:
         """Return what the index is made of right now.
@@ -312,8 +409,10 @@ class LiveIndex:
         dict
             ``factory``, ``metric``, ``device``; ``version`` and ``rows`` of the table; ``base_version`` (None without
             a base) and ``base_rows``; ``fresh_rows`` written and ``masked_rows`` changed or removed since the base
-            was built; ``rebuilds`` and ``last_rebuild_seconds``; ``exact_because``: why a FAISS index has no base
-            yet, else None.
+            was built; ``folds`` and ``rebuilds``, ``last_rebuild_seconds``; ``far_share`` of the rows folded into
+            lists; ``bytes`` that the merging takes beside FAISS's index; ``lags``: how many searches answered from a
+            table this many versions older than the one when they were called, by promise all 0; ``exact_because``:
+            why a FAISS index has no base yet, else None; ``error``: what last went wrong in the background.
 
         Examples
         --------
@@ -322,13 +421,12 @@ class LiveIndex:
         0
         """
         base = self._base
-        none = np.empty((0, self._table.dim), dtype=np.float32)
         version, rows, fresh, masked = self._table.version, len(self._table), 0, 0
         if base is not None:
-            _, _, version, rows, fresh, _ = _core.merged_search(
-                self._table._core, none, 1, self._metric, None, None, None, None, base.version
-            )
-            masked = len(base.ids) - (rows - fresh)
+            fresh = base.core.count_fresh()
+            masked = max(base.core.rows - (rows - fresh), 0)
+        with self._counting:
+            lags = dict(sorted(self._lags.items()))
         return {
             "factory": self._name,
             "metric": self._metric,
@@ -336,68 +434,22 @@ class LiveIndex:
             "version": version,
             "rows": rows,
             "base_version": None if base is None else base.version,
-            "base_rows": 0 if base is None else len(base.ids),
+            "base_rows": 0 if base is None else base.core.rows,
             "fresh_rows": fresh,
             "masked_rows": masked,
+            "folds": self._folds,
             "rebuilds": self._rebuilds,
             "last_rebuild_seconds": self._rebuild_seconds,
+            "far_share": self._far / self._assigned if self._assigned > 0 else 0.0,
+            "bytes": 0 if base is None else base.core.bytes,
+            "lags": {"0" if n == 0 else f"{1 << (n - 1)}-{(1 << n) - 1}": count for n, count in lags.items()},
             "exact_because": self._exact_because,
+            "error": self._error,
         }
 
 
-def _query_matrix(queries: Array, dim: int) -> tuple[Float32, bool]:
-    """Return queries as a (n, dim) view, and whether there was one (dim,) query."""
-    if not isinstance(queries, np.ndarray):
-        if not hasattr(queries, "__dlpack__"):
-            raise TypeError(
-                f"queries must be an array (NumPy, torch, or anything with DLPack), not {type(queries).__name__}"
-            )
-        try:
-            if getattr(queries, "is_neg", lambda: False)():
-                raise BufferError("it is lazily negated; pass its resolve_neg()")
-            queries = np.from_dlpack(queries)
-        except (BufferError, RuntimeError, TypeError) as error:
-            raise ValueError(f"queries can't be read in place by the CPU: {error}") from error
-    if queries.dtype != np.float32:
-        raise TypeError(f"queries has dtype {queries.dtype}; it must be float32")
-    if queries.ndim not in (1, 2) or queries.shape[-1] != dim:
-        raise ValueError(f"queries has shape {queries.shape}; it must be (any, {dim}) or ({dim},)")
-    if not queries.flags.c_contiguous:
-        raise ValueError("queries is not contiguous (C order); pass a contiguous copy")
-    return queries.reshape(-1, dim), queries.ndim == 1
-
-
-def _id_array(ids: Any, name: str) -> Int64:
-    """Return a list, set or array of integers as (n,) int64."""
-    array = np.asarray(list(ids) if isinstance(ids, (set, frozenset, range)) else ids)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, dtype=np.int64)
-    if array.ndim != 1:
-        raise ValueError(f"{name} has shape {array.shape}; it must be 1-D")
-    if array.dtype == np.object_ or array.dtype.kind not in "iu" or int(array.max()) >= 2**63:
-        raise TypeError(f"{name} has dtype {array.dtype}; ids are integers that fit int64")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-def _id_lists(exclude: Any, n: int) -> tuple[Int64 | None, Int64 | None, int]:
-    """Return ids, offsets (None: one list for all queries) and the length of the longest list."""
-    if exclude is None:
-        return None, None, 0
-    if isinstance(exclude, (int, np.integer, str, bytes, dict)):
-        raise TypeError(f"exclude must be ids or a list of ids for each query, not {type(exclude).__name__}")
-    if not isinstance(exclude, (list, tuple, set, frozenset, range, np.ndarray)):
-        exclude = np.asarray(exclude)
-    nested = exclude.ndim == 2 if isinstance(exclude, np.ndarray) else _has_lists(exclude)
-    if not nested:
-        ids = _id_array(exclude, "exclude")
-        return ids, None, len(ids)
-    if len(exclude) != n:
-        raise ValueError(f"exclude has {len(exclude)} lists, but there are {n} queries")
-    lists = [_id_array(ids, f"exclude[{i}]") for i, ids in enumerate(exclude)]
-    offsets = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-    return np.concatenate([np.empty(0, dtype=np.int64), *lists]), offsets, max(map(len, lists), default=0)
-
-
-def _has_lists(ids: Any) -> bool:
-    return any(not isinstance(item, (int, np.integer, float, str, bytes)) for item in ids)
+def _as_share(value: Any, name: str) -> float:
+    share = as_number(value, name)
+    if not 0.0 <= share < float("inf"):
+        raise ValueError(f"{name} = {value} must be a number, 0 or more")
+    return share

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 import fastinc as fi
@@ -83,3 +85,11 @@ def assert_index(index, queries, k, excluded=None, tied=False, **parameters):
 def whole_rows(rng, n, dim):
     """Rows whose scores are exact in float32 (and often equal)."""
     return rng.integers(-3, 4, size=(n, dim)).astype(np.float32)
+
+
+def eventually(holds, seconds=30.0):
+    """Wait for what a background thread does."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came to be"
+        time.sleep(0.005)

@@ -162,27 +162,27 @@ def test_any_floats(data, dim, n, k, metric, factory):
     assert_index(index, queries, k)
 
 
-def test_only_ids_are_scored():
-    """The engine's own door: `only`, shared and per query, with repeats and ids without a row."""
+def test_allow_ids_are_scored():
+    """The engine's own door: `allow`, shared and per query, with repeats and ids without a row."""
     rng = np.random.default_rng(5)
     table = make_table(range(300), rng.standard_normal((300, 8)))
     queries = rng.standard_normal((3, 8)).astype(np.float32)
     content = contents(table)
     only = np.array([5, 5, 9, 1000, -3, 200, 9])
-    scores, ids, version = _core.exact_search(table._core, queries, 4, "ip", only_ids=only)
+    scores, ids, version = _core.exact_search(table._core, queries, 4, "ip", allow_ids=only)
     assert version == table.version
     for i in range(3):
         assert_answer(scores[i], ids[i], {j: content[j] for j in (5, 9, 200)}, queries[i], 4, "ip")
     offsets = np.array([0, 2, 2, 7])
     scores, ids, _ = _core.exact_search(
-        table._core, queries, 4, "l2", np.array([9]), None, only_ids=only, only_offsets=offsets
+        table._core, queries, 4, "l2", np.array([9]), None, allow_ids=only, allow_offsets=offsets
     )
     for i, mine in enumerate([(5,), (), (200,)]):
         assert_answer(scores[i], ids[i], {j: content[j] for j in mine}, queries[i], 4, "l2")
     for wrong in ([0, 2, 7], [1, 2, 3, 7], [0, 3, 2, 7], [0, 2, 2, 8]):
-        with pytest.raises(ValueError, match="only_offsets"):
+        with pytest.raises(ValueError, match="allow_offsets"):
             _core.exact_search(
-                table._core, queries, 4, "ip", only_ids=only, only_offsets=np.array(wrong, dtype=np.int64)
+                table._core, queries, 4, "ip", allow_ids=only, allow_offsets=np.array(wrong, dtype=np.int64)
             )
 
 

@@ -1,6 +1,7 @@
 """LiveIndex while its table changes: FAISS bases, rebuilds, any sequence of writes, threads."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import fastinc as fi
-from _brute_force import HIGH, LOW, METRICS, assert_answer, assert_index, contents, make_table, whole_rows
+from _brute_force import HIGH, LOW, METRICS, assert_answer, assert_index, contents, eventually, make_table, whole_rows
 
 FACTORIES = ["exact", "Flat", "IVF16,Flat", "HNSW16", "IVF16,SQ8", "PQ4x4", "OPQ2_8,IVF4,PQ4x4", "SQ8,RFlat"]
 
@@ -128,8 +129,9 @@ def test_rebuild_when_enough_has_changed():
     assert (stats["rebuilds"], stats["fresh_rows"], stats["masked_rows"]) == (1, 100, 100)
     table.remove([500])
     index.search(query)
+    eventually(lambda: index.stats()["rebuilds"] == 2)
     stats = index.stats()
-    assert (stats["rebuilds"], stats["fresh_rows"], stats["masked_rows"]) == (2, 0, 0)
+    assert (stats["fresh_rows"], stats["masked_rows"], stats["error"]) == (0, 0, None)
     assert stats["base_version"] == table.version
     assert stats["last_rebuild_seconds"] > 0
     table.load([3], np.ones((1, 4), dtype=np.float32))
@@ -137,9 +139,25 @@ def test_rebuild_when_enough_has_changed():
     assert index.stats()["base_version"] == table.version
     table.remove(range(1000))
     assert index.search(query, 3)[1].tolist() == [-1, -1, -1]
-    stats = index.stats()
-    assert (stats["base_rows"], stats["base_version"]) == (0, None)
-    assert "0 rows" in stats["exact_because"]
+    eventually(lambda: index.stats()["base_version"] is None)
+    assert index.stats()["base_rows"] == 0
+    assert "0 rows" in index.stats()["exact_because"]
+
+
+def test_nothing_is_built_behind_the_back_of_who_wants_it_so():
+    rng = np.random.default_rng(9)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "IVF4,Flat", rebuild_rows=0, rebuild_share=0.0, fold_rows=0, background=False)
+    threads = threading.active_count()
+    table.load(range(500), rng.standard_normal((500, 4)).astype(np.float32))
+    for _ in range(3):
+        assert_index(index, np.ones((1, 4), dtype=np.float32), 5, nprobe=4)
+    assert (index.stats()["rebuilds"], index.stats()["folds"]) == (1, 0)
+    assert threading.active_count() == threads
+    assert index.fold() == 500
+    assert index.fold() == 0
+    index.compact()
+    assert (index.stats()["rebuilds"], index.stats()["folds"]) == (2, 1)
 
 
 def test_exact_until_there_is_enough_to_train_on():
@@ -153,21 +171,154 @@ def test_exact_until_there_is_enough_to_train_on():
         index.search(queries, efSearch=8)
     table.load(range(1000, 1600), rng.standard_normal((600, 4)).astype(np.float32))
     assert_index(index, queries, 10, nprobe=16)
-    stats = index.stats()
-    assert stats["base_rows"] == 700
-    assert stats["exact_because"] is None
+    eventually(lambda: index.stats()["base_rows"] == 700)
+    assert index.stats()["exact_because"] is None
+    assert_index(index, queries, 10, nprobe=16)
 
 
-def test_a_table_set_back_to_an_older_state():
-    table = make_table(range(50), np.ones((50, 2)))
-    older = table.__getstate__()["state"]
+@pytest.mark.parametrize("newer", [False, True])
+def test_a_table_set_to_another_state(newer):
+    """Whatever its version: those of one state say nothing of another's rows."""
+    other = make_table(range(50), np.ones((50, 2)))
+    for _ in range(20 if newer else 0):
+        other.load([0], np.ones((1, 2), dtype=np.float32))
+    table = make_table(range(50), np.full((50, 2), 9.0))
     for _ in range(5):
         table.load(range(10), np.full((10, 2), 9.0, dtype=np.float32))
     index = fi.LiveIndex(table, "Flat")
-    table._core.import_state(older)
+    table._core.import_state(other.__getstate__()["state"])
     scores, ids, version = index.search(np.ones(2, dtype=np.float32), 3, with_version=True)
-    assert (scores.tolist(), ids.tolist(), version) == ([2.0] * 3, [0, 1, 2], 1)
-    assert index.stats()["base_version"] == 1
+    assert (scores.tolist(), ids.tolist(), version) == ([2.0] * 3, [0, 1, 2], other.version)
+    index.search(np.ones(2, dtype=np.float32))
+    eventually(lambda: index.stats()["base_version"] == other.version)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "factory", ["IVF16,Flat", "IVF16,SQ8", "OPQ4_8,IVF16,PQ4x4", "IVF16,SQ8,RFlat", "IVF16_HNSW8,Flat"]
+)
+def test_folded_rows_are_found_in_the_lists_that_are_looked_at(metric, factory):
+    rng = np.random.default_rng(15)
+    n = 10_000 if "OPQ" in factory else 2000
+    table = make_table(range(n), rng.standard_normal((n, 8)))
+    index = fi.LiveIndex(table, factory, metric=metric, background=False)
+    content = contents(table)
+    for round in range(3):
+        moved = rng.choice(n, 300, replace=False)
+        table.load(moved, rng.standard_normal((300, 8)).astype(np.float32))
+        table.remove(rng.choice(n, 20))
+        table.load(np.arange(9000, 9050) * 3 + n + round, rng.standard_normal((50, 8)).astype(np.float32))
+        assert index.fold() >= 300
+        table.load(moved[:30], rng.standard_normal((30, 8)).astype(np.float32))  # folded, and changed again
+        table.remove(moved[30:40])
+        content = contents(table)
+        queries = rng.standard_normal((4, 8)).astype(np.float32)
+        if "PQ" not in factory and "SQ" not in factory:
+            assert_index(index, queries, 40, nprobe=16)
+        # with all lists, every changed row that belongs to the answer is in it
+        changed = set(table.changes(since=1).updated.tolist())
+        scores, ids = index.search(queries, 40, nprobe=16)
+        for i, query in enumerate(queries):
+            assert len(set(ids[i].tolist())) == 40
+            rows = {j: content[j] for j in changed | set(ids[i].tolist())}
+            assert_answer(scores[i], ids[i], rows, query, 40, metric)
+        # with one list, a row that is a query's own is found, and scores are the rows'
+        own = list(changed)[:20]
+        own_rows = np.stack([content[j] for j in own]).astype(np.float32)
+        scores, ids = index.search(own_rows, 5, nprobe=1)
+        for i, row in enumerate(own_rows):
+            assert_answer(scores[i], ids[i], {j: content[j] for j in ids[i].tolist() if j in content}, row, 5, metric)
+        if metric != "ip" and "HNSW" not in factory:
+            assert (ids[:, 0] == own).all()
+    assert index.stats()["folds"] == 3
+
+
+def test_drift_calls_for_new_centroids():
+    rng = np.random.default_rng(16)
+    table = make_table(range(4000), rng.standard_normal((4000, 8)))
+    index = fi.LiveIndex(table, "IVF16,Flat", metric="l2", rebuild_share=100.0, rebuild_rows=500, fold_rows=100)
+    query = np.zeros(8, dtype=np.float32)
+    table.load(range(1000), rng.standard_normal((1000, 8)).astype(np.float32))
+    index.search(query)
+    eventually(lambda: index.stats()["folds"] == 1)
+    assert index.stats()["far_share"] < 0.15
+    index.search(query)
+    assert index.stats()["rebuilds"] == 1
+    table.load(range(2000), 5.0 + rng.standard_normal((2000, 8)).astype(np.float32))
+    index.search(query)
+    eventually(lambda: index.search(query) and index.stats()["rebuilds"] == 2)
+    assert index.stats()["far_share"] == 0.0
+
+
+def test_what_goes_wrong_in_the_background_is_told(monkeypatch):
+    rng = np.random.default_rng(17)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "Flat", rebuild_rows=0, rebuild_share=0.0)
+    monkeypatch.setattr(index._factory, "build", lambda *_: 1 // 0)
+    table.load([5], np.ones((1, 4), dtype=np.float32))
+    assert_index(index, np.ones((1, 4), dtype=np.float32), 5)
+    eventually(lambda: index.stats()["error"] is not None)
+    assert "ZeroDivisionError" in index.stats()["error"]
+    assert_index(index, np.ones((1, 4), dtype=np.float32), 5)
+    monkeypatch.undo()
+    index.compact()
+    assert index.stats()["error"] is None
+
+
+def test_the_thread_ends_with_its_index(monkeypatch):
+    monkeypatch.setattr("fastinc._background.IDLE", 0.05)
+    before = threading.active_count()
+    table = make_table(range(1000), np.ones((1000, 4)))
+
+    def use_one():
+        index = fi.LiveIndex(table, "Flat", rebuild_rows=0, rebuild_share=0.0)
+        for number in range(3):
+            table.load([5], np.full((1, 4), number, dtype=np.float32))
+            index.search(np.ones(4, dtype=np.float32))
+            eventually(lambda wanted=number + 2: index.stats()["rebuilds"] >= wanted)
+            eventually(lambda: threading.active_count() == before)  # idle; the next work starts another
+        table.load([5], np.ones((1, 4), dtype=np.float32))
+        index.search(np.ones(4, dtype=np.float32))
+        return weakref.ref(index)
+
+    gone = use_one()
+    eventually(lambda: gone() is None)
+    eventually(lambda: threading.active_count() == before)
+
+
+@pytest.mark.parametrize("factory", ["exact", "Flat", "IVF16,Flat"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_allow(metric, factory):
+    rng = np.random.default_rng(18)
+    table = make_table(np.arange(3000) - 1500, rng.standard_normal((3000, 6)))
+    index = fi.LiveIndex(table, factory, metric=metric, background=False)
+    nprobe = {"nprobe": 16} if "IVF" in factory else {}
+    table.load(range(100), rng.standard_normal((100, 6)).astype(np.float32))
+    queries = rng.standard_normal((4, 6)).astype(np.float32)
+    content = contents(table)
+    for size in (0, 1, 30, 400, 2900):
+        shared = rng.choice(np.arange(-1500, 1500), size, replace=False)
+        own = [rng.choice(np.arange(-1500, 1500), n, replace=False).tolist() for n in (0, 5, size, size // 2)]
+        for allow in (shared, [*shared.tolist(), 10**9, *shared[:3].tolist()], own):
+            excluded = rng.choice(np.arange(-1500, 1500), 300)
+            scores, ids = index.search(queries, 20, allow=allow, exclude=excluded, **nprobe)
+            for i, query in enumerate(queries):
+                mine = set(own[i] if allow is own else shared.tolist())
+                rows = {j: row for j, row in content.items() if j in mine}
+                assert_answer(scores[i], ids[i], rows, query, 20, metric, excluded.tolist())
+    with pytest.raises(ValueError, match="allow has 3 lists, but there are 4 queries"):
+        index.search(queries, 5, allow=[[1], [2], [3]])
+    with pytest.raises(TypeError, match="allow has dtype float64"):
+        index.search(queries, 5, allow=[0.5])
+
+
+def test_lags_are_counted():
+    table = make_table(range(100), np.ones((100, 2)))
+    for factory in ("exact", "Flat"):
+        index = fi.LiveIndex(table, factory)
+        for _ in range(7):
+            index.search(np.ones(2, dtype=np.float32))
+        assert index.stats()["lags"] == {"0": 7}
 
 
 class LiveIndexMachine(RuleBasedStateMachine):
@@ -302,4 +453,5 @@ def test_searches_while_rows_change(factory):
     assert table.version == versions
     assert min(searched) > 0
     if factory != "exact":
-        assert index.stats()["rebuilds"] > 1
+        index.search(query)
+        eventually(lambda: index.stats()["rebuilds"] > 1)

@@ -1,4 +1,4 @@
-// Exact top-k over a table's float32 rows.
+// Exact top-k over a table's rows.
 #pragma once
 
 #include <cstddef>
@@ -25,35 +25,17 @@ struct SearchRequest {
   std::size_t k = 0;  // at least 1
   Metric metric = Metric::kIp;
   IdLists exclude;
-  /// Without `only` and `since` every row is a candidate. With either, candidates are the rows in `only` and
-  /// every row written after version `since`.
-  std::optional<IdLists> only;
-  std::optional<std::uint64_t> since;
-};
-
-/// What an answer reflects: every row as of `version`, or newer where it was written during the search.
-struct SearchedState {
-  std::uint64_t version = 0;
-  std::size_t rows = 0;
-  std::size_t fresh = 0;  // rows written after `since`; 0 without it
+  std::optional<IdLists> allow;  // these rows alone are candidates
 };
 
 /// The k best rows of each query, best first, equal float32 scores by smaller id. Takes no lock.
 ///   scores, ids: (n, k), padded with id -1 and score -3.4028235e38 (kL2: +3.4028235e38)
-///   found: (n,) or nullptr: rows of `only`, not excluded and not written after `since`, that were scored
 /// Scores are float32, in the same bytes for any thread count and instruction set; one that float32
 /// arithmetic would overflow on the way to is summed in float64 and saturates at the largest float32. The
 /// cosine of a zero row or a zero query is 0. Throws std::invalid_argument, naming the argument and the
-/// value.
-SearchedState exact_search(const Table& table, const SearchRequest& request, float* scores, std::int64_t* ids,
-                           std::int64_t* found = nullptr);
-
-/// A table's rows, ids ascending, each as of `version` or newer: what an approximate index is built from.
-struct RowsAtVersion {
-  std::uint64_t version = 0;
-  std::vector<std::int64_t> ids;  // (rows,)
-  std::vector<float> weights;     // (rows, dim)
-};
-RowsAtVersion rows_at_version(const Table& table);
+/// value. Returns the version that the answer reflects: every row as of it, or newer where it was written
+/// during the search.
+std::uint64_t exact_search(const Table& table, const SearchRequest& request, float* scores,
+                           std::int64_t* ids);
 
 }  // namespace fastinc

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "fastinc/exact_search.h"
+#include "store/slot.h"
 
 namespace fastinc {
 
@@ -52,5 +54,24 @@ Lists<T> make_lists(const IdLists& lists, Add add) {
   }
   return out;
 }
+
+/// Rows that queries must not be given, or alone may be given: by id, for that is what counts, and by slot,
+/// to know most of them without a look at the row.
+struct RowFilter {
+  Lists<std::int64_t> excluded;
+  std::optional<Lists<std::int64_t>> allowed;
+  Lists<Slot> excluded_slots, allowed_slots;
+  std::vector<bool> allowed_in;  // (slots,) where one list is for every query
+
+  bool refuses(std::size_t q, std::int64_t id) const {
+    return excluded.has(q, id) || (allowed && !allowed->has(q, id));
+  }
+};
+
+/// Both are sorted; slots come later, where they are of use.
+RowFilter make_filter(const IdLists& exclude, const std::optional<IdLists>& allow);
+
+/// Throws std::invalid_argument, naming the argument and the value, where offsets don't fit n queries.
+void check_lists(const IdLists& lists, std::size_t n, const char* name);
 
 }  // namespace fastinc

@@ -15,19 +15,6 @@
 
 namespace fastinc {
 
-/// Rows that queries must not be given, or alone may be given: by id, for that is what counts, and by slot,
-/// to know most of them without a look at the row.
-struct RowFilter {
-  Lists<std::int64_t> excluded;
-  std::optional<Lists<std::int64_t>> allowed;
-  Lists<Slot> excluded_slots, allowed_slots;
-  std::vector<bool> allowed_in;  // (slots,) where one list is for every query
-
-  bool refuses(std::size_t q, std::int64_t id) const {
-    return excluded.has(q, id) || (allowed && !allowed->has(q, id));
-  }
-};
-
 /// What CodeSearch asks of rows; see there.
 class TableCodes {
  public:

@@ -483,6 +483,7 @@ std::vector<std::int64_t> RowStore::remove(std::span<const std::int64_t> ids, st
 }
 
 void RowStore::clear(std::uint64_t version) {
+  epoch_.fetch_add(1, std::memory_order_acq_rel);
   index_.clear();
   for (Slot slot = 0; slot < slot_count(); ++slot) retire(slot, version);
   free_.clear();
@@ -493,6 +494,7 @@ void RowStore::clear(std::uint64_t version) {
 void RowStore::restart(std::uint64_t version) {
   changes_.reset(version);
   version_ = version;
+  epoch_.fetch_add(1, std::memory_order_acq_rel);  // again: what was read in between is of no state
   if (bounds_) bounds_->restart(version);
 }
 

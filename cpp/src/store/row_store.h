@@ -42,6 +42,8 @@ class RowStore {
   /// Slots handed out so far, free ones included: row numbers in rows() are below it.
   std::size_t slot_count() const { return slot_count_.load(std::memory_order_acquire); }
   std::uint64_t version() const { return version_.load(std::memory_order_acquire); }
+  /// Counts the states that the table was set to: versions of one say nothing of another's.
+  std::uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
   /// Pages and strides for the kernels.
   const RowSet& rows() const { return rows_; }
   const ChangeLog& changes() const { return changes_; }
@@ -170,7 +172,7 @@ class RowStore {
   std::size_t most_expired_ = 0;
   bool unfinished_ = false;
   std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};
-  std::atomic<std::uint64_t> version_{0};
+  std::atomic<std::uint64_t> version_{0}, epoch_{0};
 };
 
 }  // namespace fastinc

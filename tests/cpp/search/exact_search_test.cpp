@@ -225,8 +225,8 @@ BOOST_AUTO_TEST_CASE(lists_of_ids_that_are_excluded_or_allowed) {
           request.k = 25;
           request.metric = metric;
           if (excluded > 0) request.exclude.ids = out;
-          if (allowed > 0) request.only = IdLists{.ids = in, .offsets = {}};
-          if (own && allowed > 0) request.only->offsets = third;
+          if (allowed > 0) request.allow = IdLists{.ids = in, .offsets = {}};
+          if (own && allowed > 0) request.allow->offsets = third;
           check(rows, queries, request,
                 "excluded " + std::to_string(excluded) + ", allowed " + std::to_string(allowed) +
                     (own ? ", own lists" : ""),

@@ -1,0 +1,299 @@
+#include "fastinc/live_base.h"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "cpu/kernels.h"
+#include "cpu/threads.h"
+#include "cpu/update.h"
+#include "fastinc/runtime.h"
+#include "search/lists.h"
+#include "search/row_scores.h"
+#include "search/row_search.h"
+#include "store/row_store.h"
+
+namespace fastinc {
+
+RowsAtVersion rows_at_version(const Table& table) {
+  const RowStore& store = table.store();
+  RowsAtVersion out;
+  out.epoch = store.epoch();
+  out.version = store.version();
+  out.ids = table.ids();
+  std::sort(out.ids.begin(), out.ids.end());
+  out.ids.erase(std::unique(out.ids.begin(), out.ids.end()), out.ids.end());  // removed and back meanwhile
+  out.weights.resize(out.ids.size() * store.dim());
+  store.read(out.ids, out.weights.data());
+  return out;
+}
+
+/// Rows by list: those of list l are slots[starts[l]] .. slots[starts[l + 1] - 1].
+struct LiveBase::Folded {
+  std::uint64_t version;
+  std::vector<std::size_t> starts;  // (lists + 2,)
+  std::vector<Slot> slots;
+};
+
+namespace {
+
+/// Slots written at the versions (since, until], ascending and distinct; some may hold no row by now.
+std::vector<Slot> written_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
+  std::vector<Slot> slots;
+  if (since >= until) return slots;
+  if (!store.changes().written_since(since, until, slots)) {
+    for (Slot slot = 0, end = static_cast<Slot>(store.slot_count()); slot < end; ++slot) {
+      if (store.row_version(slot) > since) slots.push_back(slot);
+    }
+    return slots;
+  }
+  std::sort(slots.begin(), slots.end());
+  slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+  return slots;
+}
+
+}  // namespace
+
+/// One request. Rows are named by their slots: whose they are by now is seen when they are scored.
+class LiveBase::Search {
+ public:
+  Search(const LiveBase& base, const SearchRequest& request, const IndexAnswer& index)
+      : base_(base),
+        store_(base.store_),
+        request_(request),
+        index_(index),
+        folded_(base.folded()),  // before the version: it must not be of a newer one
+        version_(store_.version()),
+        unfolded_(written_slots(store_, folded_->version, version_)),
+        filter_(make_filter(request.exclude, request.allow)),
+        scores_(store_, kernels(), request.metric, request.queries, request.n) {}
+
+  LiveState state() const {
+    return {.version = version_,
+            .fresh = folded_->slots.size() + unfolded_.size(),
+            .unfolded = unfolded_.size(),
+            .outdated = store_.epoch() != base_.epoch_};
+  }
+
+  void run(float* scores, std::int64_t* ids, std::int64_t* found) {
+    own_.starts.assign(1, 0);
+    for (std::size_t q = 0; q < request_.n; ++q) {
+      const std::size_t first = own_.values.size();
+      maybe_twice_ = false;
+      found[q] = static_cast<std::int64_t>(add_named(q));
+      add_folded(q);
+      if (maybe_twice_) {
+        const auto begin = own_.values.begin() + static_cast<std::ptrdiff_t>(first);
+        std::sort(begin, own_.values.end());
+        auto end = std::unique(begin, own_.values.end());
+        end = std::remove_if(begin, end, [&](Slot slot) {
+          return std::binary_search(unfolded_.begin(), unfolded_.end(), slot);
+        });
+        own_.values.erase(end, own_.values.end());
+      }
+      own_.starts.push_back(own_.values.size());
+    }
+    RowSearch rows(store_, scores_, filter_, request_.metric, request_.k, version_);
+    const SlotLists lists{.shared = unfolded_.data(), .shared_count = unfolded_.size(), .own = &own_};
+    rows.run(lists, 0, request_.n, scores, ids);
+  }
+
+ private:
+  static constexpr std::size_t kAhead = 16;  // rows fetched before they are asked for
+
+  /// What the index names, and what it doesn't know. Returns how many of them are as they were.
+  std::size_t add_named(std::size_t q) {
+    const std::size_t apart = base_.slots_.size() - base_.count_, n = index_.asked + apart;
+    const std::int64_t* const positions = index_.positions + q * index_.asked;
+    const auto position = [&](std::size_t i) {
+      if (i >= index_.asked) return static_cast<std::int64_t>(base_.count_ + i - index_.asked);
+      return positions[i];
+    };
+    const auto slot_at = [&](std::int64_t at) { return base_.slots_[static_cast<std::size_t>(at)]; };
+    std::size_t found = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      if (i + kAhead < n && position(i + kAhead) >= 0) fetch(slot_at(position(i + kAhead)));
+      const std::int64_t at = position(i);
+      if (at < 0) continue;
+      const Slot slot = slot_at(at);
+      if (slot == kNoSlot || !add(slot, base_.version_)) continue;
+      found += !filter_.refuses(q, store_.id(slot));
+    }
+    return found;
+  }
+
+  void add_folded(std::size_t q) {
+    const auto add_list = [&](std::size_t list) {
+      const std::size_t end = folded_->starts[list + 1];
+      for (std::size_t i = folded_->starts[list]; i < end; ++i) {
+        if (i + kAhead < end) fetch(folded_->slots[i + kAhead]);
+        add(folded_->slots[i], folded_->version);
+      }
+    };
+    if (folded_->slots.empty()) return;
+    for (std::size_t i = 0; i < index_.probed; ++i) {
+      const std::int64_t list = index_.lists[q * index_.probed + i];
+      if (list >= 0) add_list(static_cast<std::size_t>(list));
+    }
+    for (std::size_t list = 0; index_.lists == nullptr && list < base_.lists_; ++list) add_list(list);
+    add_list(base_.lists_);
+  }
+
+  /// A candidate, if it hasn't been written since. Whether it is one, and surely not another of this query's.
+  bool add(Slot slot, std::uint64_t since) {
+    const std::uint64_t version = store_.row_version(slot);
+    if (version == 0 || (version > since && version <= version_)) return false;  // gone, or listed elsewhere
+    own_.values.push_back(slot);
+    maybe_twice_ |= version > since;  // written during the search: it may be listed elsewhere, or not
+    return version <= since;
+  }
+
+  void fetch(Slot slot) const {
+    if (slot == kNoSlot) return;
+    const auto row = reinterpret_cast<std::uintptr_t>(store_.header(slot));
+    const std::uintptr_t end = row + sizeof(RowHeader) + store_.dim() * sizeof(float);
+    for (std::uintptr_t line = row & ~std::uintptr_t{63}; line < end; line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+    }
+  }
+
+  const LiveBase& base_;
+  const RowStore& store_;
+  const SearchRequest& request_;
+  const IndexAnswer& index_;
+  const std::shared_ptr<const Folded> folded_;
+  const std::uint64_t version_;
+  const std::vector<Slot> unfolded_;
+  const RowFilter filter_;
+  const RowScores scores_;
+  Lists<Slot> own_;
+  bool maybe_twice_ = false;
+};
+
+LiveBase::LiveBase(const Table& table, std::span<const std::int64_t> ids, std::size_t count,
+                   std::uint64_t version, std::uint64_t epoch, std::size_t lists)
+    : store_(table.store()),
+      count_(count),
+      lists_(lists),
+      version_(version),
+      epoch_(epoch),
+      slots_(ids.size()) {
+  if (count > ids.size()) {
+    throw std::invalid_argument("count = " + std::to_string(count) + " must be at most the number of ids, " +
+                                std::to_string(ids.size()));
+  }
+  store_.find(ids, slots_.data());
+  folded_ = std::make_shared<const Folded>(Folded{version, std::vector<std::size_t>(lists + 2), {}});
+}
+
+LiveBase::~LiveBase() = default;
+
+std::size_t LiveBase::dim() const {
+  return store_.dim();
+}
+
+std::shared_ptr<const LiveBase::Folded> LiveBase::folded() const {
+  const std::lock_guard lock(mutex_);
+  return folded_;
+}
+
+LiveState LiveBase::search(const SearchRequest& request, const IndexAnswer& index, float* scores,
+                           std::int64_t* ids, std::int64_t* found) const {
+  if (request.k < 1) throw std::invalid_argument("k = 0 must be at least 1");
+  checked_multiply(request.n, request.k, "k");
+  check_lists(request.exclude, request.n, "exclude");
+  if (request.allow) check_lists(*request.allow, request.n, "allow");
+  check_finite(request.queries, request.n, store_.dim(), "queries");
+  const auto check = [&](const std::int64_t* values, std::size_t n, std::size_t end, const char* name) {
+    for (std::size_t i = 0; i < n; ++i) {
+      if (values[i] >= -1 && values[i] < static_cast<std::int64_t>(end)) continue;
+      throw std::invalid_argument(std::string(name) + " = " + std::to_string(values[i]) +
+                                  " must be from -1 to " + std::to_string(end) + " - 1");
+    }
+  };
+  check(index.positions, request.n * index.asked, count_, "position");
+  if (index.lists != nullptr) check(index.lists, request.n * index.probed, lists_, "list");
+  Search search(*this, request, index);
+  search.run(scores, ids, found);
+  return search.state();
+}
+
+LiveBase::Unfolded LiveBase::unfolded() const {
+  Unfolded out;
+  out.version = store_.version();
+  out.slots = written_slots(store_, folded()->version, out.version);
+  const Kernels& kernel = kernels();
+  RowScores::Block block;
+  const RowScores rows(store_, kernel, Metric::kIp, nullptr, 0);
+  std::vector<float> copies(rows.block_rows() * store_.dim());
+  block.rows = copies.data();
+  std::size_t size = 0;
+  for (std::size_t at = 0; at < out.slots.size(); at += rows.block_rows()) {
+    const std::size_t n = std::min(rows.block_rows(), out.slots.size() - at);
+    std::copy_n(out.slots.data() + at, n, block.slots);
+    rows.load(n, block);
+    std::copy_n(block.slots, block.size, out.slots.data() + size);
+    out.weights.insert(out.weights.end(), block.rows, block.rows + block.size * store_.dim());
+    size += block.size;
+  }
+  out.slots.resize(size);
+  return out;
+}
+
+void LiveBase::fold(std::span<const std::uint32_t> slots, std::span<const std::int64_t> lists,
+                    std::uint64_t version) {
+  if (slots.size() != lists.size()) {
+    throw std::invalid_argument("lists has " + std::to_string(lists.size()) + " values; " +
+                                std::to_string(slots.size()) + " slots need as many");
+  }
+  for (const std::int64_t list : lists) {
+    if (list < 0 || list > static_cast<std::int64_t>(lists_)) {
+      throw std::invalid_argument("list = " + std::to_string(list) + " must be from 0 to " +
+                                  std::to_string(lists_));
+    }
+  }
+  const std::shared_ptr<const Folded> old = folded();
+  std::vector<Slot> written(slots.begin(), slots.end());
+  std::sort(written.begin(), written.end());
+  std::vector<std::pair<std::size_t, Slot>> entries;
+  entries.reserve(old->slots.size() + slots.size());
+  for (std::size_t list = 0; list <= lists_; ++list) {
+    for (std::size_t i = old->starts[list]; i < old->starts[list + 1]; ++i) {
+      const Slot slot = old->slots[i];
+      if (store_.row_version(slot) == 0 || std::binary_search(written.begin(), written.end(), slot)) continue;
+      entries.emplace_back(list, slot);
+    }
+  }
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    if (store_.row_version(slots[i]) != 0) entries.emplace_back(static_cast<std::size_t>(lists[i]), slots[i]);
+  }
+  std::sort(entries.begin(), entries.end());
+  Folded now{version, std::vector<std::size_t>(lists_ + 2), {}};
+  now.slots.reserve(entries.size());
+  for (const auto& [list, slot] : entries) {
+    ++now.starts[list + 1];
+    now.slots.push_back(slot);
+  }
+  std::partial_sum(now.starts.begin(), now.starts.end(), now.starts.begin());
+  auto made = std::make_shared<const Folded>(std::move(now));
+  const std::lock_guard lock(mutex_);
+  folded_ = std::move(made);
+}
+
+std::size_t LiveBase::count_fresh() const {
+  std::size_t count = 0;
+  for (Slot slot = 0, end = static_cast<Slot>(store_.slot_count()); slot < end; ++slot) {
+    count += store_.row_version(slot) > version_;
+  }
+  return count;
+}
+
+std::size_t LiveBase::bytes() const {
+  const std::shared_ptr<const Folded> now = folded();
+  return slots_.capacity() * sizeof(Slot) + now->starts.capacity() * sizeof(std::size_t) +
+         now->slots.capacity() * sizeof(Slot);
+}
+
+}  // namespace fastinc

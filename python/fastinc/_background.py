@@ -1,0 +1,82 @@
+"""A thread that looks after an object as long as somebody else holds it."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Background"]
+
+#: Seconds without work after which a thread ends; the next work starts another.
+IDLE = 5.0
+
+_all: weakref.WeakSet[Background] = weakref.WeakSet()
+
+
+class Background:
+    """Calls a method of an object, in a thread of its own, whenever there is work.
+
+    The thread holds no reference to the object while it waits, and ends after a while without work. It is gone in a
+    forked child, where the next work starts another.
+
+    Parameters
+    ----------
+    owner
+        The object.
+    method
+        A function of the object, called as ``method(owner)``. It must not raise.
+    """
+
+    def __init__(self, owner: Any, method: Callable[[Any], None]) -> None:
+        self._owner = weakref.ref(owner)
+        self._method = method
+        self._lock = threading.Lock()
+        self._work = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        _all.add(self)
+
+    def wake(self) -> None:
+        """There is work. Costs next to nothing while there is work already."""
+        if self._work.is_set() and self._thread is not None and self._thread.is_alive():
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._work.set()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="fastinc-live-index", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            if not self._work.wait(IDLE):
+                with self._lock:
+                    if not self._work.is_set():
+                        self._thread = None
+                        return
+            owner = self._owner()
+            if owner is None or self._closed:
+                return
+            self._work.clear()
+            self._method(owner)
+            del owner
+
+    def close(self) -> None:
+        """End the thread, after what it is doing."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._work.set()
+        if thread is not None:
+            thread.join()
+
+
+@atexit.register
+def _close_all() -> None:
+    """FAISS must not be at work while the interpreter is taken apart."""
+    for background in list(_all):
+        background.close()
