@@ -111,14 +111,11 @@ py::tuple live_search(const LiveBase& base, py::handle queries, std::int64_t k, 
     index.lists = lists.data();
     index.probed = static_cast<std::size_t>(lists.shape(1));
   }
-  py::array_t<std::int64_t> found(static_cast<py::ssize_t>(call.request.n));
   float* const scores = call.scores.mutable_data();
   std::int64_t* const ids = call.ids.mutable_data();
-  std::int64_t* const found_out = found.mutable_data();
-  const LiveState state =
-      without_gil([&] { return base.search(call.request, index, scores, ids, found_out); });
-  return py::make_tuple(call.scores, call.ids, state.version, found, state.fresh, state.unfolded,
-                        state.outdated);
+  const LiveState state = without_gil([&] { return base.search(call.request, index, scores, ids); });
+  return py::make_tuple(call.scores, call.ids, state.version, state.changed, state.unfolded, state.everywhere,
+                        state.lacking, state.outdated);
 }
 
 py::tuple unfolded(const LiveBase& base) {
@@ -150,13 +147,13 @@ void register_live_base(py::module_& m) {
            }),
            py::arg("table"), py::arg("ids"), py::arg("count"), py::arg("version"), py::arg("epoch"),
            py::arg("lists"), py::keep_alive<1, 2>())
-      // -> scores (n, k) float32, ids (n, k) int64, the version they reflect, rows named that are as they
-      // were (n,), rows written since the base was built, those of them in no list, whether the table was
-      // replaced
+      // -> scores (n, k) float32, ids (n, k) int64, then what LiveState says
       .def("search", &live_search, py::arg("queries"), py::arg("k"), py::arg("metric"), py::arg("positions"),
            py::arg("lists"), py::arg("exclude_ids") = py::none(), py::arg("exclude_offsets") = py::none(),
            py::arg("allow_ids") = py::none(), py::arg("allow_offsets") = py::none())
       .def("unfolded", &unfolded)  // -> slots (m,) uint32, weights (m, dim) float32, version
+      .def("count_unfolded",
+           [](const LiveBase& base) { return without_gil([&] { return base.count_unfolded(); }); })
       .def("fold", &fold, py::arg("slots"), py::arg("lists"), py::arg("version"))
       .def("count_fresh",
            [](const LiveBase& base) { return without_gil([&] { return base.count_fresh(); }); })

@@ -31,6 +31,8 @@ METRICS = ("ip", "cosine", "l2")
 SMALL_BASE = 1024
 #: Above this share of the table, scanning all of it costs less than looking at fresh rows one by one.
 FRESH_SHARE = 1 / 16
+#: While all is scanned, nothing tells how much has changed: the background thread looks, this often.
+LOOK_SECONDS = 0.05
 
 
 class LiveIndex:
@@ -125,7 +127,9 @@ class LiveIndex:
         self._exact_because: str | None = None
         self._error: str | None = None
         self._try_at = 0  # rows it takes before building a base is tried
-        self._masked = 0  # as of the last search: a first guess at how many to ask the base for
+        # As of the last search: a first guess at how many to ask the base for, and whether it is worth asking.
+        self._masked = self._everywhere = 0
+        self._look_at = 0.0
         self.compact()
         self._background: Background | None = None
         if as_flag(background, "background") and self._factory is not None:
@@ -267,6 +271,11 @@ class LiveIndex:
         base_queries = None if base is None or len(queries) == 0 else self._base_queries(queries)
         if base is None or base_queries is None:
             return self._search_exact(queries, k, exclude, allow)
+        if self._everywhere > FRESH_SHARE * len(self._table):
+            if time.monotonic() > self._look_at:
+                self._look_at = time.monotonic() + LOOK_SECONDS
+                self._wake()
+            return self._search_exact(queries, k, exclude, allow)
         ask = k + k // 8 + 16 + exclude.longest + 3 * k * self._masked // (2 * base.count)
         if allow.ids is not None:
             ask *= max(1, 5 * base.count // (4 * max(allow.longest, 1)))
@@ -276,20 +285,22 @@ class LiveIndex:
             if ask > limit:
                 return self._search_exact(queries, k, exclude, allow)
             found_scores, positions, lists = base.candidates(base_queries, ask, parameters, name_lists=self._folds > 0)
-            scores, ids, version, found, fresh, unfolded, outdated = base.core.search(
+            scores, ids, version, changed, unfolded, self._everywhere, lacking, outdated = base.core.search(
                 queries, k, self._metric, positions, lists, exclude.ids, exclude.offsets, allow.ids, allow.offsets
             )
             if outdated:  # the table was set to another state: the base knows nothing of it
                 if self._base is base:
                     self._base, self._try_at = None, 0
                 return self._search_exact(queries, k, exclude, allow)
-            short = found - (base.core.rows - base.count) < k
-            if base.exhaustive:
-                short |= self._may_tie(scores[:, -1], found_scores[:, -1])
-            if ask == base.count or not (short & (positions[:, -1] >= 0)).any():
+            if base.exhaustive and not lacking:
+                tied = self._may_tie(scores[:, -1], found_scores[:, -1]) & (positions[:, -1] >= 0)
+                lacking = int(tied.sum())
+            if ask == base.count or not lacking:
                 break
             ask *= 4
-        self._note_fresh(base, fresh, unfolded)
+        self._masked = changed
+        if unfolded > self._fold_rows or self._is_stale(base, changed):
+            self._wake()
         return scores, ids, version
 
     def _base_queries(self, queries: Float32) -> Float32 | None:
@@ -311,18 +322,16 @@ class LiveIndex:
 
     # --- what keeps the base in step ---------------------------------------------------------------------------
 
-    def _note_fresh(self, base: FaissBase, fresh: int, unfolded: int) -> None:
-        """Leave to the background thread what is due."""
-        self._masked = max(base.core.rows - (len(self._table) - fresh), 0)
-        if unfolded > self._fold_rows or self._is_stale(base, fresh):
-            self._wake()
-
-    def _is_stale(self, base: FaissBase, fresh: int) -> bool:
+    def _is_stale(self, base: FaissBase, changed: int) -> bool:
         """Whether it is time for another base."""
-        changed = max(fresh, base.core.rows - (len(self._table) - fresh))
-        if changed > max(self._rebuild_rows, self._rebuild_share * base.core.rows):
+        if changed > max(self._rebuild_rows, self._rebuild_share * base.rows):
             return True
         return self._assigned > self._rebuild_rows and self._far > self._drift_share * self._assigned
+
+    def _changed(self, base: FaissBase) -> int:
+        """How many rows were written or removed since the base was built."""
+        fresh = base.core.count_fresh()
+        return max(fresh, base.rows - (len(self._table) - fresh))
 
     def _wake(self) -> None:
         if self._background is not None:
@@ -334,8 +343,9 @@ class LiveIndex:
             self._one_thread()
             base = self._base
             if base is not None:
-                self.fold()
-                if not self._is_stale(base, base.core.count_fresh()):
+                if base.core.count_unfolded() > self._fold_rows:
+                    self.fold()
+                if not self._is_stale(base, self._changed(base)):
                     return
             elif len(self._table) < self._try_at:
                 return
@@ -363,7 +373,8 @@ class LiveIndex:
                 if len(ids) < self._factory.rows_needed:
                     self._try_at = self._factory.rows_needed
                 return
-            self._base, self._masked, self._exact_because, self._error = base, 0, None, None
+            self._base, self._exact_because, self._error = base, None, None
+            self._masked = self._everywhere = 0
             self._assigned = self._far = 0
             self._rebuilds += 1
             self._rebuild_seconds = time.perf_counter() - start
@@ -389,6 +400,7 @@ class LiveIndex:
             rows, far = base.fold(self._factory)
             self._assigned, self._far = self._assigned + rows, self._far + far
             self._folds += rows > 0
+            self._everywhere = 0
             return rows
 
     def compact(self) -> None:
@@ -424,7 +436,7 @@ class LiveIndex:
         version, rows, fresh, masked = self._table.version, len(self._table), 0, 0
         if base is not None:
             fresh = base.core.count_fresh()
-            masked = max(base.core.rows - (rows - fresh), 0)
+            masked = max(base.rows - (rows - fresh), 0)
         with self._counting:
             lags = dict(sorted(self._lags.items()))
         return {
@@ -434,7 +446,7 @@ class LiveIndex:
             "version": version,
             "rows": rows,
             "base_version": None if base is None else base.version,
-            "base_rows": 0 if base is None else base.core.rows,
+            "base_rows": 0 if base is None else base.rows,
             "fresh_rows": fresh,
             "masked_rows": masked,
             "folds": self._folds,

@@ -32,10 +32,12 @@ struct IndexAnswer {
 };
 
 struct LiveState {
-  std::uint64_t version = 0;  // as exact_search() returns it
-  std::size_t fresh = 0;      // rows that count as written since the index was built
-  std::size_t unfolded = 0;   // of these, in no list yet
-  bool outdated = false;      // the table was set to another state: the index knows nothing of it
+  std::uint64_t version = 0;   // as exact_search() returns it
+  std::size_t changed = 0;     // rows written or removed since the index was built, about
+  std::size_t unfolded = 0;    // of those written, in no list yet
+  std::size_t everywhere = 0;  // rows that are candidates of every query
+  std::size_t lacking = 0;     // queries for which the index named less than k rows that count, but has more
+  bool outdated = false;       // the table was set to another state: the index knows nothing of it
 };
 
 /// Rows written since the index was built are of one of two kinds. New ones are candidates of every query.
@@ -54,10 +56,10 @@ class LiveBase {
   std::size_t dim() const;
   std::size_t rows() const { return slots_.size(); }
 
-  /// As exact_search(), among the rows the index names and the fresh ones.
-  ///   found: (n,) rows named that are as they were and neither excluded nor not allowed
-  LiveState search(const SearchRequest& request, const IndexAnswer& index, float* scores, std::int64_t* ids,
-                   std::int64_t* found) const;
+  /// As exact_search(), among the rows the index names and the fresh ones. A row that the index names counts
+  /// if it is as it was, not excluded and allowed.
+  LiveState search(const SearchRequest& request, const IndexAnswer& index, float* scores,
+                   std::int64_t* ids) const;
 
   /// Rows written since the last fold(), as of `version` or newer.
   struct Unfolded {
@@ -66,6 +68,7 @@ class LiveBase {
     std::vector<float> weights;        // (rows, dim)
   };
   Unfolded unfolded() const;
+  std::size_t count_unfolded() const;
 
   /// Put these rows into lists; list lists() is looked at for every query. One thread at a time.
   ///   slots, lists: (rows,)

@@ -71,18 +71,24 @@ class LiveBase::Search {
         scores_(store_, kernels(), request.metric, request.queries, request.n) {}
 
   LiveState state() const {
+    const std::size_t fresh = folded_->slots.size() + unfolded_.size(), rows = store_.size();
+    const std::size_t unchanged = rows > fresh ? rows - fresh : 0, all = base_.slots_.size();
     return {.version = version_,
-            .fresh = folded_->slots.size() + unfolded_.size(),
+            .changed = std::max(fresh, all > unchanged ? all - unchanged : 0),
             .unfolded = unfolded_.size(),
+            .everywhere = unfolded_.size() + folded_->slots.size() - folded_->starts[base_.lists_],
+            .lacking = lacking_,
             .outdated = store_.epoch() != base_.epoch_};
   }
 
-  void run(float* scores, std::int64_t* ids, std::int64_t* found) {
+  void run(float* scores, std::int64_t* ids) {
     own_.starts.assign(1, 0);
     for (std::size_t q = 0; q < request_.n; ++q) {
       const std::size_t first = own_.values.size();
       maybe_twice_ = false;
-      found[q] = static_cast<std::int64_t>(add_named(q));
+      const std::size_t unchanged = add_named(q);
+      const bool has_more = index_.asked > 0 && index_.positions[(q + 1) * index_.asked - 1] >= 0;
+      lacking_ += has_more && unchanged < request_.k;
       add_folded(q);
       if (maybe_twice_) {
         const auto begin = own_.values.begin() + static_cast<std::ptrdiff_t>(first);
@@ -101,61 +107,61 @@ class LiveBase::Search {
   }
 
  private:
-  static constexpr std::size_t kAhead = 16;  // rows fetched before they are asked for
-
-  /// What the index names, and what it doesn't know. Returns how many of them are as they were.
+  /// Slots of what the index names, and of what it doesn't know. Returns how many named ones are as they
+  /// were.
   std::size_t add_named(std::size_t q) {
-    const std::size_t apart = base_.slots_.size() - base_.count_, n = index_.asked + apart;
+    listed_.clear();
     const std::int64_t* const positions = index_.positions + q * index_.asked;
-    const auto position = [&](std::size_t i) {
-      if (i >= index_.asked) return static_cast<std::int64_t>(base_.count_ + i - index_.asked);
-      return positions[i];
-    };
-    const auto slot_at = [&](std::int64_t at) { return base_.slots_[static_cast<std::size_t>(at)]; };
-    std::size_t found = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-      if (i + kAhead < n && position(i + kAhead) >= 0) fetch(slot_at(position(i + kAhead)));
-      const std::int64_t at = position(i);
-      if (at < 0) continue;
-      const Slot slot = slot_at(at);
-      if (slot == kNoSlot || !add(slot, base_.version_)) continue;
-      found += !filter_.refuses(q, store_.id(slot));
+    for (std::size_t i = 0; i < index_.asked; ++i) {
+      if (positions[i] >= 0) list(base_.slots_[static_cast<std::size_t>(positions[i])]);
     }
-    return found;
+    std::size_t unchanged = 0;
+    for (const Slot slot : listed_) {
+      unchanged += add(slot, base_.version_) && !filter_.refuses(q, store_.id(slot));
+    }
+    for (std::size_t i = base_.count_; i < base_.slots_.size(); ++i) add(base_.slots_[i], base_.version_);
+    return unchanged;
   }
 
   void add_folded(std::size_t q) {
-    const auto add_list = [&](std::size_t list) {
-      const std::size_t end = folded_->starts[list + 1];
-      for (std::size_t i = folded_->starts[list]; i < end; ++i) {
-        if (i + kAhead < end) fetch(folded_->slots[i + kAhead]);
-        add(folded_->slots[i], folded_->version);
-      }
+    listed_.clear();
+    const auto add_list = [&](std::size_t which) {
+      const std::size_t end = folded_->starts[which + 1];
+      for (std::size_t i = folded_->starts[which]; i < end; ++i) list(folded_->slots[i]);
     };
     if (folded_->slots.empty()) return;
     for (std::size_t i = 0; i < index_.probed; ++i) {
-      const std::int64_t list = index_.lists[q * index_.probed + i];
-      if (list >= 0) add_list(static_cast<std::size_t>(list));
+      const std::int64_t which = index_.lists[q * index_.probed + i];
+      if (which >= 0) add_list(static_cast<std::size_t>(which));
     }
-    for (std::size_t list = 0; index_.lists == nullptr && list < base_.lists_; ++list) add_list(list);
+    for (std::size_t which = 0; index_.lists == nullptr && which < base_.lists_; ++which) add_list(which);
     add_list(base_.lists_);
+    for (const Slot slot : listed_) add(slot, folded_->version);
+  }
+
+  /// To be asked for its header, which is on its way then.
+  void list(Slot slot) {
+    if (slot == kNoSlot) return;
+    __builtin_prefetch(store_.header(slot));
+    listed_.push_back(slot);
   }
 
   /// A candidate, if it hasn't been written since. Whether it is one, and surely not another of this query's.
   bool add(Slot slot, std::uint64_t since) {
+    if (slot == kNoSlot) return false;
     const std::uint64_t version = store_.row_version(slot);
     if (version == 0 || (version > since && version <= version_)) return false;  // gone, or listed elsewhere
+    fetch(slot);
     own_.values.push_back(slot);
     maybe_twice_ |= version > since;  // written during the search: it may be listed elsewhere, or not
     return version <= since;
   }
 
+  /// More than the L1 cache holds.
   void fetch(Slot slot) const {
-    if (slot == kNoSlot) return;
-    const auto row = reinterpret_cast<std::uintptr_t>(store_.header(slot));
-    const std::uintptr_t end = row + sizeof(RowHeader) + store_.dim() * sizeof(float);
-    for (std::uintptr_t line = row & ~std::uintptr_t{63}; line < end; line += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line));
+    const auto row = reinterpret_cast<std::uintptr_t>(store_.weights(slot));
+    for (std::uintptr_t line = row; line < row + store_.dim() * sizeof(float); line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
     }
   }
 
@@ -169,6 +175,8 @@ class LiveBase::Search {
   const RowFilter filter_;
   const RowScores scores_;
   Lists<Slot> own_;
+  std::vector<Slot> listed_;
+  std::size_t lacking_ = 0;
   bool maybe_twice_ = false;
 };
 
@@ -200,7 +208,7 @@ std::shared_ptr<const LiveBase::Folded> LiveBase::folded() const {
 }
 
 LiveState LiveBase::search(const SearchRequest& request, const IndexAnswer& index, float* scores,
-                           std::int64_t* ids, std::int64_t* found) const {
+                           std::int64_t* ids) const {
   if (request.k < 1) throw std::invalid_argument("k = 0 must be at least 1");
   checked_multiply(request.n, request.k, "k");
   check_lists(request.exclude, request.n, "exclude");
@@ -216,7 +224,7 @@ LiveState LiveBase::search(const SearchRequest& request, const IndexAnswer& inde
   check(index.positions, request.n * index.asked, count_, "position");
   if (index.lists != nullptr) check(index.lists, request.n * index.probed, lists_, "list");
   Search search(*this, request, index);
-  search.run(scores, ids, found);
+  search.run(scores, ids);
   return search.state();
 }
 
@@ -240,6 +248,10 @@ LiveBase::Unfolded LiveBase::unfolded() const {
   }
   out.slots.resize(size);
   return out;
+}
+
+std::size_t LiveBase::count_unfolded() const {
+  return written_slots(store_, folded()->version, store_.version()).size();
 }
 
 void LiveBase::fold(std::span<const std::uint32_t> slots, std::span<const std::int64_t> lists,
