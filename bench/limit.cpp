@@ -183,6 +183,22 @@ void read_piece(void* context, std::size_t begin, std::size_t end) {
   rows.total->fetch_add(rest, std::memory_order_relaxed);
 }
 
+struct Read {
+  const std::uint64_t* from;
+  std::atomic<std::uint64_t> total;
+};
+
+void read_bytes_piece(void* context, std::size_t begin, std::size_t end) {
+  auto& read = *static_cast<Read*>(context);
+  std::uint64_t sums[8] = {};
+  for (std::size_t word = begin / 8; word + 8 <= end / 8; word += 8) {
+    for (std::size_t i = 0; i < 8; ++i) sums[i] += read.from[word + i];
+    __builtin_prefetch(read.from + word + 512);
+  }
+  for (std::size_t i = 1; i < 8; ++i) sums[0] += sums[i];
+  read.total.fetch_add(sums[0], std::memory_order_relaxed);
+}
+
 struct Copy {
   char* to;
   const char* from;
@@ -230,6 +246,13 @@ float read_rows(float* weights, std::size_t dim, const std::int64_t* ids, std::s
   Rows rows{weights, dim, ids, distance, 0, nullptr, nullptr, &total};
   pool()->run(read_piece, &rows, count, kPiece);
   return total.load();
+}
+
+// Returns the sum of all 8-byte words: a read of every byte.
+std::uint64_t read_bytes(const void* from, std::size_t bytes) {
+  Read read{static_cast<const std::uint64_t*>(from), {0}};
+  pool()->run(read_bytes_piece, &read, bytes, kCopyPiece);
+  return read.total.load();
 }
 
 void copy_bytes(void* to, const void* from, std::size_t bytes) {

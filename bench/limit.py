@@ -57,6 +57,7 @@ def _library() -> ctypes.CDLL:
     library.gather_rows.argtypes = [*rows, pointer]
     library.read_rows.argtypes, library.read_rows.restype = rows, ctypes.c_float
     library.copy_bytes.argtypes = [pointer, pointer, size]
+    library.read_bytes.argtypes, library.read_bytes.restype = [pointer, size], ctypes.c_uint64
     for name in ("set_threads", "update_rows", "add_rows", "gather_rows", "copy_bytes"):
         getattr(library, name).restype = None
     return library
@@ -107,6 +108,13 @@ class Limit:
         """Return a call that returns the sum over the rows, for which each was read."""
         where = (self._address, self._dim, ids.ctypes.data, len(ids), self.distance)
         return functools.partial(self._library.read_rows, *where)
+
+
+def read(source: Any, settings: Settings) -> Any:
+    """Return a call that reads every byte of an array, in all threads, and returns the sum of its 8-byte words."""
+    library = _library()
+    library.set_threads(settings.threads)
+    return functools.partial(library.read_bytes, source.ctypes.data, source.nbytes)
 
 
 def copy(to: Any, source: Any, settings: Settings) -> Any:

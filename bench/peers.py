@@ -61,3 +61,15 @@ def tbe(settings: Settings, rows: int, dim: int, optimizer: str, lr: float, eps:
             weight_decay=0.0,
             pooling_mode=common.PoolingMode.SUM,
         )
+
+
+def faiss(settings: Settings) -> Any:
+    """Return FAISS with the threads of the settings."""
+    module = _load("faiss", "faiss-cpu")
+    module.omp_set_num_threads(settings.threads)
+    return module
+
+
+def usearch() -> Any:
+    """Return usearch's functions over arrays."""
+    return _load("usearch.index", "usearch")
