@@ -7,6 +7,7 @@
 #include "bindings/tensor.h"
 #include "fastinc/exact_search.h"
 #include "fastinc/live_base.h"
+#include "fastinc/ops.h"
 
 namespace fastinc::bindings {
 namespace {
@@ -60,6 +61,12 @@ struct Call {
   py::array_t<float> scores;
   py::array_t<std::int64_t> ids;
 };
+
+/// What FAISS could be given: infinity where a value isn't finite.
+float largest_magnitude(py::handle queries_in) {
+  const Tensor queries = float32_matrix(queries_in, "queries", Access::kRead, kAny, kAny);
+  return fastinc::largest_magnitude(queries.data<float>(), queries.size(0) * queries.size(1));
+}
 
 py::tuple search(const Table& table, py::handle queries, std::int64_t k, const std::string& metric,
                  const py::object& exclude_ids, const py::object& exclude_offsets,
@@ -170,6 +177,7 @@ void register_index(py::module_& m) {
         py::arg("allow_ids") = py::none(), py::arg("allow_offsets") = py::none());
   // -> ids (rows,) ascending, weights (rows, dim), version, epoch: one state of the table
   m.def("rows_at_version", &rows, py::arg("table"));
+  m.def("largest_magnitude", &largest_magnitude, py::arg("queries"));
   register_live_base(m);
 }
 

@@ -218,25 +218,20 @@ class Factory:
         index = self._make()
         if not index.is_trained:
             index.train(rows)
-        ivf = self._lists_of(index)
-        empty = None if ivf is None or not self._is_light(ivf) else self._faiss.clone_index(ivf)
         if isinstance(self._faiss.downcast_index(index), self._faiss.IndexIDMap):
             index.add_with_ids(rows, np.arange(len(rows)))
         else:
             index.add(rows)
         parts = list(self._parts(index))
         exhaustive = all(isinstance(part, (self._faiss.IndexFlat, self._faiss.IndexIDMap)) for part in parts)
+        ivf = self._lists_of(index)
         lists = None
         if ivf is not None:
             chain = parts[0].chain if isinstance(parts[0], self._faiss.IndexPreTransform) else None
             is_whole = len(parts) == (1 if chain is None else 2)
-            lists = InvertedLists(self._faiss, index, ivf, empty, chain, is_whole, rows)
+            lists = InvertedLists(self._faiss, index, ivf, chain, is_whole, rows)
         core = _core.LiveBase(table, ids, len(rows), version, epoch, 0 if ivf is None else ivf.nlist)
         return FaissBase(index, core, len(ids), len(rows), version, exhaustive, lists)
-
-    def _is_light(self, ivf: Any) -> bool:
-        """Whether an IVF index takes next to no memory beside its lists."""
-        return isinstance(ivf, (self._faiss.IndexIVFFlat, self._faiss.IndexIVFScalarQuantizer))
 
     def prepare(self, rows: Float32) -> tuple[Float32, NDArray[np.bool_]]:
         """Return rows as the index takes them, and for which of them that is possible."""
@@ -258,8 +253,6 @@ class InvertedLists:
         The module.
     index, ivf
         The index, and the IVF index in it.
-    empty
-        The same without rows, or None.
     chain
         FAISS's transforms before it, or None.
     is_whole
@@ -272,16 +265,10 @@ class InvertedLists:
     FAR_SHARE = 0.05
     _SAMPLE = 20_000
 
-    def __init__(self, faiss: Any, index: Any, ivf: Any, empty: Any, chain: Any, is_whole: bool, rows: Float32) -> None:
+    def __init__(self, faiss: Any, index: Any, ivf: Any, chain: Any, is_whole: bool, rows: Float32) -> None:
         self._index, self._ivf, self._is_whole = index, ivf, is_whole
         self._swig_ptr = faiss.swig_ptr
-        # FAISS's threads share the queries (mode 3) or one query's lists (mode 1), and that is set for an index.
-        ivf.parallel_mode = 3
-        self._for_one = ivf
-        if empty is not None:
-            empty.replace_invlists(ivf.invlists, False)
-            empty.ntotal, empty.parallel_mode = ivf.ntotal, 1
-            self._for_one = empty
+        ivf.parallel_mode = 3  # share queries out to FAISS's threads, also where the lists are given
         self._transforms = []
         if chain is not None:
             self._transforms = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
@@ -315,8 +302,7 @@ class InvertedLists:
         scores = np.empty((len(queries), ask), dtype=np.float32)
         positions = np.empty((len(queries), ask), dtype=np.int64)
         pointers = map(self._swig_ptr, (lists, distances, scores, positions))
-        ivf = self._for_one if len(queries) == 1 else self._ivf
-        ivf.search_preassigned_c(
+        self._ivf.search_preassigned_c(
             len(queries), self._swig_ptr(transformed), ask, *pointers, False, parameters.ivf
         )  # the wrapper takes no parameters
         return scores, positions, lists
@@ -362,7 +348,7 @@ class FaissBase:
         lists
             Where there are any, and if `name_lists`: those that were looked at, (n, nprobe).
         """
-        if self.lists is not None and (name_lists or len(queries) == 1):
+        if self.lists is not None and name_lists:
             return self.lists.search(queries, ask, parameters)
         scores, positions = self.index.search(queries, ask, params=parameters.index)
         return scores, positions, None

@@ -130,6 +130,7 @@ class LiveIndex:
         # As of the last search: a first guess at how many to ask the base for, and whether it is worth asking.
         self._masked = self._everywhere = 0
         self._look_at = 0.0
+        self._largest = LARGEST_NORM / table.dim**0.5  # of a query's values
         self.compact()
         self._background: Background | None = None
         if as_flag(background, "background") and self._factory is not None:
@@ -276,7 +277,7 @@ class LiveIndex:
                 self._look_at = time.monotonic() + LOOK_SECONDS
                 self._wake()
             return self._search_exact(queries, k, exclude, allow)
-        ask = k + k // 8 + 16 + exclude.longest + 3 * k * self._masked // (2 * base.count)
+        ask = k + k // 16 + 8 + exclude.longest + 3 * k * self._masked // (2 * base.count)
         if allow.ids is not None:
             ask *= max(1, 5 * base.count // (4 * max(allow.longest, 1)))
         limit = base.count if base.count <= SMALL_BASE else base.count // 4
@@ -306,9 +307,7 @@ class LiveIndex:
     def _base_queries(self, queries: Float32) -> Float32 | None:
         """Return queries as FAISS takes them; None where it couldn't score them."""
         if self._metric != "cosine":
-            flat = queries.reshape(-1)
-            with np.errstate(over="ignore", invalid="ignore"):
-                return queries if float(np.dot(flat, flat)) < LARGEST_NORM**2 else None
+            return queries if _core.largest_magnitude(queries) < self._largest else None
         norms = row_norms(queries)
         if not np.isfinite(norms).all():  # the engine says which value it is
             return None

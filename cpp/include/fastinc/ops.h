@@ -52,4 +52,7 @@ void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, f
 void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
                std::size_t dim, std::size_t k, float* scores, std::int64_t* rows);
 
+/// The largest |x[i]|; infinity where one isn't finite. x: (n,)
+float largest_magnitude(const float* x, std::size_t n);
+
 }  // namespace fastinc

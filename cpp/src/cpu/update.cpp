@@ -11,12 +11,11 @@
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "fastinc/ops.h"
 #include "fastinc/runtime.h"
 
 namespace fastinc {
-namespace {
 
-/// The largest |x|, or infinity when a value isn't finite.
 float largest_magnitude(const float* x, std::size_t n) {
   const auto kernel = kernels().max_abs_bits;
   std::atomic<std::uint32_t> largest{0};
@@ -29,6 +28,8 @@ float largest_magnitude(const float* x, std::size_t n) {
   const float value = std::bit_cast<float>(largest.load());
   return std::isfinite(value) ? value : std::numeric_limits<float>::infinity();
 }
+
+namespace {
 
 /// Every id's sum of squares is surely finite, whatever the duplicates.
 bool surely_finite(float largest, std::size_t n, std::size_t dim) {
