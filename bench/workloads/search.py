@@ -213,8 +213,8 @@ def exact(settings: Settings) -> Iterator[CaseResult]:
 class Sized(LiveExact):
     """A table of some size, searched by one query a call."""
 
-    def __init__(self, rows: int, dim: int, role: Role) -> None:
-        self.shape, self.role = (rows, dim), role
+    def __init__(self, rows: int, dim: int, role: Role, calls: int) -> None:
+        self.shape, self.role, self.calls = (rows, dim), role, calls
         self.name = f"fastinc exact, {shape_name(rows, dim)}"
         self.recall = float("nan")
 
@@ -224,7 +224,7 @@ class Sized(LiveExact):
         super().set_up(settings)
 
     def work(self) -> float | None:
-        return float(self.shape[0])
+        return float(self.shape[0] * self.calls)
 
     def prepare(self, inputs: list[Any]) -> list[Float32]:
         """Return queries for seeds: each table was trained with tastes of its own."""
@@ -234,20 +234,21 @@ class Sized(LiveExact):
         super().check(self.prepare(inputs))
 
     def close(self) -> None:
-        shape, role, name, found = self.shape, self.role, self.name, self.recall
+        kept = self.shape, self.role, self.name, self.recall, self.calls
         Contestant.close(self)
-        self.shape, self.role, self.name, self.recall = shape, role, name, found
+        self.shape, self.role, self.name, self.recall, self.calls = kept
 
 
 @workload("search/rows", "whether many rows cost more a row than few", judged=True)
 def rows(settings: Settings) -> Iterator[CaseResult]:
     """The same search of tables of two sizes."""
     large, small, dim = settings.pick((5_000_000, 500_000, 128), (200_000, 50_000, 128), (3000, 1000, 16))
-    contestants = [Sized(large, dim, "subject"), Sized(small, dim, "variant")]
+    calls = settings.pick(4, 4, 2)
+    contestants = [Sized(large, dim, "subject", calls), Sized(small, dim, "variant", calls)]
 
     def seeds(rng: np.random.Generator) -> list[int]:
-        return [int(rng.integers(2**31))]
+        return [int(seed) for seed in rng.integers(2**31, size=calls)]
 
-    case = Case(f"1 query, k = {K}", seeds, large, goals={contestants[1].name: 0.9})
+    case = Case(f"1 query, k = {K}", seeds, calls * large, calls=calls, goals={contestants[1].name: 0.9})
     yield from race(contestants, [case], settings, key=61, needs=large * dim * 6 + 2**31)
     free_memory()

@@ -151,18 +151,10 @@ class LiveBase::Search {
     if (slot == kNoSlot) return false;
     const std::uint64_t version = store_.row_version(slot);
     if (version == 0 || (version > since && version <= version_)) return false;  // gone, or listed elsewhere
-    fetch(slot);
+    store_.prefetch_row(slot);
     own_.values.push_back(slot);
     maybe_twice_ |= version > since;  // written during the search: it may be listed elsewhere, or not
     return version <= since;
-  }
-
-  /// More than the L1 cache holds.
-  void fetch(Slot slot) const {
-    const auto row = reinterpret_cast<std::uintptr_t>(store_.weights(slot));
-    for (std::uintptr_t line = row; line < row + store_.dim() * sizeof(float); line += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
-    }
   }
 
   const LiveBase& base_;

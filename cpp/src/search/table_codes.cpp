@@ -37,7 +37,10 @@ std::size_t TableCodes::score(std::size_t q, Slot* slots, std::size_t n, Candida
   std::size_t size = 0;
   for (std::size_t at = 0; at < n; at += scores_.block_rows()) {
     const std::size_t count = std::min(scores_.block_rows(), n - at);
-    std::copy_n(slots + at, count, block.slots);
+    for (std::size_t i = 0; i < count; ++i) {
+      block.slots[i] = slots[at + i];
+      store_.prefetch_row(block.slots[i]);
+    }
     scores_.load(count, block);
     scores_.score(numbers_[q], block);
     for (std::size_t j = 0; j < block.size; ++j) {
