@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core, _extras
+from fastinc._gpu_base import MOST_FOUND, GpuIndex, check_gpu
 
 #: More than this explores nearly everything; FAISS allocates in proportion.
 LARGEST_EF = 2**20
@@ -66,20 +67,25 @@ class Factory:
         FAISS's description of an index: ``"IVF1024,SQ8"``.
     metric
         "ip", "cosine" or "l2".
+    device
+        "cpu" or "cuda".
 
     Raises
     ------
     ImportError
         FAISS is not installed.
     ValueError
-        FAISS doesn't know the string, or can't make it for this dim and metric.
+        FAISS doesn't know the string, or can't make it for this dim, metric and device.
     """
 
-    def __init__(self, dim: int, factory: str, metric: str) -> None:
+    def __init__(self, dim: int, factory: str, metric: str, device: str = "cpu") -> None:
         self._faiss: Any = _extras.require("faiss", extra="faiss", purpose=f"LiveIndex(table, {factory!r})")
-        self.dim, self.factory, self.metric = dim, factory, metric
+        self.dim, self.factory, self.metric, self.device = dim, factory, metric, device
         self._prototype = self._make()  # never filled: it tells what to train and which parameters there are
         self._ivf = self._lists_of(self._prototype)
+        if device == "cuda":
+            coarse = [] if self._ivf is None else [self._faiss.downcast_index(self._ivf.quantizer)]
+            check_gpu(self._faiss, factory, [*self._parts(self._prototype), *coarse])
         self._parameters: dict[tuple[tuple[str, int], ...], Parameters] = {}  # making one takes FAISS a while
         self._default = Parameters(nprobe=0 if self._ivf is None else self._ivf.nprobe)
         self.rows_needed = max([1, *self._training_rows(self._prototype)])
@@ -230,8 +236,15 @@ class Factory:
             chain = parts[0].chain if isinstance(parts[0], self._faiss.IndexPreTransform) else None
             is_whole = len(parts) == (1 if chain is None else 2)
             lists = InvertedLists(self._faiss, index, ivf, chain, is_whole, rows)
+        most = len(rows)
+        if self.device == "cuda":
+            searched, most = GpuIndex(self._faiss, index), min(most, MOST_FOUND)
+            if lists is not None:
+                lists.leave_search_to(searched)
+            index.reset()  # its rows are on the GPU now
+            index = searched
         core = _core.LiveBase(table, ids, len(rows), version, epoch, 0 if ivf is None else ivf.nlist)
-        return FaissBase(index, core, len(ids), len(rows), version, exhaustive, lists)
+        return FaissBase(index, core, len(ids), len(rows), most, version, exhaustive, lists)
 
     def prepare(self, rows: Float32) -> tuple[Float32, NDArray[np.bool_]]:
         """Return rows as the index takes them, and for which of them that is possible."""
@@ -266,6 +279,7 @@ class InvertedLists:
     _SAMPLE = 20_000
 
     def __init__(self, faiss: Any, index: Any, ivf: Any, chain: Any, is_whole: bool, rows: Float32) -> None:
+        self._owner = index  # of what the others are parts of
         self._index, self._ivf, self._is_whole = index, ivf, is_whole
         self._swig_ptr = faiss.swig_ptr
         ivf.parallel_mode = 3  # share queries out to FAISS's threads, also where the lists are given
@@ -274,6 +288,10 @@ class InvertedLists:
             self._transforms = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
         sample = rows[:: len(rows) // self._SAMPLE + 1]
         self.far = float(np.quantile(self.assign(sample)[1], 1.0 - self.FAR_SHARE))
+
+    def leave_search_to(self, index: Any) -> None:
+        """Search in a copy of the index that is elsewhere; say here which lists it looks at."""
+        self._index, self._is_whole = index, False
 
     @property
     def count(self) -> int:
@@ -320,6 +338,8 @@ class FaissBase:
         Whose rows its positions are, and which rows were written since.
     rows, count
         How many rows it was built from, and how many of them are in the index.
+    most
+        How many it can be asked for.
     version
         The table's version it was built from.
     exhaustive
@@ -332,6 +352,7 @@ class FaissBase:
     core: _core.LiveBase
     rows: int
     count: int
+    most: int
     version: int
     exhaustive: bool
     lists: InvertedLists | None

@@ -52,7 +52,8 @@ class LiveIndex:
     metric
         "ip" (inner product), "cosine" (0 for a zero row or query) or "l2" (squared distance).
     device
-        "cpu".
+        Where the base is: "cpu", or "cuda" for FAISS's first GPU (Flat, IVF with Flat, SQ or PQ, OPQ and PCA before
+        them). The table is on the CPU, and so are fresh rows and the scores. Threads take turns at a GPU.
     rebuild_share, rebuild_rows
         The base is built anew when more rows than both `rebuild_rows` and `rebuild_share` of the base were written
         or removed since.
@@ -107,16 +108,16 @@ class LiveIndex:
             raise TypeError(f"factory must be 'exact' or a FAISS factory string, not {type(factory).__name__}")
         if metric not in METRICS:
             raise ValueError(f"metric = {metric!r} must be 'ip', 'cosine' or 'l2'")
-        if device == "cuda":
-            raise ValueError("device = 'cuda': this version of fastinc has no CUDA backend; use device='cpu'")
-        if device != "cpu":
-            raise ValueError(f"device = {device!r} must be 'cpu'")
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device = {device!r} must be 'cpu' or 'cuda'")
+        if device == "cuda" and factory == "exact":
+            raise ValueError("device = 'cuda': factory = 'exact' is for the CPU; name a FAISS index, such as 'Flat'")
         self._rebuild_share = _as_share(rebuild_share, "rebuild_share")
         self._drift_share = _as_share(drift_share, "drift_share")
         self._rebuild_rows = as_whole(rebuild_rows, "rebuild_rows", 0)
         self._fold_rows = as_whole(fold_rows, "fold_rows", 0)
         self._table, self._name, self._metric, self._device = table, factory, metric, device
-        self._factory = None if factory == "exact" else Factory(table.dim, factory, metric)
+        self._factory = None if factory == "exact" else Factory(table.dim, factory, metric, device)
         self._base: FaissBase | None = None
         self._building = threading.Lock()  # of who folds or builds
         self._counting = threading.Lock()
@@ -148,7 +149,7 @@ class LiveIndex:
 
     @property
     def device(self) -> str:
-        """Where the search runs: "cpu"."""
+        """Where the base is: "cpu" or "cuda"."""
         return self._device
 
     def __len__(self) -> int:
@@ -280,7 +281,7 @@ class LiveIndex:
         ask = k + k // 16 + 8 + exclude.longest + 3 * k * self._masked // (2 * base.count)
         if allow.ids is not None:
             ask *= max(1, 5 * base.count // (4 * max(allow.longest, 1)))
-        limit = base.count if base.count <= SMALL_BASE else base.count // 4
+        limit = min(base.most, base.count if base.count <= SMALL_BASE else base.count // 4)
         while True:
             ask = min(ask, base.count)
             if ask > limit:

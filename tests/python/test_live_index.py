@@ -247,7 +247,6 @@ def test_constructor_errors():
         ("factory = 'HNSW0' .*0 is not a size", {"factory": "HNSW0"}),
         ("factory = 'HNSW8_PQ3x4': FAISS has no such index for metric 'ip'", {"factory": "HNSW8_PQ3x4"}),
         ("metric = 'dot' must be", {"metric": "dot"}),
-        ("device = 'cuda': this version of fastinc has no CUDA", {"device": "cuda"}),
         ("device = 'tpu'", {"device": "tpu"}),
         ("rebuild_rows = -1", {"rebuild_rows": -1}),
         ("rebuild_share = nan", {"rebuild_share": float("nan")}),
