@@ -62,7 +62,7 @@ struct Call {
   py::array_t<std::int64_t> ids;
 };
 
-/// What FAISS could be given: infinity where a value isn't finite.
+/// Infinity where a value isn't finite.
 float largest_magnitude(py::handle queries_in) {
   const Tensor queries = float32_matrix(queries_in, "queries", Access::kRead, kAny, kAny);
   return fastinc::largest_magnitude(queries.data<float>(), queries.size(0) * queries.size(1));
@@ -94,7 +94,7 @@ py::tuple rows(const Table& table) {
 
 using Positions = py::array_t<std::int64_t, py::array::c_style>;
 
-/// (n, any) int64 as FAISS returns it; what holds no memory of its own is copied.
+/// (n, any) int64, as FAISS returns it.
 Positions positions_of(const py::object& array, std::size_t n, const char* name) {
   Positions positions = Positions::ensure(array);
   if (!positions || positions.ndim() != 2 || static_cast<std::size_t>(positions.shape(0)) != n) {
@@ -164,6 +164,9 @@ void register_live_base(py::module_& m) {
       .def("fold", &fold, py::arg("slots"), py::arg("lists"), py::arg("version"))
       .def("count_fresh",
            [](const LiveBase& base) { return without_gil([&] { return base.count_fresh(); }); })
+      .def("count_everywhere",
+           [](const LiveBase& base) { return without_gil([&] { return base.count_everywhere(); }); })
+      .def_property_readonly("outdated", &LiveBase::outdated)
       .def_property_readonly("rows", &LiveBase::rows)
       .def_property_readonly("bytes", &LiveBase::bytes);
 }
@@ -175,7 +178,7 @@ void register_index(py::module_& m) {
   m.def("exact_search", &search, py::arg("table"), py::arg("queries"), py::arg("k"), py::arg("metric"),
         py::arg("exclude_ids") = py::none(), py::arg("exclude_offsets") = py::none(),
         py::arg("allow_ids") = py::none(), py::arg("allow_offsets") = py::none());
-  // -> ids (rows,) ascending, weights (rows, dim), version, epoch: one state of the table
+  // -> ids (rows,) ascending, weights (rows, dim), version, epoch: each row as of the version or newer
   m.def("rows_at_version", &rows, py::arg("table"));
   m.def("largest_magnitude", &largest_magnitude, py::arg("queries"));
   register_live_base(m);

@@ -33,23 +33,33 @@ class Background:
     def __init__(self, owner: Any, method: Callable[[Any], None]) -> None:
         self._owner = weakref.ref(owner)
         self._method = method
+        self._closed = False
+        self.renew()
+        _all.add(self)
+
+    def renew(self) -> None:
+        """Start over in a forked child, where there is no thread, and locks may be of those that are gone."""
         self._lock = threading.Lock()
         self._work = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed = False
-        _all.add(self)
 
     def wake(self) -> None:
-        """There is work. Costs next to nothing while there is work already."""
-        if self._work.is_set() and self._thread is not None and self._thread.is_alive():
+        """There is work. A thread that can't start is tried again by the next call."""
+        thread = self._thread
+        if self._work.is_set() and thread is not None and thread.is_alive():
             return
         with self._lock:
             if self._closed:
                 return
             self._work.set()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="fastinc-live-index", daemon=True)
-                self._thread.start()
+            if self._thread is not None and self._thread.is_alive():
+                return
+            thread = threading.Thread(target=self._run, name="fastinc-live-index", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no thread to be had, or the interpreter ends: searches do without
+                return
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

@@ -1,7 +1,8 @@
-"""The approximate part of a LiveIndex: a FAISS index over one state of a table, never changed once built."""
+"""The approximate part of a LiveIndex: a FAISS index over a table's rows, never changed once built."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,8 +104,8 @@ class Factory:
         )
         if re.search(r"(?<!\d)0+(?!\d)", self.factory):  # some of its indexes end the process over it
             raise ValueError(refused + "0 is not a size")
-        if re.search(r"(HNSW|NSG)0*1(?!\d)", self.factory):  # FAISS crashes or never ends
-            raise ValueError(refused + "a graph needs at least 2 neighbours a node")
+        if re.search(r"(HNSW0*1|NSG0*[1-4])(?!\d)", self.factory):  # FAISS crashes or never ends
+            raise ValueError(refused + "a graph needs at least 2 neighbours a node, with NSG 5")
         try:
             index = faiss.index_factory(self.dim, self.factory, metric)
         except RuntimeError as error:
@@ -198,7 +199,7 @@ class Factory:
         return inner
 
     def build(self, table: Any, ids: Int64, rows: Float32, version: int, epoch: int) -> FaissBase:
-        """Build an index over one state of a table.
+        """Build an index over a table's rows.
 
         Parameters
         ----------
@@ -209,7 +210,7 @@ class Factory:
         rows
             (n, dim), finite or not.
         version, epoch
-            The state they are of.
+            Of the table: each row is as of it, or newer.
 
         Raises
         ------
@@ -233,9 +234,7 @@ class Factory:
         ivf = self._lists_of(index)
         lists = None
         if ivf is not None:
-            chain = parts[0].chain if isinstance(parts[0], self._faiss.IndexPreTransform) else None
-            is_whole = len(parts) == (1 if chain is None else 2)
-            lists = InvertedLists(self._faiss, index, ivf, chain, is_whole, rows)
+            lists = InvertedLists(self._faiss, index, parts, ivf, rows)
         most = len(rows)
         if self.device == "cuda":
             searched, most = GpuIndex(self._faiss, index), min(most, MOST_FOUND)
@@ -264,12 +263,12 @@ class InvertedLists:
     ----------
     faiss
         The module.
-    index, ivf
-        The index, and the IVF index in it.
-    chain
-        FAISS's transforms before it, or None.
-    is_whole
-        Whether the index is the IVF index, transforms aside.
+    index
+        The index.
+    parts
+        What it is made of, outermost first.
+    ivf
+        The IVF index among them.
     rows
         (n, dim) what it was trained on.
     """
@@ -278,14 +277,19 @@ class InvertedLists:
     FAR_SHARE = 0.05
     _SAMPLE = 20_000
 
-    def __init__(self, faiss: Any, index: Any, ivf: Any, chain: Any, is_whole: bool, rows: Float32) -> None:
+    def __init__(self, faiss: Any, index: Any, parts: list[Any], ivf: Any, rows: Float32) -> None:
         self._owner = index  # of what the others are parts of
-        self._index, self._ivf, self._is_whole = index, ivf, is_whole
+        self._index, self._ivf = index, ivf
         self._swig_ptr = faiss.swig_ptr
         ivf.parallel_mode = 3  # share queries out to FAISS's threads, also where the lists are given
-        self._transforms = []
-        if chain is not None:
-            self._transforms = [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
+        before = [part for part in parts if isinstance(part, faiss.IndexPreTransform)]
+        self._is_whole = len(parts) == len(before) + 1
+        self._transforms = [
+            faiss.downcast_VectorTransform(part.chain.at(i)) for part in before for i in range(part.chain.size())
+        ]
+        self._centroids: Float32 | None = None
+        with contextlib.suppress(RuntimeError):  # a quantizer that can't: rows then never are far from theirs
+            self._centroids = ivf.quantizer.reconstruct_n(0, ivf.nlist)
         sample = rows[:: len(rows) // self._SAMPLE + 1]
         self.far = float(np.quantile(self.assign(sample)[1], 1.0 - self.FAR_SHARE))
 
@@ -307,8 +311,10 @@ class InvertedLists:
         """Return the list of every row (n,), and the squared distance to its centroid (n,)."""
         rows = self._transformed(rows)
         lists = self._ivf.quantizer.search(rows, 1)[1][:, 0]
-        centroids = self._ivf.quantizer.reconstruct_batch(np.maximum(lists, 0))
-        return lists, np.einsum("ij,ij->i", rows - centroids, rows - centroids)
+        if self._centroids is None:
+            return lists, np.zeros(len(rows), dtype=np.float32)
+        rest = rows - self._centroids[np.maximum(lists, 0)]
+        return lists, np.einsum("ij,ij->i", rest, rest)
 
     def search(self, queries: Float32, ask: int, parameters: Parameters) -> tuple[Float32, Int64, Int64]:
         """Return scores and positions (n, ask), and the lists that were looked at (n, nprobe)."""

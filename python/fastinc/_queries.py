@@ -72,7 +72,7 @@ def as_id_lists(lists: Any, n: int, name: str) -> IdLists:
     """Return what the argument `name` of a search of n queries holds."""
     if lists is None:
         return NOT_GIVEN
-    if isinstance(lists, (int, np.integer, str, bytes, dict)):
+    if isinstance(lists, (int, np.integer, str, bytes, bytearray, dict)):
         raise TypeError(f"{name} must be ids or a list of ids for each query, not {type(lists).__name__}")
     if not isinstance(lists, (list, tuple, set, frozenset, range, np.ndarray)):
         lists = np.asarray(lists)

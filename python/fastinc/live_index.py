@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -33,10 +35,14 @@ SMALL_BASE = 1024
 FRESH_SHARE = 1 / 16
 #: While all is scanned, nothing tells how much has changed: the background thread looks, this often.
 LOOK_SECONDS = 0.05
+#: After a build that failed.
+RETRY_SECONDS = 5.0
+
+_all: weakref.WeakSet[LiveIndex] = weakref.WeakSet()
 
 
 class LiveIndex:
-    """The k best rows of a table for a query. A write to the table is in every answer that begins after it.
+    """The k best rows of a table for a query, as the table is when the search begins.
 
     Parameters
     ----------
@@ -45,10 +51,11 @@ class LiveIndex:
     factory
         "exact" scans the table's int8 rows in place and scores in float32 what may be among the best: the answer is
         the exact one. Any FAISS factory string, such as ``"IVF1024,SQ8"`` or ``"HNSW32"``, makes a base index from a
-        snapshot of the table; rows written since the snapshot are candidates of every query, rows removed since are
-        left out, and what the base returns is scored in float32 from the table. So every score is exact and
-        current, and the choice among unchanged rows has the base index's recall. While there are too few rows to
-        train the base on, the index is exact.
+        snapshot of the table; rows written since the snapshot are candidates of every query (those that were folded,
+        of the queries that look at their list), rows removed since are left out, and what the base returns is
+        scored in float32 from the table. So every score is exact and current, no answer holds a removed row or an
+        old one, and the choice among unchanged and folded rows has the base index's recall. While there are too few
+        rows to train the base on, the index is exact.
     metric
         "ip" (inner product), "cosine" (0 for a zero row or query) or "l2" (squared distance).
     device
@@ -119,8 +126,7 @@ class LiveIndex:
         self._table, self._name, self._metric, self._device = table, factory, metric, device
         self._factory = None if factory == "exact" else Factory(table.dim, factory, metric, device)
         self._base: FaissBase | None = None
-        self._building = threading.Lock()  # of who folds or builds
-        self._counting = threading.Lock()
+        self._renew()
         self._lags: dict[int, int] = {0: 0}  # by bit length: how many searches
         self._rebuilds = self._folds = 0
         self._assigned = self._far = 0  # rows folded into lists since the base was built
@@ -132,10 +138,19 @@ class LiveIndex:
         self._masked = self._everywhere = 0
         self._look_at = 0.0
         self._largest = LARGEST_NORM / table.dim**0.5  # of a query's values
-        self.compact()
+        self._not_before = 0.0  # when building may be tried again after it failed
         self._background: Background | None = None
+        _all.add(self)
+        self.compact()
         if as_flag(background, "background") and self._factory is not None:
             self._background = Background(self, LiveIndex._maintain)
+
+    def _renew(self) -> None:
+        """Make locks: also in a forked child, where they may be of threads that are gone."""
+        self._building = threading.Lock()  # of who folds or builds
+        self._counting = threading.Lock()
+        if getattr(self, "_background", None) is not None:
+            self._background.renew()  # type: ignore[union-attr]
 
     @property
     def table(self) -> EmbeddingTable:
@@ -268,7 +283,7 @@ class LiveIndex:
     ) -> VersionedResult:
         """Merge what the base has with what is fresh; scan the table where there is no base to rely on."""
         base = self._base
-        if base is None and len(self._table) >= self._try_at:
+        if base is None and len(self._table) >= self._try_at and time.monotonic() >= self._not_before:
             self._wake()
         base_queries = None if base is None or len(queries) == 0 else self._base_queries(queries)
         if base is None or base_queries is None:
@@ -276,6 +291,7 @@ class LiveIndex:
         if self._everywhere > FRESH_SHARE * len(self._table):
             if time.monotonic() > self._look_at:
                 self._look_at = time.monotonic() + LOOK_SECONDS
+                self._everywhere = base.core.count_everywhere()
                 self._wake()
             return self._search_exact(queries, k, exclude, allow)
         ask = k + k // 16 + 8 + exclude.longest + 3 * k * self._masked // (2 * base.count)
@@ -291,8 +307,10 @@ class LiveIndex:
                 queries, k, self._metric, positions, lists, exclude.ids, exclude.offsets, allow.ids, allow.offsets
             )
             if outdated:  # the table was set to another state: the base knows nothing of it
-                if self._base is base:
-                    self._base, self._try_at = None, 0
+                if self._building.acquire(blocking=False):  # else another base is on its way
+                    if self._base is base:
+                        self._base, self._try_at = None, 0
+                    self._building.release()
                 return self._search_exact(queries, k, exclude, allow)
             if base.exhaustive and not lacking:
                 tied = self._may_tie(scores[:, -1], found_scores[:, -1]) & (positions[:, -1] >= 0)
@@ -340,40 +358,39 @@ class LiveIndex:
     def _maintain(self) -> None:
         """Fold and build as is due, in the background."""
         try:
-            self._one_thread()
+            if self._factory is not None:
+                self._factory.use_one_thread()  # and leave the other CPUs to who serves
             base = self._base
             if base is not None:
                 if base.core.count_unfolded() > self._fold_rows:
                     self.fold()
-                if not self._is_stale(base, self._changed(base)):
+                if not base.core.outdated and not self._is_stale(base, self._changed(base)):
                     return
             elif len(self._table) < self._try_at:
                 return
-            self._build(base)
+            if time.monotonic() >= self._not_before:
+                self._build(0 if base is None else base.version + 1)
         except Exception as error:  # stats() tells; the index goes on as it is
             self._error = f"{type(error).__name__}: {error}"
+            self._not_before = time.monotonic() + RETRY_SECONDS
 
-    def _one_thread(self) -> None:
-        """Leave the other CPUs to who serves."""
-        if self._factory is not None:
-            self._factory.use_one_thread()
-
-    def _build(self, stale: FaissBase | None) -> None:
-        """Replace the base `stale`, unless another thread has."""
+    def _build(self, least: int) -> None:
+        """Replace the base, unless another thread has by one of this version or a newer one."""
         with self._building:
-            if self._factory is None or self._base is not stale:
+            base = self._base
+            if self._factory is None or (base is not None and base.version >= least and not base.core.outdated):
                 return
             start = time.perf_counter()
             ids, rows, version, epoch = _core.rows_at_version(self._table._core)
             try:
-                base = self._factory.build(self._table._core, ids, rows, version, epoch)
+                built = self._factory.build(self._table._core, ids, rows, version, epoch)
             except RuntimeError as error:
                 self._base, self._exact_because = None, f"{self._name!r}: {reason(error)}"
                 self._try_at = max(self._factory.rows_needed, 2 * len(ids))
                 if len(ids) < self._factory.rows_needed:
                     self._try_at = self._factory.rows_needed
                 return
-            self._base, self._exact_because, self._error = base, None, None
+            self._base, self._exact_because, self._error = built, None, None
             self._masked = self._everywhere = 0
             self._assigned = self._far = 0
             self._rebuilds += 1
@@ -411,7 +428,7 @@ class LiveIndex:
         >>> import fastinc as fi
         >>> fi.LiveIndex(fi.EmbeddingTable(dim=2)).compact()
         """
-        self._build(self._base)
+        self._build(self._table.version)
 
     def stats(self) -> dict[str, Any]:
         """Return what the index is made of right now.
@@ -423,7 +440,8 @@ class LiveIndex:
             a base) and ``base_rows``; ``fresh_rows`` written and ``masked_rows`` changed or removed since the base
             was built; ``folds`` and ``rebuilds``, ``last_rebuild_seconds``; ``far_share`` of the rows folded into
             lists; ``bytes`` that the merging takes beside FAISS's index; ``lags``: how many searches answered from a
-            table this many versions older than the one when they were called, by promise all 0; ``exact_because``:
+            table this many versions older than the one when they were called, by promise all 0 (setting a table to
+            an older state during a search counts, too); ``exact_because``:
             why a FAISS index has no base yet, else None; ``error``: what last went wrong in the background.
 
         Examples
@@ -465,3 +483,12 @@ def _as_share(value: Any, name: str) -> float:
     if not 0.0 <= share < float("inf"):
         raise ValueError(f"{name} = {value} must be a number, 0 or more")
     return share
+
+
+def _renew_all() -> None:
+    for index in list(_all):
+        index._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)

@@ -245,6 +245,7 @@ def test_constructor_errors():
         ("factory = 'nope' is neither 'exact' nor", {"factory": "nope"}),
         ("factory = 'PQ4' .*dim = 6.*multiple of", {"factory": "PQ4"}),
         ("factory = 'HNSW0' .*0 is not a size", {"factory": "HNSW0"}),
+        ("factory = 'NSG4' .*with NSG 5", {"factory": "NSG4"}),
         ("factory = 'HNSW8_PQ3x4': FAISS has no such index for metric 'ip'", {"factory": "HNSW8_PQ3x4"}),
         ("metric = 'dot' must be", {"metric": "dot"}),
         ("device = 'tpu'", {"device": "tpu"}),
@@ -267,3 +268,20 @@ def test_faiss_missing(monkeypatch):
     with pytest.raises(ImportError, match=r"LiveIndex\(table, 'Flat'\) needs faiss.*fastinc\[faiss\]"):
         fi.LiveIndex(table, "Flat")
     assert fi.LiveIndex(table).search(np.ones(6, dtype=np.float32), 1)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize("column", [0, 5])
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_are_not_numbers_have_no_place(metric, column):
+    rng = np.random.default_rng(27)
+    rows = -np.abs(rng.standard_normal((3000, 16))).astype(np.float32)
+    table = fi.EmbeddingTable(16, fi.SGD(lr=3e38), init=fi.init.Zeros())
+    table.load(range(3000), rows)
+    grad = np.zeros((1, 16), dtype=np.float32)
+    grad[0, column] = 10
+    for sign in (1, -1, -1):
+        table.update([2999], sign * grad)
+    assert np.isnan(table.lookup([2999])[0, column])
+    index = fi.LiveIndex(table, metric=metric)
+    for k in (3, 1500, 3000):
+        assert 2999 not in index.search(np.ones(16, dtype=np.float32), k)[1]

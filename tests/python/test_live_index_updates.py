@@ -1,6 +1,9 @@
 """LiveIndex while its table changes: FAISS bases, rebuilds, any sequence of writes, threads."""
 
+import os
+import signal
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -195,7 +198,16 @@ def test_a_table_set_to_another_state(newer):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
-    "factory", ["IVF16,Flat", "IVF16,SQ8", "OPQ4_8,IVF16,PQ4x4", "IVF16,SQ8,RFlat", "IVF16_HNSW8,Flat"]
+    "factory",
+    [
+        "IVF16,Flat",
+        "IVF16,SQ8",
+        "OPQ4_8,IVF16,PQ4x4",
+        "IVF16,SQ8,RFlat",
+        "IVF16_HNSW8,Flat",
+        "PCA6,IVF16,Flat,RFlat",
+        "IDMap,PCA8,IVF16,Flat",
+    ],
 )
 def test_folded_rows_are_found_in_the_lists_that_are_looked_at(metric, factory):
     rng = np.random.default_rng(15)
@@ -213,7 +225,7 @@ def test_folded_rows_are_found_in_the_lists_that_are_looked_at(metric, factory):
         table.remove(moved[30:40])
         content = contents(table)
         queries = rng.standard_normal((4, 8)).astype(np.float32)
-        if "PQ" not in factory and "SQ" not in factory:
+        if not any(lossy in factory for lossy in ("PQ", "SQ", "PCA6")):
             assert_index(index, queries, 40, nprobe=16)
         # with all lists, every changed row that belongs to the answer is in it
         changed = set(table.changes(since=1).updated.tolist())
@@ -231,6 +243,20 @@ def test_folded_rows_are_found_in_the_lists_that_are_looked_at(metric, factory):
         if metric != "ip" and "HNSW" not in factory:
             assert (ids[:, 0] == own).all()
     assert index.stats()["folds"] == 3
+
+
+def test_lists_of_lists():
+    """A quantizer that neither gives its centroids back nor looks at all of them."""
+    rng = np.random.default_rng(28)
+    table = make_table(range(2000), rng.standard_normal((2000, 8)))
+    index = fi.LiveIndex(table, "IVF16(IVF2,Flat),Flat", background=False)
+    assert index.stats()["base_rows"] == 2000
+    table.load(range(300), rng.standard_normal((300, 8)).astype(np.float32))
+    assert index.fold() == 300
+    assert index.stats()["far_share"] == 0.0
+    scores, ids = index.search(rng.standard_normal((3, 8)).astype(np.float32), 5, nprobe=16)
+    assert (ids >= 0).all()
+    assert (np.diff(scores, axis=1) <= 0).all()
 
 
 def test_drift_calls_for_new_centroids():
@@ -263,6 +289,117 @@ def test_what_goes_wrong_in_the_background_is_told(monkeypatch):
     monkeypatch.undo()
     index.compact()
     assert index.stats()["error"] is None
+
+
+def test_a_build_that_fails_is_not_tried_all_the_time(monkeypatch):
+    rng = np.random.default_rng(19)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "Flat", rebuild_rows=0, rebuild_share=0.0)
+    builds = []
+
+    def build(*_):
+        builds.append(1)
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(index._factory, "build", build)
+    table.load([5], np.ones((1, 4), dtype=np.float32))
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        assert_index(index, np.ones((1, 4), dtype=np.float32), 5)
+    assert builds == [1]
+    assert index.stats()["error"] == "MemoryError: none left"
+    with pytest.raises(MemoryError, match="none left"):
+        index.compact()
+    assert index.stats()["base_rows"] == 1000
+
+
+def test_compact_builds_from_the_table_as_it_is_now(monkeypatch):
+    rng = np.random.default_rng(23)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "Flat", background=False)
+    build, under_way, go_on = index._factory.build, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        under_way.set()
+        assert go_on.wait(20)
+        return build(*arguments)
+
+    monkeypatch.setattr(index._factory, "build", slow)
+    table.load([5], np.ones((1, 4), dtype=np.float32))
+    other = threading.Thread(target=index.compact)
+    other.start()
+    assert under_way.wait(20)
+    table.load([6], np.ones((1, 4), dtype=np.float32))
+    mine = threading.Thread(target=index.compact)
+    mine.start()
+    go_on.set()
+    other.join()
+    mine.join()
+    assert index.stats()["base_version"] == table.version
+
+
+def test_a_search_does_without_a_thread(monkeypatch):
+    rng = np.random.default_rng(24)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "Flat", rebuild_rows=0, rebuild_share=0.0)
+
+    def start(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    table.load([5], np.ones((1, 4), dtype=np.float32))
+    assert_index(index, np.ones((1, 4), dtype=np.float32), 5)
+    index._background.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_while_a_base_is_built(monkeypatch):
+    rng = np.random.default_rng(25)
+    table = make_table(range(1000), rng.standard_normal((1000, 4)))
+    index = fi.LiveIndex(table, "IVF4,Flat", rebuild_rows=0, rebuild_share=0.0)
+    build, under_way, go_on = index._factory.build, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        under_way.set()
+        go_on.wait(20)
+        return build(*arguments)
+
+    monkeypatch.setattr(index._factory, "build", slow)
+    table.load([5], np.ones((1, 4), dtype=np.float32))
+    index.search(np.ones(4, dtype=np.float32))
+    assert under_way.wait(20)
+    child = os.fork()
+    if child == 0:  # no pytest here, whatever happens
+        try:
+            monkeypatch.undo()
+            fine = index.search(np.ones(4, dtype=np.float32), 3)[1].shape == (3,)
+            index.fold()
+            os._exit(0 if fine else 1)
+        finally:
+            os._exit(2)
+    go_on.set()
+    end = time.monotonic() + 20
+    done = (0, 0)
+    while done == (0, 0) and time.monotonic() < end:
+        done = os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+    if done == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done == (child, 0), "the child hangs, or failed"
+
+
+def test_rows_that_are_gone_are_fresh_no_more():
+    rng = np.random.default_rng(26)
+    table = make_table(range(2000), rng.standard_normal((2000, 4)))
+    index = fi.LiveIndex(table, "IVF4,Flat", background=False)
+    table.load(range(5000, 5500), rng.standard_normal((500, 4)).astype(np.float32))
+    index.search(np.ones(4, dtype=np.float32))
+    assert index._everywhere == 500  # so all is scanned
+    table.remove(range(5000, 5500))
+    time.sleep(0.06)
+    index.search(np.ones(4, dtype=np.float32))
+    assert index._everywhere == 0
 
 
 def test_the_thread_ends_with_its_index(monkeypatch):

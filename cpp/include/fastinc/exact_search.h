@@ -32,9 +32,9 @@ struct SearchRequest {
 ///   scores, ids: (n, k), padded with id -1 and score -3.4028235e38 (kL2: +3.4028235e38)
 /// Scores are float32, in the same bytes for any thread count and instruction set; one that float32
 /// arithmetic would overflow on the way to is summed in float64 and saturates at the largest float32. The
-/// cosine of a zero row or a zero query is 0. Throws std::invalid_argument, naming the argument and the
-/// value. Returns the version that the answer reflects: every row as of it, or newer where it was written
-/// during the search.
+/// cosine of a row shorter than 1e-40, or of a zero query, is 0. Throws std::invalid_argument, naming the
+/// argument and the value. Returns the version that the answer reflects: every row as of it, or newer where
+/// it was written during the search.
 std::uint64_t exact_search(const Table& table, const SearchRequest& request, float* scores,
                            std::int64_t* ids);
 

@@ -40,9 +40,10 @@ struct LiveState {
   bool outdated = false;       // the table was set to another state: the index knows nothing of it
 };
 
-/// Rows written since the index was built are of one of two kinds. New ones are candidates of every query.
-/// fold() puts them into the index's lists, from where a query gets those of the lists it looks at. A row of
-/// the index that was written or removed since counts as fresh, or for nothing.
+/// Rows written since the index was built are of one of two kinds. Those written since the last fold() are
+/// candidates of every query; fold() puts them into the index's lists, from where a query gets those of the
+/// lists it looks at. A row of the index that was written or removed since counts as fresh, or for nothing.
+/// The table must outlive this.
 class LiveBase {
  public:
   /// ids: (rows,) in the order of the index; beyond the first `count` those that are not in it, candidates of
@@ -57,7 +58,7 @@ class LiveBase {
   std::size_t rows() const { return slots_.size(); }
 
   /// As exact_search(), among the rows the index names and the fresh ones. A row that the index names counts
-  /// if it is as it was, not excluded and allowed.
+  /// if it is as it was, not excluded and allowed. A query's positions are distinct, and so are its lists.
   LiveState search(const SearchRequest& request, const IndexAnswer& index, float* scores,
                    std::int64_t* ids) const;
 
@@ -69,8 +70,13 @@ class LiveBase {
   };
   Unfolded unfolded() const;
   std::size_t count_unfolded() const;
+  /// Rows that are candidates of every query.
+  std::size_t count_everywhere() const;
+  /// The table was set to another state.
+  bool outdated() const;
 
-  /// Put these rows into lists; list lists() is looked at for every query. One thread at a time.
+  /// Put these rows into lists; list number `lists` is looked at for every query. One thread at a time.
+  /// Throws std::invalid_argument, unchanged.
   ///   slots, lists: (rows,)
   void fold(std::span<const std::uint32_t> slots, std::span<const std::int64_t> lists, std::uint64_t version);
 

@@ -21,8 +21,9 @@ inline __attribute__((always_inline)) float multiply_add(float a, float b, float
 inline __attribute__((always_inline)) float magnitude(float x) {
   return __builtin_fabsf(x);
 }
+/// What isn't a number stays so.
 inline __attribute__((always_inline)) float at_least_0(float x) {
-  return x > 0.0f ? x : 0.0f;
+  return x < 0.0f ? 0.0f : x;
 }
 
 /// What the bounds need of 16 rows: see CodeQuery. For kCosine scale and bias are divided by the row's norm.

@@ -186,7 +186,7 @@ FASTINC_RACES static void scan_codes(const CodeScan& scan) {
     }
     const std::uint32_t there = (std::uint32_t{1} << count) - 1;
     terms.live &= there;
-    terms.wild &= there & (scan.is_table ? there : terms.live);
+    terms.wild &= scan.is_table ? there : terms.live;  // a table's may come to life just now
     const std::uint32_t first_row = scan.first_row + static_cast<std::uint32_t>(at);
     if (scan.metric == Metric::kIp) find_hits<Metric::kIp>(scan, terms, first_row);
     if (scan.metric == Metric::kCosine) find_hits<Metric::kCosine>(scan, terms, first_row);

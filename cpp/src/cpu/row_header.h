@@ -74,7 +74,8 @@ FASTINC_INLINE bool is_unchanged(const RowHeader* header, std::uint64_t stamp) {
 }
 
 /// A stamp before every row of codes, so that scans of codes alone find out too: being written (1 bit), holds
-/// a row (1), writes, modulo 2^14 (14).
+/// a row (1), writes, modulo 2^14 (14): a reader would have to sleep through a multiple of 16,384 writes of
+/// one row to be misled.
 using CodeStamp = std::uint16_t;
 
 FASTINC_INLINE CodeStamp* stamp_of(std::uint8_t* codes) {

@@ -58,7 +58,9 @@ inline float precise_score(Metric metric, const float* q, const float* x, std::s
   }
   if (metric == Metric::kL2) return saturate(distance);
   if (metric == Metric::kIp) return saturate(ip);
-  return qq > 0.0 && xx > 0.0 ? saturate(ip / (base::square_root(qq) * base::square_root(xx))) : 0.0f;
+  constexpr double kNone = 1e-80;  // codes can't tell rows shorter than 1e-40 from zero
+  if (qq == 0.0 || xx < kNone) return 0.0f;
+  return saturate(ip / (base::square_root(qq) * base::square_root(xx)));
 }
 
 }  // namespace fastinc

@@ -60,12 +60,16 @@ class CodeSearch {
   static constexpr std::size_t kRange = 4096;  // rows that a worker takes at a time
   static constexpr std::size_t kRoom = 1024;   // hits beyond twice k before they are sorted out
 
+  static constexpr Candidate kWorst{-std::numeric_limits<float>::infinity(),
+                                    std::numeric_limits<std::int64_t>::max()};
+
   struct Worker {
     CodeHitStore hits;
     std::vector<CodeQuery> queries;
     std::vector<ScanLine> columns, dots;
     std::vector<std::int32_t> keys;
     std::vector<ScoredHit> scored;
+    std::vector<Candidate> dropped;  // for each query the best that was scored and dropped
     std::vector<Candidate> candidates;
     typename Rows::Scratch scratch;
   };
@@ -114,6 +118,7 @@ CodeSearch<Rows>::CodeSearch(const Kernels& kernel, const Rows& rows, const Code
     worker.dots.resize(count);
     worker.keys.resize(room);
     worker.scored.resize(room);
+    worker.dropped.assign(count, kWorst);
     worker.candidates.resize(kScoredTogether);
     worker.scratch = rows.make_scratch();
     worker.queries.reserve(count);
@@ -211,6 +216,10 @@ void CodeSearch<Rows>::make_room(Worker& worker, std::size_t q) noexcept {
     std::nth_element(first, first + static_cast<std::ptrdiff_t>(k_ - 1),
                      first + static_cast<std::ptrdiff_t>(size),
                      [](const ScoredHit& a, const ScoredHit& b) { return better(a.candidate, b.candidate); });
+    for (std::size_t i = k_; i < size; ++i) {
+      if (better(worker.scored[i].candidate, worker.dropped[q]))
+        worker.dropped[q] = worker.scored[i].candidate;
+    }
     size = k_;
     raise(query, q, worker.scored[k_ - 1].candidate.rank);
   }
@@ -262,7 +271,10 @@ CodeSearchAnswer CodeSearch<Rows>::answer(std::size_t q, std::size_t which, Cand
     for (std::size_t i = 0; i < placed; ++i) best.offer(candidates[i]);
   }
   const bool is_whole =
-      threshold == -std::numeric_limits<float>::infinity() || (best.full() && held[0].rank >= threshold);
+      threshold == kWorst.rank || (best.full() && held[0].rank >= threshold &&
+                                   std::none_of(workers_.begin(), workers_.end(), [&](const Worker& worker) {
+                                     return better(worker.dropped[q], held[0]);
+                                   }));
   std::sort(held, held + best.size, better);
   return {best.size, is_whole};
 }

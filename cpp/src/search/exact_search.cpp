@@ -161,11 +161,7 @@ void Search::run(float* scores, std::int64_t* ids) {
 
 std::uint64_t exact_search(const Table& table, const SearchRequest& request, float* scores,
                            std::int64_t* ids) {
-  if (request.k < 1) throw std::invalid_argument("k = 0 must be at least 1");
-  checked_multiply(request.n, request.k, "k");
-  check_lists(request.exclude, request.n, "exclude");
-  if (request.allow) check_lists(*request.allow, request.n, "allow");
-  check_finite(request.queries, request.n, table.dim(), "queries");
+  check_request(request, table.dim());
   Search search(table.store(), request);
   search.run(scores, ids);
   return search.version();

@@ -3,6 +3,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "cpu/update.h"
+#include "fastinc/runtime.h"
+
 namespace fastinc {
 
 RowFilter make_filter(const IdLists& exclude, const std::optional<IdLists>& allow) {
@@ -12,6 +15,8 @@ RowFilter make_filter(const IdLists& exclude, const std::optional<IdLists>& allo
   if (allow) filter.allowed = make_lists<std::int64_t>(*allow, keep);
   return filter;
 }
+
+namespace {
 
 void check_lists(const IdLists& lists, std::size_t n, const char* name) {
   if (lists.offsets.empty()) return;
@@ -31,6 +36,16 @@ void check_lists(const IdLists& lists, std::size_t n, const char* name) {
   }
   require(lists.offsets[n] == static_cast<std::int64_t>(lists.ids.size()), n,
           "the number of ids, " + std::to_string(lists.ids.size()));
+}
+
+}  // namespace
+
+void check_request(const SearchRequest& request, std::size_t dim) {
+  if (request.k < 1) throw std::invalid_argument("k = 0 must be at least 1");
+  checked_multiply(request.n, request.k, "k");
+  check_lists(request.exclude, request.n, "exclude");
+  if (request.allow) check_lists(*request.allow, request.n, "allow");
+  check_finite(request.queries, request.n, dim, "queries");
 }
 
 }  // namespace fastinc

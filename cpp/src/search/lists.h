@@ -71,7 +71,7 @@ struct RowFilter {
 /// Both are sorted; slots come later, where they are of use.
 RowFilter make_filter(const IdLists& exclude, const std::optional<IdLists>& allow);
 
-/// Throws std::invalid_argument, naming the argument and the value, where offsets don't fit n queries.
-void check_lists(const IdLists& lists, std::size_t n, const char* name);
+/// Throws std::invalid_argument, naming the argument and the value.
+void check_request(const SearchRequest& request, std::size_t dim);
 
 }  // namespace fastinc

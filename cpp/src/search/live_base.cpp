@@ -39,7 +39,7 @@ struct LiveBase::Folded {
 
 namespace {
 
-/// Slots written at the versions (since, until], ascending and distinct; some may hold no row by now.
+/// Slots of rows written at the versions (since, until], ascending and distinct.
 std::vector<Slot> written_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
   std::vector<Slot> slots;
   if (since >= until) return slots;
@@ -51,6 +51,8 @@ std::vector<Slot> written_slots(const RowStore& store, std::uint64_t since, std:
   }
   std::sort(slots.begin(), slots.end());
   slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+  for (const Slot slot : slots) store.prefetch_id(slot);
+  std::erase_if(slots, [&](Slot slot) { return store.row_version(slot) <= since; });  // removed since
   return slots;
 }
 
@@ -78,7 +80,7 @@ class LiveBase::Search {
             .unfolded = unfolded_.size(),
             .everywhere = unfolded_.size() + folded_->slots.size() - folded_->starts[base_.lists_],
             .lacking = lacking_,
-            .outdated = store_.epoch() != base_.epoch_};
+            .outdated = base_.outdated()};
   }
 
   void run(float* scores, std::int64_t* ids) {
@@ -201,11 +203,7 @@ std::shared_ptr<const LiveBase::Folded> LiveBase::folded() const {
 
 LiveState LiveBase::search(const SearchRequest& request, const IndexAnswer& index, float* scores,
                            std::int64_t* ids) const {
-  if (request.k < 1) throw std::invalid_argument("k = 0 must be at least 1");
-  checked_multiply(request.n, request.k, "k");
-  check_lists(request.exclude, request.n, "exclude");
-  if (request.allow) check_lists(*request.allow, request.n, "allow");
-  check_finite(request.queries, request.n, store_.dim(), "queries");
+  check_request(request, store_.dim());
   const auto check = [&](const std::int64_t* values, std::size_t n, std::size_t end, const char* name) {
     for (std::size_t i = 0; i < n; ++i) {
       if (values[i] >= -1 && values[i] < static_cast<std::int64_t>(end)) continue;
@@ -246,6 +244,15 @@ std::size_t LiveBase::count_unfolded() const {
   return written_slots(store_, folded()->version, store_.version()).size();
 }
 
+std::size_t LiveBase::count_everywhere() const {
+  const std::shared_ptr<const Folded> now = folded();
+  return count_unfolded() + now->slots.size() - now->starts[lists_];
+}
+
+bool LiveBase::outdated() const {
+  return store_.epoch() != epoch_;
+}
+
 void LiveBase::fold(std::span<const std::uint32_t> slots, std::span<const std::int64_t> lists,
                     std::uint64_t version) {
   if (slots.size() != lists.size()) {
@@ -258,9 +265,16 @@ void LiveBase::fold(std::span<const std::uint32_t> slots, std::span<const std::i
                                   std::to_string(lists_));
     }
   }
-  const std::shared_ptr<const Folded> old = folded();
   std::vector<Slot> written(slots.begin(), slots.end());
   std::sort(written.begin(), written.end());
+  if (!written.empty() && written.back() >= store_.slot_count()) {
+    throw std::invalid_argument("slot = " + std::to_string(written.back()) + " must be less than " +
+                                std::to_string(store_.slot_count()));
+  }
+  if (const auto twice = std::adjacent_find(written.begin(), written.end()); twice != written.end()) {
+    throw std::invalid_argument("slot = " + std::to_string(*twice) + " occurs twice");
+  }
+  const std::shared_ptr<const Folded> old = folded();
   std::vector<std::pair<std::size_t, Slot>> entries;
   entries.reserve(old->slots.size() + slots.size());
   for (std::size_t list = 0; list <= lists_; ++list) {

@@ -141,6 +141,11 @@ void ChangeLog::reset(std::uint64_t version) noexcept {
   removed_.reset(version);
 }
 
+void ChangeLog::append_unknown(std::uint64_t version, std::span<const std::int64_t> removed) noexcept {
+  written_.reset(version);
+  removed_.append(version, removed);
+}
+
 void ChangeLog::reserve(std::size_t slots, std::size_t removed, std::size_t rows) {
   const std::size_t most = std::max(kFewestSlots, std::bit_floor(rows / 8));
   const std::size_t versions = std::max(kFewestVersions, std::bit_floor(rows / 64));

@@ -103,6 +103,9 @@ class ChangeLog {
   void append(std::uint64_t version, std::span<const Slot> written,
               std::span<const std::int64_t> removed) noexcept;
 
+  /// The same where it isn't known which slots have this version: the log of writes begins after it.
+  void append_unknown(std::uint64_t version, std::span<const std::int64_t> removed) noexcept;
+
   /// Append to `out` what was written at the versions (since, until], in order and with repeats. False, and
   /// `out` as it was, if the log doesn't hold all of them.
   bool written_since(std::uint64_t since, std::uint64_t until, std::vector<Slot>& out) const;

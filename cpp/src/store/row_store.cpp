@@ -102,7 +102,6 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
 }
 
 // --- any thread
-// ------------------------------------------------------------------------------------------------
 
 std::pair<std::int64_t, std::uint64_t> RowStore::read_header(Slot slot) const {
   const RowHeader* const row = header(slot);
@@ -195,13 +194,9 @@ std::size_t RowStore::read_block(std::span<const std::int64_t> ids, Kernel kerne
                                  std::size_t width, T* out) const {
   constexpr bool kCodes = std::is_same_v<T, std::uint8_t>;
   const auto fetch = [&](Slot slot) {
-    const auto row = reinterpret_cast<std::uintptr_t>(header(slot));
-    if (kCodes) __builtin_prefetch(header(slot));
-    const std::uintptr_t from = kCodes ? reinterpret_cast<std::uintptr_t>(codes(slot)) : row;
-    const std::uintptr_t end = from + width * sizeof(T) + (kCodes ? 0 : sizeof(RowHeader));
-    for (std::uintptr_t line = from & ~std::uintptr_t{63}; line < end; line += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line));
-    }
+    if (!kCodes) return prefetch_row(slot);
+    prefetch_id(slot);
+    prefetch_lines(codes(slot), width);
   };
   std::size_t found = ids.size();
   const auto read = [&](std::size_t at, std::size_t n, const Slot* slots, std::uint8_t* done) {
@@ -262,7 +257,6 @@ RowStore::Bytes RowStore::bytes() const {
 }
 
 // --- writers
-// ---------------------------------------------------------------------------------------------------
 
 void RowStore::reserve_pages(std::size_t new_rows) {
   const std::size_t fresh = new_rows > free_.size() ? new_rows - free_.size() : 0;
@@ -408,10 +402,10 @@ void RowStore::reserve_free(std::size_t more) {
   free_bytes_ = free_.capacity() * sizeof(Slot);
 }
 
-void RowStore::quantize(Slot slot) {
+void RowStore::quantize(const Kernels& kernel, Slot slot) {
   std::uint8_t* const q = codes(slot);
   const CodeStamp stamp = begin_codes(q);
-  kernels().quantize_rows(weights(slot), 1, dim(), q);
+  kernel.quantize_rows(weights(slot), 1, dim(), q);
   end_codes(q, stamp, true);
 }
 
@@ -432,16 +426,17 @@ void RowStore::set_row(Slot slot, const float* from, const float* from_state, st
   } else {
     std::fill_n(state(slot), floats, initial_state(optimizer_->params()));
   }
-  quantize(slot);
+  quantize(kernels(), slot);
   end_write(row, next_stamp(stamp, version));
 }
 
 void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
+  const Kernels& kernel = kernels();
   parallel_ranges(slots.size(), dim(), [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
     for (std::size_t i = begin; i < end; ++i) {
       RowHeader* const row = header(slots[i]);
       const std::uint64_t stamp = begin_write(row);
-      quantize(slots[i]);
+      quantize(kernel, slots[i]);
       end_write(row, next_stamp(stamp, version));
     }
   });
@@ -450,6 +445,15 @@ void RowStore::publish(std::span<const Slot> slots, std::uint64_t version) {
 void RowStore::commit(std::uint64_t version, std::span<const Slot> written,
                       std::span<const std::int64_t> removed) noexcept {
   changes_.append(version, written, removed);
+  finish(version);
+}
+
+void RowStore::commit_unfinished(std::uint64_t version) noexcept {
+  changes_.append_unknown(version, evicted_);
+  finish(version);
+}
+
+void RowStore::finish(std::uint64_t version) noexcept {
   evicted_.clear();
   unfinished_ = false;
   version_.store(version, std::memory_order_release);

@@ -21,6 +21,8 @@
 
 namespace fastinc {
 
+struct Kernels;
+
 /// Writers hold `mutex` exclusively, and so there is one at a time. What is marked "any thread" needs no
 /// lock: pages and index entries stay where they are, and a row's header tells if what was read is one state
 /// of it. Holding `mutex` shared keeps writers out, for who needs the rows of one version.
@@ -62,13 +64,8 @@ class RowStore {
   std::uint8_t* codes(Slot slot) const { return code_pointer(rows_, slot); }
   RowHeader* header(Slot slot) const { return header_of(weights(slot)); }
   std::int64_t id(Slot slot) const { return load_id(header(slot)); }
-  /// Header and weights; a few rows at a time are more than the L1 cache holds.
   void prefetch_row(Slot slot) const {
-    const auto row = reinterpret_cast<std::uintptr_t>(header(slot));
-    for (std::uintptr_t line = row & ~std::uintptr_t{63};
-         line < row + sizeof(RowHeader) + dim() * sizeof(float); line += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
-    }
+    prefetch_lines(header(slot), sizeof(RowHeader) + dim() * sizeof(float));
   }
   void prefetch_id(Slot slot) const { __builtin_prefetch(header(slot)); }
   /// 0 where the slot holds no row.
@@ -129,6 +126,9 @@ class RowStore {
   void commit(std::uint64_t version, std::span<const Slot> written,
               std::span<const std::int64_t> removed = {}) noexcept;
 
+  /// The same for a batch that came to nothing after it had marked or given up rows.
+  void commit_unfinished(std::uint64_t version) noexcept;
+
   /// Returns the ids that had a row, each once, for commit().
   std::vector<std::int64_t> remove(std::span<const std::int64_t> ids, std::uint64_t version);
 
@@ -155,8 +155,15 @@ class RowStore {
   void insert_unknown(std::span<const std::int64_t> ids, Slot* slots, std::uint64_t version);
   Slot take_slot();
   void free_slot(Slot slot, std::uint64_t version) noexcept;
+  void finish(std::uint64_t version) noexcept;
   void retire(Slot slot, std::uint64_t version);
-  void quantize(Slot slot);
+  void quantize(const Kernels& kernel, Slot slot);
+  static void prefetch_lines(const void* from, std::size_t bytes) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(from);
+    for (std::uintptr_t line = begin & ~std::uintptr_t{63}; line < begin + bytes; line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+    }
+  }
   template <class Fetch, class Read, class Retry>
   void for_each_run(std::span<const std::int64_t> ids, Fetch fetch, Read read, Retry retry) const;
   template <class T, class Kernel, class Start>

@@ -172,7 +172,7 @@ class EvictionGuard {
  public:
   EvictionGuard(RowStore& store, std::uint64_t version) : store_(store), version_(version) {}
   ~EvictionGuard() {
-    if (store_.unfinished()) store_.commit(version_, {}, store_.evicted());
+    if (store_.unfinished()) store_.commit_unfinished(version_);
   }
   EvictionGuard(const EvictionGuard&) = delete;
   EvictionGuard& operator=(const EvictionGuard&) = delete;
