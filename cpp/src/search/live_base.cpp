@@ -1,7 +1,6 @@
 #include "fastinc/live_base.h"
 
 #include <algorithm>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -267,6 +266,7 @@ void LiveBase::fold(std::span<const std::uint32_t> slots, std::span<const std::i
   }
   std::vector<Slot> written(slots.begin(), slots.end());
   std::sort(written.begin(), written.end());
+  constexpr std::size_t kAhead = 16;
   if (!written.empty() && written.back() >= store_.slot_count()) {
     throw std::invalid_argument("slot = " + std::to_string(written.back()) + " must be less than " +
                                 std::to_string(store_.slot_count()));
@@ -275,26 +275,25 @@ void LiveBase::fold(std::span<const std::uint32_t> slots, std::span<const std::i
     throw std::invalid_argument("slot = " + std::to_string(*twice) + " occurs twice");
   }
   const std::shared_ptr<const Folded> old = folded();
-  std::vector<std::pair<std::size_t, Slot>> entries;
-  entries.reserve(old->slots.size() + slots.size());
+  std::vector<bool> is_new(written.empty() ? 0 : std::size_t{written.back()} + 1);
+  for (const Slot slot : slots) is_new[slot] = true;
+  std::vector<std::pair<std::size_t, Slot>> entries(slots.size());
+  for (std::size_t i = 0; i < slots.size(); ++i) entries[i] = {static_cast<std::size_t>(lists[i]), slots[i]};
+  std::sort(entries.begin(), entries.end());
+  Folded now{version, {0}, {}};
+  now.starts.reserve(lists_ + 2);
+  now.slots.reserve(old->slots.size() + slots.size());
+  const std::vector<Slot>& before = old->slots;
+  auto entry = entries.begin();
   for (std::size_t list = 0; list <= lists_; ++list) {
     for (std::size_t i = old->starts[list]; i < old->starts[list + 1]; ++i) {
-      const Slot slot = old->slots[i];
-      if (store_.row_version(slot) == 0 || std::binary_search(written.begin(), written.end(), slot)) continue;
-      entries.emplace_back(list, slot);
+      if (i + kAhead < before.size()) store_.prefetch_id(before[i + kAhead]);
+      const bool replaced = before[i] < is_new.size() && is_new[before[i]];
+      if (!replaced && store_.row_version(before[i]) != 0) now.slots.push_back(before[i]);
     }
+    for (; entry != entries.end() && entry->first == list; ++entry) now.slots.push_back(entry->second);
+    now.starts.push_back(now.slots.size());
   }
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    if (store_.row_version(slots[i]) != 0) entries.emplace_back(static_cast<std::size_t>(lists[i]), slots[i]);
-  }
-  std::sort(entries.begin(), entries.end());
-  Folded now{version, std::vector<std::size_t>(lists_ + 2), {}};
-  now.slots.reserve(entries.size());
-  for (const auto& [list, slot] : entries) {
-    ++now.starts[list + 1];
-    now.slots.push_back(slot);
-  }
-  std::partial_sum(now.starts.begin(), now.starts.end(), now.starts.begin());
   auto made = std::make_shared<const Folded>(std::move(now));
   const std::lock_guard lock(mutex_);
   folded_ = std::move(made);
