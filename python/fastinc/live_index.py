@@ -347,9 +347,9 @@ class LiveIndex:
         return self._assigned > self._rebuild_rows and self._far > self._drift_share * self._assigned
 
     def _changed(self, base: FaissBase) -> int:
-        """How many rows were written or removed since the base was built."""
-        fresh = base.core.count_fresh()
-        return max(fresh, base.rows - (len(self._table) - fresh))
+        """How many rows were written or removed since the base was built: at least, and by the last search."""
+        everywhere = base.core.count_everywhere()  # counting all would mean a look at every row
+        return max(self._masked, everywhere, base.rows - (len(self._table) - everywhere))
 
     def _wake(self) -> None:
         if self._background is not None:
