@@ -49,8 +49,8 @@ def in_a_hurry(monkeypatch):
 
 @pytest.fixture
 def without_peers(monkeypatch):
-    """As if torch and FBGEMM weren't installed."""
-    for module in ("torch", "fbgemm_gpu"):
+    """As if torch, FBGEMM and usearch weren't installed."""
+    for module in ("torch", "fbgemm_gpu", "usearch", "usearch.index"):
         monkeypatch.setitem(sys.modules, module, None)
 
 
@@ -351,7 +351,7 @@ def test_every_workload_runs_without_peers(name, without_peers, tmp_path, capsys
     for case in facts["cases"]:
         assert case["case"] in printed
         for one in case["contestants"]:
-            is_peer = one["name"].startswith(("torch", "FBGEMM"))
+            is_peer = one["name"].startswith(("torch", "FBGEMM", "usearch"))
             assert (one["status"] == "missing") == is_peer, one
             if is_peer:
                 assert "installed" in one["reason"] or one["reason"] == "torch has no FTRL"
