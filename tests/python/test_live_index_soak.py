@@ -25,16 +25,14 @@ K = 20
 class Soak:
     """One table, two writers with ids of their own, two searchers.
 
-    A writer notes what it is about to do before it does, and what it has done after: at any time a row is in the state
-    that was noted last, or in the one that is being made.
+    A writer counts a row's write before it begins and after it has ended.
     """
 
     def __init__(self, factory, metric):
         self.metric = metric
         rng = np.random.default_rng(0)
-        #: By id: the value that a finished write left (0: no row), and the one that is being written (else the same).
-        self.done = np.zeros(ROWS, dtype=np.int64)
-        self.next = np.zeros(ROWS, dtype=np.int64)
+        #: By id: the value that the last finished write left (0: no row), and how many writes began and ended.
+        self.done, self.begun, self.ended = (np.zeros(ROWS, dtype=np.int64) for _ in range(3))
         self.table = fi.EmbeddingTable(DIM, fi.SGD(lr=1.0), init=fi.init.Zeros())
         self.write(np.arange(ROWS), 1 + rng.permutation(ROWS))
         self.index = fi.LiveIndex(self.table, factory, metric=metric, rebuild_rows=400, rebuild_share=0.1, fold_rows=50)
@@ -49,13 +47,14 @@ class Soak:
 
     def write(self, ids, values):
         """Values of 0 remove."""
-        self.next[ids] = values
+        self.begun[ids] += 1
         gone = values == 0
         if not gone.all():
             self.table.load(ids[~gone], self.rows(ids[~gone], values[~gone]))
         if gone.any():
             self.table.remove(ids[gone])
         self.done[ids] = values
+        self.ended[ids] += 1
 
     def running(self):
         return time.monotonic() < self.end and not self.wrong
@@ -84,34 +83,34 @@ class Soak:
             query[0, : DIM - 1] = rng.integers(0, 100_000)
         exact = rng.random() < 0.5
         excluded = rng.choice(ROWS, 5)
-        before = self.done.copy(), self.next.copy()
+        ended, values = self.ended.copy(), self.done.copy()
         version = self.table.version
         parameters = {} if self.index.stats()["factory"] != "IVF16,Flat" else {"nprobe": 16}
         scores, ids, reflects = self.index.search(
             query, K, exclude=excluded if exact else None, with_version=True, **parameters
         )
-        after = self.done.copy(), self.next.copy()
+        begun = self.begun.copy()
         self.counts["searches"] += 1
         assert reflects >= version, "an answer of an older version"
         ids, scores = ids[0], scores[0]
         assert (ids >= 0).all()
         assert len(set(ids.tolist())) == K, "an id twice"
         assert not exact or not set(ids.tolist()) & set(excluded.tolist()), "an excluded id"
-        # A row that nobody wrote meanwhile has one value; another's may be any that was noted.
-        still = (before[0] == before[1]) & (before[0] == after[0]) & (before[0] == after[1])
+        # A row of which as many writes had ended before as have begun by now was written by nobody meanwhile.
+        still = ended == begun
         sure = still[ids]
-        assert (before[0][ids[sure]] > 0).all(), "a removed row"
-        expected = self.scores(query[0], before[0], ids)
+        assert (values[ids[sure]] > 0).all(), "a removed row"
+        expected = self.scores(query[0], values, ids)
         assert np.allclose(scores[sure], expected[sure], rtol=1e-5, atol=1e-3), "a torn row, or an older one"
         assert (np.diff(scores) * (1 if self.metric == "l2" else -1) >= 0).all(), "out of order"
         self.counts["checked"] += int(sure.sum())
         if self.index.stats()["factory"] == "HNSW16":
             return
         # Whoever has stood still and is clearly better than the last one is in the answer.
-        everyone = np.flatnonzero(still & (before[0] > 0))
+        everyone = np.flatnonzero(still & (values > 0))
         if exact:
             everyone = np.setdiff1d(everyone, excluded)
-        every_score = self.scores(query[0], before[0], everyone)
+        every_score = self.scores(query[0], values, everyone)
         slack = 1e-4 * max(abs(float(scores[-1])), 1.0)
         better = every_score < scores[-1] - slack if self.metric == "l2" else every_score > scores[-1] + slack
         assert set(everyone[better].tolist()) <= set(ids.tolist()), "a better row is missing"
