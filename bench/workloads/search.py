@@ -47,7 +47,17 @@ class TopkInt8(Searcher):
         return found
 
 
-class FlatIp(Searcher):
+class Faiss(Searcher):
+    """An index of FAISS's."""
+
+    index: Any
+
+    def find(self, queries: Float32) -> Ids:
+        found: Ids = self.index.search(queries, K)[1]
+        return found
+
+
+class FlatIp(Faiss):
     """FAISS, exact."""
 
     name = "FAISS IndexFlatIP"
@@ -57,12 +67,8 @@ class FlatIp(Searcher):
         self.index = peers.faiss(settings).IndexFlatIP(self.trained.table.dim)
         self.index.add(self.trained.rows)
 
-    def find(self, queries: Float32) -> Ids:
-        found: Ids = self.index.search(queries, K)[1]
-        return found
 
-
-class Sq8(Searcher):
+class Sq8(Faiss):
     """FAISS, 8 bits a value."""
 
     name = "FAISS SQ8"
@@ -75,10 +81,6 @@ class Sq8(Searcher):
         self.index = faiss.index_factory(rows.shape[1], "SQ8", faiss.METRIC_INNER_PRODUCT)
         self.index.train(rows)
         self.index.add(rows)
-
-    def find(self, queries: Float32) -> Ids:
-        found: Ids = self.index.search(queries, K)[1]
-        return found
 
 
 class Torch(Searcher):
