@@ -279,7 +279,7 @@ class InvertedLists:
 
     def __init__(self, faiss: Any, index: Any, parts: list[Any], ivf: Any, rows: Float32) -> None:
         self._owner = index  # of what the others are parts of
-        self._index, self._ivf = index, ivf
+        self._index, self._ivf, self._quantizer = index, ivf, faiss.downcast_index(ivf.quantizer)
         self._swig_ptr = faiss.swig_ptr
         ivf.parallel_mode = 3  # share queries out to FAISS's threads, also where the lists are given
         before = [part for part in parts if isinstance(part, faiss.IndexPreTransform)]
@@ -289,7 +289,7 @@ class InvertedLists:
         ]
         self._centroids: Float32 | None = None
         with contextlib.suppress(RuntimeError):  # a quantizer that can't: rows then never are far from theirs
-            self._centroids = ivf.quantizer.reconstruct_n(0, ivf.nlist)
+            self._centroids = self._quantizer.reconstruct_n(0, ivf.nlist)
         sample = rows[:: len(rows) // self._SAMPLE + 1]
         self.far = float(np.quantile(self.assign(sample)[1], 1.0 - self.FAR_SHARE))
 
@@ -310,7 +310,7 @@ class InvertedLists:
     def assign(self, rows: Float32) -> tuple[Int64, Float32]:
         """Return the list of every row (n,), and the squared distance to its centroid (n,)."""
         rows = self._transformed(rows)
-        lists = self._ivf.quantizer.search(rows, 1)[1][:, 0]
+        lists = self._quantizer.search(rows, 1)[1][:, 0]
         if self._centroids is None:
             return lists, np.zeros(len(rows), dtype=np.float32)
         rest = rows - self._centroids[np.maximum(lists, 0)]
@@ -320,7 +320,7 @@ class InvertedLists:
         """Return scores and positions (n, ask), and the lists that were looked at (n, nprobe)."""
         graph = None if parameters.ivf is None else parameters.ivf.quantizer_params
         transformed = self._transformed(queries)
-        distances, lists = self._ivf.quantizer.search(transformed, parameters.nprobe, params=graph)
+        distances, lists = self._quantizer.search(transformed, parameters.nprobe, params=graph)
         if not self._is_whole:
             return *self._index.search(queries, ask, params=parameters.index), lists
         scores = np.empty((len(queries), ask), dtype=np.float32)

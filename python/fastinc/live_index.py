@@ -57,7 +57,8 @@ class LiveIndex:
         old one, and the choice among unchanged and folded rows has the base index's recall. While there are too few
         rows to train the base on, the index is exact.
     metric
-        "ip" (inner product), "cosine" (0 for a zero row or query) or "l2" (squared distance).
+        "ip" (inner product), "cosine" (0 for a zero query and for a row shorter than 1e-40) or "l2" (squared
+        distance).
     device
         Where the base is: "cpu", or "cuda" for FAISS's first GPU (Flat, IVF with Flat, SQ or PQ, OPQ and PCA before
         them). The table is on the CPU, and so are fresh rows and the scores. Threads take turns at a GPU.

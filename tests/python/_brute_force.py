@@ -31,7 +31,9 @@ def true_scores(query, rows, metric):
     q, x = query.astype(np.float64), rows.astype(np.float64)
     if metric == "l2":
         return ((q - x) ** 2).sum(axis=1)
-    norms = np.linalg.norm(q) * np.linalg.norm(x, axis=1) if metric == "cosine" else np.ones(len(x))
+    lengths = np.linalg.norm(x, axis=1)
+    lengths[lengths < 1e-40] = 0.0  # which count as zero rows
+    norms = np.linalg.norm(q) * lengths if metric == "cosine" else np.ones(len(x))
     return np.where(norms > 0, x @ q / np.where(norms > 0, norms, 1.0), 0.0)
 
 

@@ -145,6 +145,14 @@ def test_same_bytes_for_any_thread_count_and_instruction_set():
         fi.set_num_threads(before[1])
 
 
+@pytest.mark.parametrize("n", [1, 600])
+@pytest.mark.parametrize("factory", ["exact", "Flat"])
+def test_a_row_all_but_zero_has_no_direction(factory, n):
+    rows = np.full((n, 1), 1e-45, dtype=np.float32)
+    rows[::7] = -1e-39
+    assert_index(fi.LiveIndex(make_table(range(n), rows), factory, metric="cosine"), np.ones((1, 1), np.float32), n)
+
+
 @settings(max_examples=60)
 @given(
     data=st.data(),

@@ -56,6 +56,8 @@ constexpr std::size_t code_groups(std::size_t dim) {
 struct CodeScan {
   const std::uint8_t* rows;  // codes, scale and bias of the first row; its number is first_row
   std::size_t stride;        // bytes from row to row
+  /// Or (n,) where each row is, for rows from all over; then `rows` and `stride` don't count.
+  const std::uint8_t* const* gathered;
   /// A table's rows, which stand for float rows: before each is its CodeStamp. One that is written meanwhile
   /// is a hit without bounds. Else rows stand for themselves (kIp alone), and one whose scale is not a number
   /// has no place.

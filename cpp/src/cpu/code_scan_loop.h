@@ -17,7 +17,8 @@ struct ScanRows {
   FASTINC_RACES inline __attribute__((always_inline)) ScanRows(const CodeScan& scan, std::size_t at,
                                                                std::size_t count) {
     for (std::size_t j = 0; j < kScanRows; ++j) {
-      rows[j] = scan.rows + (at + (j < count ? j : count - 1)) * scan.stride;
+      const std::size_t row = at + (j < count ? j : count - 1);
+      rows[j] = scan.gathered != nullptr ? scan.gathered[row] : scan.rows + row * scan.stride;
     }
     if (!scan.is_table) return;
     for (std::size_t j = 0; j < kScanRows; ++j) stamps[j] = __atomic_load_n(stamp(j), __ATOMIC_ACQUIRE);
@@ -157,9 +158,19 @@ static inline void find_hits(const CodeScan& scan, const RowTerms& terms, std::u
 
 /// The hardware fetches ahead too late for rows that take so little time.
 inline __attribute__((always_inline)) void prefetch_rows(const CodeScan& scan, std::size_t at) {
-  const auto first = reinterpret_cast<std::uintptr_t>(scan.rows) + at * scan.stride;
-  for (std::uintptr_t line = first; line < first + kScanRows * scan.stride; line += 64) {
-    __builtin_prefetch(reinterpret_cast<const void*>(line));
+  const auto fetch = [](std::uintptr_t first, std::size_t bytes) {
+    for (std::uintptr_t line = first; line < first + bytes; line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+    }
+  };
+  if (scan.gathered == nullptr) {
+    return fetch(reinterpret_cast<std::uintptr_t>(scan.rows) + at * scan.stride, kScanRows * scan.stride);
+  }
+  for (std::size_t row = at; row < at + kScanRows && row < scan.n; ++row) {
+    constexpr std::uintptr_t kLine = 64;
+    const auto codes = reinterpret_cast<std::uintptr_t>(scan.gathered[row]);
+    const std::uintptr_t first = (codes - sizeof(CodeStamp)) / kLine * kLine;
+    fetch(first, codes + scan.dim + 2 * sizeof(float) - first);
   }
 }
 
@@ -167,6 +178,9 @@ FASTINC_RACES static void scan_codes(const CodeScan& scan) {
   constexpr std::size_t kFetchAhead = 2 * kScanRows;
   RowTerms terms;
   terms.rounding = 4.0f * score_rounding(scan.dim);
+  for (std::size_t at = 0; at < kFetchAhead && scan.gathered != nullptr; at += kScanRows) {
+    prefetch_rows(scan, at);
+  }
   for (std::size_t at = 0; at < scan.n; at += kScanRows) {
     const std::size_t count = scan.n - at < kScanRows ? scan.n - at : kScanRows;
     prefetch_rows(scan, at + kFetchAhead);

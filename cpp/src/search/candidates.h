@@ -18,9 +18,12 @@ struct Candidate {
 };
 
 /// A total order, so the k best are the same ones however the rows are shared out.
-inline bool better(const Candidate& a, const Candidate& b) {
-  return a.rank > b.rank || (a.rank == b.rank && a.id < b.id);
-}
+struct Better {
+  bool operator()(const Candidate& a, const Candidate& b) const {
+    return a.rank > b.rank || (a.rank == b.rank && a.id < b.id);
+  }
+};
+inline constexpr Better better;  // an object, not a function: sorts can inline it
 
 /// The best `capacity` candidates offered, as a heap with the worst on top.
 struct Best {

@@ -6,12 +6,10 @@
 #include <utility>
 
 #include "cpu/kernels.h"
-#include "cpu/threads.h"
-#include "cpu/update.h"
 #include "fastinc/runtime.h"
 #include "search/lists.h"
+#include "search/live_search.h"
 #include "search/row_scores.h"
-#include "search/row_search.h"
 #include "store/row_store.h"
 
 namespace fastinc {
@@ -29,149 +27,17 @@ RowsAtVersion rows_at_version(const Table& table) {
   return out;
 }
 
-/// Rows by list: those of list l are slots[starts[l]] .. slots[starts[l + 1] - 1].
-struct LiveBase::Folded {
-  std::uint64_t version;
-  std::vector<std::size_t> starts;  // (lists + 2,)
-  std::vector<Slot> slots;
-};
-
 namespace {
 
-/// Slots of rows written at the versions (since, until], ascending and distinct.
+/// Those of logged_slots() that hold a row.
 std::vector<Slot> written_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
-  std::vector<Slot> slots;
-  if (since >= until) return slots;
-  if (!store.changes().written_since(since, until, slots)) {
-    for (Slot slot = 0, end = static_cast<Slot>(store.slot_count()); slot < end; ++slot) {
-      if (store.row_version(slot) > since) slots.push_back(slot);
-    }
-    return slots;
-  }
-  std::sort(slots.begin(), slots.end());
-  slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
+  std::vector<Slot> slots = logged_slots(store, since, until);
   for (const Slot slot : slots) store.prefetch_id(slot);
-  std::erase_if(slots, [&](Slot slot) { return store.row_version(slot) <= since; });  // removed since
+  std::erase_if(slots, [&](Slot slot) { return store.row_version(slot) <= since; });
   return slots;
 }
 
 }  // namespace
-
-/// One request. Rows are named by their slots: whose they are by now is seen when they are scored.
-class LiveBase::Search {
- public:
-  Search(const LiveBase& base, const SearchRequest& request, const IndexAnswer& index)
-      : base_(base),
-        store_(base.store_),
-        request_(request),
-        index_(index),
-        folded_(base.folded()),  // before the version: it must not be of a newer one
-        version_(store_.version()),
-        unfolded_(written_slots(store_, folded_->version, version_)),
-        filter_(make_filter(request.exclude, request.allow)),
-        scores_(store_, kernels(), request.metric, request.queries, request.n) {}
-
-  LiveState state() const {
-    const std::size_t fresh = folded_->slots.size() + unfolded_.size(), rows = store_.size();
-    const std::size_t unchanged = rows > fresh ? rows - fresh : 0, all = base_.slots_.size();
-    return {.version = version_,
-            .changed = std::max(fresh, all > unchanged ? all - unchanged : 0),
-            .unfolded = unfolded_.size(),
-            .everywhere = unfolded_.size() + folded_->slots.size() - folded_->starts[base_.lists_],
-            .lacking = lacking_,
-            .outdated = base_.outdated()};
-  }
-
-  void run(float* scores, std::int64_t* ids) {
-    own_.starts.assign(1, 0);
-    for (std::size_t q = 0; q < request_.n; ++q) {
-      const std::size_t first = own_.values.size();
-      maybe_twice_ = false;
-      const std::size_t unchanged = add_named(q);
-      const bool has_more = index_.asked > 0 && index_.positions[(q + 1) * index_.asked - 1] >= 0;
-      lacking_ += has_more && unchanged < request_.k;
-      add_folded(q);
-      if (maybe_twice_) {
-        const auto begin = own_.values.begin() + static_cast<std::ptrdiff_t>(first);
-        std::sort(begin, own_.values.end());
-        auto end = std::unique(begin, own_.values.end());
-        end = std::remove_if(begin, end, [&](Slot slot) {
-          return std::binary_search(unfolded_.begin(), unfolded_.end(), slot);
-        });
-        own_.values.erase(end, own_.values.end());
-      }
-      own_.starts.push_back(own_.values.size());
-    }
-    RowSearch rows(store_, scores_, filter_, request_.metric, request_.k, version_);
-    const SlotLists lists{.shared = unfolded_.data(), .shared_count = unfolded_.size(), .own = &own_};
-    rows.run(lists, 0, request_.n, scores, ids);
-  }
-
- private:
-  /// Slots of what the index names, and of what it doesn't know. Returns how many named ones are as they
-  /// were.
-  std::size_t add_named(std::size_t q) {
-    listed_.clear();
-    const std::int64_t* const positions = index_.positions + q * index_.asked;
-    for (std::size_t i = 0; i < index_.asked; ++i) {
-      if (positions[i] >= 0) list(base_.slots_[static_cast<std::size_t>(positions[i])]);
-    }
-    std::size_t unchanged = 0;
-    for (const Slot slot : listed_) {
-      unchanged += add(slot, base_.version_) && !filter_.refuses(q, store_.id(slot));
-    }
-    for (std::size_t i = base_.count_; i < base_.slots_.size(); ++i) add(base_.slots_[i], base_.version_);
-    return unchanged;
-  }
-
-  void add_folded(std::size_t q) {
-    listed_.clear();
-    const auto add_list = [&](std::size_t which) {
-      const std::size_t end = folded_->starts[which + 1];
-      for (std::size_t i = folded_->starts[which]; i < end; ++i) list(folded_->slots[i]);
-    };
-    if (folded_->slots.empty()) return;
-    for (std::size_t i = 0; i < index_.probed; ++i) {
-      const std::int64_t which = index_.lists[q * index_.probed + i];
-      if (which >= 0) add_list(static_cast<std::size_t>(which));
-    }
-    for (std::size_t which = 0; index_.lists == nullptr && which < base_.lists_; ++which) add_list(which);
-    add_list(base_.lists_);
-    for (const Slot slot : listed_) add(slot, folded_->version);
-  }
-
-  /// To be asked for its header, which is on its way then.
-  void list(Slot slot) {
-    if (slot == kNoSlot) return;
-    __builtin_prefetch(store_.header(slot));
-    listed_.push_back(slot);
-  }
-
-  /// A candidate, if it hasn't been written since. Whether it is one, and surely not another of this query's.
-  bool add(Slot slot, std::uint64_t since) {
-    if (slot == kNoSlot) return false;
-    const std::uint64_t version = store_.row_version(slot);
-    if (version == 0 || (version > since && version <= version_)) return false;  // gone, or listed elsewhere
-    store_.prefetch_row(slot);
-    own_.values.push_back(slot);
-    maybe_twice_ |= version > since;  // written during the search: it may be listed elsewhere, or not
-    return version <= since;
-  }
-
-  const LiveBase& base_;
-  const RowStore& store_;
-  const SearchRequest& request_;
-  const IndexAnswer& index_;
-  const std::shared_ptr<const Folded> folded_;
-  const std::uint64_t version_;
-  const std::vector<Slot> unfolded_;
-  const RowFilter filter_;
-  const RowScores scores_;
-  Lists<Slot> own_;
-  std::vector<Slot> listed_;
-  std::size_t lacking_ = 0;
-  bool maybe_twice_ = false;
-};
 
 LiveBase::LiveBase(const Table& table, std::span<const std::int64_t> ids, std::size_t count,
                    std::uint64_t version, std::uint64_t epoch, std::size_t lists)

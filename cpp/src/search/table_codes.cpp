@@ -6,7 +6,7 @@ namespace fastinc {
 
 TableCodes::Scratch TableCodes::make_scratch() const {
   Scratch scratch;
-  scratch.rows.resize(scores_.block_rows() * dim());
+  scratch.rows = std::make_unique_for_overwrite<float[]>(scores_.block_rows() * dim());
   return scratch;
 }
 
@@ -33,7 +33,7 @@ bool TableCodes::skips(std::size_t q, Slot slot) const {
 std::size_t TableCodes::score(std::size_t q, Slot* slots, std::size_t n, Candidate* out,
                               Scratch& scratch) const {
   RowScores::Block& block = scratch.block;
-  block.rows = scratch.rows.data();
+  block.rows = scratch.rows.get();
   std::size_t size = 0;
   for (std::size_t at = 0; at < n; at += scores_.block_rows()) {
     const std::size_t count = std::min(scores_.block_rows(), n - at);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -26,7 +27,7 @@ class TableCodes {
 
   struct Scratch {
     RowScores::Block block;
-    std::vector<float> rows;
+    std::unique_ptr<float[]> rows;
   };
   Scratch make_scratch() const;
 

@@ -1,0 +1,92 @@
+// One request to a LiveBase.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "fastinc/live_base.h"
+#include "search/candidates.h"
+#include "search/code_hits.h"
+#include "search/code_queries.h"
+#include "search/lists.h"
+#include "search/row_scores.h"
+#include "search/row_search.h"
+#include "search/table_codes.h"
+#include "store/row_store.h"
+
+namespace fastinc {
+
+/// Rows by list: those of list l are slots[starts[l]] .. slots[starts[l + 1] - 1].
+struct LiveBase::Folded {
+  std::uint64_t version;
+  std::vector<std::size_t> starts;  // (lists + 2,)
+  std::vector<Slot> slots;
+};
+
+/// Slots written at the versions (since, until], ascending and distinct. Some may hold no row any more.
+std::vector<Slot> logged_slots(const RowStore& store, std::uint64_t since, std::uint64_t until);
+
+/// What the index names is scored. Of the rows written since, those are scored that by the bounds of their
+/// codes may be among the best then. Rows are named by their slots: whose they are by now is seen when they
+/// are scored.
+class LiveBase::Search {
+ public:
+  Search(const LiveBase& base, const SearchRequest& request, const IndexAnswer& index);
+
+  LiveState state() const;
+  /// scores, ids: (n, k)
+  void run(float* scores, std::int64_t* ids);
+
+ private:
+  struct Possible {
+    float upper;  // what it may rank at most
+    Slot slot;
+    bool operator<(const Possible& other) const { return upper < other.upper; }
+  };
+  struct Worker {
+    std::vector<Slot> named, fresh, taken;
+    std::vector<Possible> possible;
+    std::vector<const std::uint8_t*> codes;  // of `fresh`
+    std::vector<Candidate> best;             // the `found` best so far; k of them are sorted
+    std::size_t found = 0;
+    std::vector<ScanLine> columns;
+    ScanLine dots;
+    CodeHitStore hits;
+    TableCodes::Scratch scratch;
+    std::size_t lacking = 0;
+  };
+
+  std::size_t folded_count(std::size_t q) const;
+  template <class Add>
+  void for_each_folded(std::size_t q, Add add) const;
+  std::vector<Worker> make_workers() const;
+  void answer(std::size_t q, Worker& worker) const noexcept;
+  std::size_t list_named(std::size_t q, Worker& worker) const;
+  void list_fresh(std::size_t q, Worker& worker) const;
+  void find_possible(std::size_t q, Worker& worker) const;
+  void score_possible(std::size_t q, Worker& worker) const;
+  float worst(const Worker& worker) const;
+  void score(std::size_t q, Slot* slots, std::size_t n, Worker& worker) const;
+
+  const LiveBase& base_;
+  const RowStore& store_;
+  const Kernels& kernel_;
+  const SearchRequest& request_;
+  const IndexAnswer& index_;
+  const std::shared_ptr<const Folded> folded_;
+  const std::uint64_t version_;
+  const std::vector<Slot> unfolded_;
+  const RowFilter filter_;
+  const RowScores scores_;
+  const RowSearch rows_;
+  const std::vector<std::size_t> numbers_;
+  TableCodes codes_;
+  std::optional<CodedQueries> coded_;  // none where there is nothing to scan
+  std::size_t lacking_ = 0;
+};
+
+}  // namespace fastinc
