@@ -13,6 +13,41 @@
 
 namespace FASTINC_ISA_NAMESPACE {
 
+/// 16 rows to come. The hardware fetches ahead too late for rows that take so little time, and all their lines
+/// at once would keep the CPU waiting for room to note them.
+class RowsAhead {
+ public:
+  FASTINC_INLINE RowsAhead(const CodeScan& scan, std::size_t at) : scan_(scan), row_(at) {
+    if (scan.gathered != nullptr) return;
+    next_ = reinterpret_cast<std::uintptr_t>(scan.rows) + at * scan.stride;
+    end_ = next_ + kScanRows * scan.stride;
+  }
+  /// A share of the lines, in turn.
+  FASTINC_INLINE void fetch_share(std::size_t shares) {
+    const std::uintptr_t bytes = (kScanRows * scan_.stride / shares + kLine) / kLine * kLine;
+    for (const std::uintptr_t end = next_ + bytes < end_ ? next_ + bytes : end_; next_ < end; next_ += kLine) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next_));
+    }
+  }
+  FASTINC_INLINE void fetch() {
+    if (scan_.gathered == nullptr) return fetch_share(1);
+    for (const std::size_t end = row_ + kScanRows; row_ < end && row_ < scan_.n; ++row_) {
+      const auto codes = reinterpret_cast<std::uintptr_t>(scan_.gathered[row_]);
+      next_ = (codes - sizeof(CodeStamp)) / kLine * kLine;
+      for (; next_ < codes + scan_.dim + 2 * sizeof(float); next_ += kLine) {
+        __builtin_prefetch(reinterpret_cast<const void*>(next_));
+      }
+    }
+  }
+
+ private:
+  static constexpr std::uintptr_t kLine = 64;
+
+  const CodeScan& scan_;
+  std::size_t row_;
+  std::uintptr_t next_ = 0, end_ = 0;
+};
+
 // Rows may be written meanwhile: FASTINC_RACES. Who reads them checks the stamps after.
 
 #if defined(__AVX512BW__)
@@ -120,8 +155,10 @@ FASTINC_RACES FASTINC_VNNI static void dot_rows_vnni(const CodeScan& scan, const
   sum_lanes(sums, scan.dots + first * kScanRows);
 }
 
-FASTINC_RACES FASTINC_VNNI static void code_dots_vnni(const CodeScan& scan, const std::uint8_t* const* rows) {
+FASTINC_RACES FASTINC_VNNI static void code_dots_vnni(const CodeScan& scan, const std::uint8_t* const* rows,
+                                                      RowsAhead ahead) {
   constexpr std::size_t kFew = 3;
+  if (scan.query_count <= kFew || scan.gathered != nullptr) ahead.fetch();
   if (scan.query_count <= kFew) {
     for (std::size_t q = 0; q < scan.query_count; ++q) dot_rows_vnni(scan, rows, q);
     return;
@@ -132,7 +169,12 @@ FASTINC_RACES FASTINC_VNNI static void code_dots_vnni(const CodeScan& scan, cons
     transpose_codes(rows, i, bytes_from(i, scan.dim), columns + i / 4, left >= 64 ? 16 : code_groups(left));
   }
   std::size_t q = 0;
-  for (; q + 8 <= scan.query_count; q += 8) dot_columns<8>(scan, q);
+  const std::size_t shares = scan.query_count / 8 + 1;
+  for (; q + 8 <= scan.query_count; q += 8) {
+    ahead.fetch_share(shares);
+    dot_columns<8>(scan, q);
+  }
+  ahead.fetch_share(shares);
   for (; q + 2 <= scan.query_count; q += 2) dot_columns<2>(scan, q);
   for (; q < scan.query_count; ++q) dot_columns<1>(scan, q);
 }
@@ -188,7 +230,9 @@ static inline void dot_columns_avx2(const CodeScan& scan, std::size_t first) {
   }
 }
 
-FASTINC_RACES static void code_dots_anywhere(const CodeScan& scan, const std::uint8_t* const* rows) {
+FASTINC_RACES static void code_dots_anywhere(const CodeScan& scan, const std::uint8_t* const* rows,
+                                             RowsAhead ahead) {
+  ahead.fetch();
   const std::size_t whole = scan.dim / 4, left = scan.dim % 4;
   for (std::size_t j = 0; j < kScanRows; ++j) {
     for (std::size_t g = 0; g < whole; ++g) {
@@ -203,7 +247,9 @@ FASTINC_RACES static void code_dots_anywhere(const CodeScan& scan, const std::ui
   for (; q < scan.query_count; ++q) dot_columns_avx2<1>(scan, q);
 }
 #else
-FASTINC_RACES static void code_dots_anywhere(const CodeScan& scan, const std::uint8_t* const* rows) {
+FASTINC_RACES static void code_dots_anywhere(const CodeScan& scan, const std::uint8_t* const* rows,
+                                             RowsAhead ahead) {
+  ahead.fetch();
   const std::size_t dim = scan.dim;
   for (std::size_t q = 0; q < scan.query_count; ++q) {
     const std::int8_t* __restrict query = scan.queries[q].codes;
@@ -221,11 +267,11 @@ FASTINC_RACES static void code_dots_anywhere(const CodeScan& scan, const std::ui
 #endif
 
 /// scan.dots[q * 16 + j] = <query q's codes, row j's codes>. rows: (16,)
-static inline void code_dots(const CodeScan& scan, const std::uint8_t* const* rows) {
+static inline void code_dots(const CodeScan& scan, const std::uint8_t* const* rows, RowsAhead ahead) {
 #if defined(__AVX512BW__)
-  if (have_vnni()) return code_dots_vnni(scan, rows);
+  if (have_vnni()) return code_dots_vnni(scan, rows, ahead);
 #endif
-  code_dots_anywhere(scan, rows);
+  code_dots_anywhere(scan, rows, ahead);
 }
 
 /// Sums of 16 rows' codes, and of their squares.

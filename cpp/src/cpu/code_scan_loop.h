@@ -156,37 +156,18 @@ static inline void find_hits(const CodeScan& scan, const RowTerms& terms, std::u
   for (; q < scan.query_count; ++q) find_hits_of<kMetric, 1>(scan, terms, q, first_row);
 }
 
-/// The hardware fetches ahead too late for rows that take so little time.
-inline __attribute__((always_inline)) void prefetch_rows(const CodeScan& scan, std::size_t at) {
-  const auto fetch = [](std::uintptr_t first, std::size_t bytes) {
-    for (std::uintptr_t line = first; line < first + bytes; line += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(line));
-    }
-  };
-  if (scan.gathered == nullptr) {
-    return fetch(reinterpret_cast<std::uintptr_t>(scan.rows) + at * scan.stride, kScanRows * scan.stride);
-  }
-  for (std::size_t row = at; row < at + kScanRows && row < scan.n; ++row) {
-    constexpr std::uintptr_t kLine = 64;
-    const auto codes = reinterpret_cast<std::uintptr_t>(scan.gathered[row]);
-    const std::uintptr_t first = (codes - sizeof(CodeStamp)) / kLine * kLine;
-    fetch(first, codes + scan.dim + 2 * sizeof(float) - first);
-  }
-}
-
 FASTINC_RACES static void scan_codes(const CodeScan& scan) {
   constexpr std::size_t kFetchAhead = 2 * kScanRows;
   RowTerms terms;
   terms.rounding = 4.0f * score_rounding(scan.dim);
   for (std::size_t at = 0; at < kFetchAhead && scan.gathered != nullptr; at += kScanRows) {
-    prefetch_rows(scan, at);
+    RowsAhead(scan, at).fetch();
   }
   for (std::size_t at = 0; at < scan.n; at += kScanRows) {
     const std::size_t count = scan.n - at < kScanRows ? scan.n - at : kScanRows;
-    prefetch_rows(scan, at + kFetchAhead);
     const ScanRows rows(scan, at, count);
     load_terms(scan, rows, terms);
-    code_dots(scan, rows.rows);
+    code_dots(scan, rows.rows, RowsAhead(scan, at + kFetchAhead));
     if (scan.metric != Metric::kIp) {
       alignas(64) std::int32_t sums[kScanRows], squares[kScanRows];
       code_sums(rows.rows, scan.dim, sums, squares);
