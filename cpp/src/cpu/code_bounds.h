@@ -57,54 +57,57 @@ struct ScoreBounds {
   const CodeQuery& query;
   const RowTerms& rows;
 
-  inline __attribute__((always_inline)) float value(std::size_t j, std::int32_t dot) const {
-    const float inner = multiply_add(query.scale, static_cast<float>(dot), query.middle);
+  inline __attribute__((always_inline)) float value(std::size_t j, std::int32_t dot, float middle) const {
+    const float inner = multiply_add(query.scale, static_cast<float>(dot), middle);
     return multiply_add(rows.scale[j], inner, rows.bias[j] * query.sum);
   }
-  inline __attribute__((always_inline)) float margin(std::size_t j, float value) const {
+  inline __attribute__((always_inline)) float margin(std::size_t j, float value, float width) const {
     float rest = query.rest;
     if constexpr (kMetric == Metric::kCosine) {
       rest = multiply_add(rows.rest_margin[j], query.rest, rows.spread[j] * magnitude(value));
     }
-    return multiply_add(rows.scale_margin[j], query.width,
-                        multiply_add(rows.bias_margin[j], query.slack, rest));
+    return multiply_add(rows.scale_margin[j], width, multiply_add(rows.bias_margin[j], query.slack, rest));
   }
   /// kL2: the squared distance to what the codes say, at least (sign -1) or at most (1).
-  inline __attribute__((always_inline)) float square(std::size_t j, float value, float sign) const {
+  inline __attribute__((always_inline)) float square(std::size_t j, float value, float width,
+                                                     float sign) const {
     const float distance = multiply_add(-2.0f, value, rows.square[j] + query.square);
-    return multiply_add(sign, multiply_add(2.0f, margin(j, value), rows.square_margin[j]), distance);
+    return multiply_add(sign, multiply_add(2.0f, margin(j, value, width), rows.square_margin[j]), distance);
   }
 
   /// Rows whose key is below the limit are not wanted.
   inline __attribute__((always_inline)) float key(std::size_t j, std::int32_t dot) const {
-    const float v = value(j, dot);
+    const float v = value(j, dot, query.middle);
     if constexpr (kMetric == Metric::kL2) {
       const float most = rows.spread[j] + query.reach;
-      return multiply_add(most, most, -square(j, v, -1.0f));
+      return multiply_add(most, most, -square(j, v, query.width, -1.0f));
     }
-    return v + margin(j, v);
+    return v + margin(j, v, query.width);
   }
   inline __attribute__((always_inline)) float limit() const {
     return kMetric == Metric::kL2 ? 0.0f : query.threshold;
   }
 
-  inline __attribute__((always_inline)) float upper(std::size_t j, std::int32_t dot) const {
-    const float v = value(j, dot);
+  /// By the inner products with the codes of the query, and of its rests.
+  inline __attribute__((always_inline)) float fine_value(std::size_t j, std::int32_t dot,
+                                                         std::int32_t rest_dot) const {
+    return value(j, dot, multiply_add(query.rest_scale, static_cast<float>(rest_dot), query.fine_middle));
+  }
+  inline __attribute__((always_inline)) float upper(std::size_t j, float v) const {
     if constexpr (kMetric == Metric::kL2) {
-      const float root = square_root(at_least_0(square(j, v, -1.0f)));
+      const float root = square_root(at_least_0(square(j, v, query.fine_width, -1.0f)));
       const float least = at_least_0(root - rows.rounding * root - rows.spread[j]);
       return -least * least;
     }
-    return v + margin(j, v);
+    return v + margin(j, v, query.fine_width);
   }
-  inline __attribute__((always_inline)) float lower(std::size_t j, std::int32_t dot) const {
-    const float v = value(j, dot);
+  inline __attribute__((always_inline)) float lower(std::size_t j, float v) const {
     if constexpr (kMetric == Metric::kL2) {
-      const float root = square_root(at_least_0(square(j, v, 1.0f)));
+      const float root = square_root(at_least_0(square(j, v, query.fine_width, 1.0f)));
       const float most = root + rows.rounding * root + rows.spread[j];
       return -most * most;
     }
-    return v - margin(j, v);
+    return v - margin(j, v, query.fine_width);
   }
 };
 

@@ -13,8 +13,8 @@
 
 namespace FASTINC_ISA_NAMESPACE {
 
-/// 16 rows to come. The hardware fetches ahead too late for rows that take so little time, and all their lines
-/// at once would keep the CPU waiting for room to note them.
+/// 16 rows to come. The hardware fetches ahead too late for rows that take so little time, and all their
+/// lines at once would keep the CPU waiting for room to note them.
 class RowsAhead {
  public:
   FASTINC_INLINE RowsAhead(const CodeScan& scan, std::size_t at) : scan_(scan), row_(at) {
@@ -25,7 +25,8 @@ class RowsAhead {
   /// A share of the lines, in turn.
   FASTINC_INLINE void fetch_share(std::size_t shares) {
     const std::uintptr_t bytes = (kScanRows * scan_.stride / shares + kLine) / kLine * kLine;
-    for (const std::uintptr_t end = next_ + bytes < end_ ? next_ + bytes : end_; next_ < end; next_ += kLine) {
+    for (const std::uintptr_t end = next_ + bytes < end_ ? next_ + bytes : end_; next_ < end;
+         next_ += kLine) {
       __builtin_prefetch(reinterpret_cast<const void*>(next_));
     }
   }
@@ -179,6 +180,21 @@ FASTINC_RACES FASTINC_VNNI static void code_dots_vnni(const CodeScan& scan, cons
   for (; q < scan.query_count; ++q) dot_columns<1>(scan, q);
 }
 
+FASTINC_RACES FASTINC_VNNI static std::int32_t one_code_dot_vnni(const std::uint8_t* row,
+                                                                 const std::int8_t* codes, std::size_t dim) {
+  __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  for (std::size_t i = 0; i < dim; i += 32) {
+    const __mmask32 mask = dim - i >= 32 ? ~__mmask32{0} : (__mmask32{1} << (dim - i)) - 1;
+    __m256i& sum = sums[i / 32 % 2];
+    sum = _mm256_dpbusd_epi32(sum, _mm256_maskz_loadu_epi8(mask, row + i),
+                              _mm256_maskz_loadu_epi8(mask, codes + i));
+  }
+  const __m256i of8 = _mm256_add_epi32(sums[0], sums[1]);
+  const __m128i of4 = _mm_add_epi32(_mm256_castsi256_si128(of8), _mm256_extracti128_si256(of8, 1));
+  const __m128i of2 = _mm_add_epi32(of4, _mm_shuffle_epi32(of4, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(of2, _mm_shuffle_epi32(of2, 0xb1)));
+}
+
 /// out[j] = the sum of row j's codes, each times factor(codes)
 template <class Factor>
 FASTINC_RACES FASTINC_VNNI inline __attribute__((always_inline)) void weigh_rows(
@@ -272,6 +288,20 @@ static inline void code_dots(const CodeScan& scan, const std::uint8_t* const* ro
   if (have_vnni()) return code_dots_vnni(scan, rows, ahead);
 #endif
   code_dots_anywhere(scan, rows, ahead);
+}
+
+/// <query's codes, one row's codes>
+FASTINC_RACES static std::int32_t one_code_dot(const std::uint8_t* row, const std::int8_t* codes,
+                                               std::size_t dim) {
+#if defined(__AVX512BW__)
+  if (have_vnni()) return one_code_dot_vnni(row, codes, dim);
+#endif
+  std::int32_t sum = 0;
+  for (std::size_t i = 0; i < dim; ++i) {
+    sum += static_cast<std::int32_t>(static_cast<std::int16_t>(row[i])) *
+           static_cast<std::int32_t>(static_cast<std::int16_t>(codes[i]));
+  }
+  return sum;
 }
 
 /// Sums of 16 rows' codes, and of their squares.

@@ -27,6 +27,11 @@ struct ScanRows {
     return stamp_of(const_cast<std::uint8_t*>(rows[j]));
   }
 
+  FASTINC_RACES inline __attribute__((always_inline)) bool is_written(std::size_t j) const {
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    const CodeStamp now = __atomic_load_n(stamp(j), __ATOMIC_RELAXED);
+    return ((now ^ stamps[j]) | (now & kWriting)) != 0;
+  }
   /// After reading: rows that were there throughout, and those that were written, a bit each.
   FASTINC_RACES inline __attribute__((always_inline)) void check(std::uint32_t& live,
                                                                  std::uint32_t& written) const {
@@ -109,26 +114,32 @@ FASTINC_RACES static inline void load_terms(const CodeScan& scan, const ScanRows
   terms.wild = large | (~least & nonzero);
 }
 
+/// Of the rows that are wanted, a bit each, those that finer bounds leave.
 template <Metric kMetric>
-__attribute__((noinline)) static void append_hits(CodeQuery& query, const RowTerms& terms,
-                                                  const std::int32_t* dots, std::uint32_t wanted,
-                                                  std::uint32_t first_row) {
+FASTINC_RACES __attribute__((noinline)) static void append_hits(const CodeScan& scan, const ScanRows& rows,
+                                                                CodeQuery& query, const RowTerms& terms,
+                                                                const std::int32_t* dots,
+                                                                std::uint32_t wanted,
+                                                                std::uint32_t first_row) {
   const ScoreBounds<kMetric> bounds{query, terms};
   const float infinity = __builtin_inff();
   for (; wanted != 0; wanted &= wanted - 1) {
     const auto j = static_cast<std::uint32_t>(__builtin_ctz(wanted));
-    const bool wild = (terms.wild >> j & 1) != 0;
+    const float v = bounds.fine_value(j, dots[j], one_code_dot(rows.rows[j], query.rest_codes, scan.dim));
+    const bool wild = (terms.wild >> j & 1) != 0 || (scan.is_table && rows.is_written(j));
+    const float upper = wild ? infinity : bounds.upper(j, v);
     query.hits.rows[query.found] = first_row + j;
-    query.hits.upper[query.found] = wild ? infinity : bounds.upper(j, dots[j]);
-    query.hits.lower[query.found] = wild ? -infinity : bounds.lower(j, dots[j]);
-    ++query.found;
+    query.hits.upper[query.found] = upper;
+    query.hits.lower[query.found] = wild ? -infinity : bounds.lower(j, v);
+    query.found += !(upper < query.threshold);
   }
 }
 
 /// Count queries at once: what they need of the rows is loaded once.
 template <Metric kMetric, int Count>
-static inline __attribute__((always_inline)) void find_hits_of(const CodeScan& scan, const RowTerms& terms,
-                                                               std::size_t first, std::uint32_t first_row) {
+static inline __attribute__((always_inline)) void find_hits_of(const CodeScan& scan, const ScanRows& rows,
+                                                               const RowTerms& terms, std::size_t first,
+                                                               std::uint32_t first_row) {
   CodeQuery* const queries = scan.queries + first;
   const std::int32_t* __restrict dots = scan.dots + first * kScanRows;
   alignas(64) float keys[Count][kScanRows];
@@ -145,15 +156,16 @@ static inline __attribute__((always_inline)) void find_hits_of(const CodeScan& s
   if (__builtin_expect(any == 0, 1)) return;
   for (int q = 0; q < Count; ++q) {
     if (wanted[q] == 0) continue;
-    append_hits<kMetric>(queries[q], terms, dots + q * kScanRows, wanted[q], first_row);
+    append_hits<kMetric>(scan, rows, queries[q], terms, dots + q * kScanRows, wanted[q], first_row);
   }
 }
 
 template <Metric kMetric>
-static inline void find_hits(const CodeScan& scan, const RowTerms& terms, std::uint32_t first_row) {
+static inline void find_hits(const CodeScan& scan, const ScanRows& rows, const RowTerms& terms,
+                             std::uint32_t first_row) {
   std::size_t q = 0;
-  for (; q + 4 <= scan.query_count; q += 4) find_hits_of<kMetric, 4>(scan, terms, q, first_row);
-  for (; q < scan.query_count; ++q) find_hits_of<kMetric, 1>(scan, terms, q, first_row);
+  for (; q + 4 <= scan.query_count; q += 4) find_hits_of<kMetric, 4>(scan, rows, terms, q, first_row);
+  for (; q < scan.query_count; ++q) find_hits_of<kMetric, 1>(scan, rows, terms, q, first_row);
 }
 
 FASTINC_RACES static void scan_codes(const CodeScan& scan) {
@@ -183,9 +195,9 @@ FASTINC_RACES static void scan_codes(const CodeScan& scan) {
     terms.live &= there;
     terms.wild &= scan.is_table ? there : terms.live;  // a table's may come to life just now
     const std::uint32_t first_row = scan.first_row + static_cast<std::uint32_t>(at);
-    if (scan.metric == Metric::kIp) find_hits<Metric::kIp>(scan, terms, first_row);
-    if (scan.metric == Metric::kCosine) find_hits<Metric::kCosine>(scan, terms, first_row);
-    if (scan.metric == Metric::kL2) find_hits<Metric::kL2>(scan, terms, first_row);
+    if (scan.metric == Metric::kIp) find_hits<Metric::kIp>(scan, rows, terms, first_row);
+    if (scan.metric == Metric::kCosine) find_hits<Metric::kCosine>(scan, rows, terms, first_row);
+    if (scan.metric == Metric::kL2) find_hits<Metric::kL2>(scan, rows, terms, first_row);
   }
 }
 
