@@ -167,9 +167,9 @@ std::size_t LiveBase::Search::list_named(std::size_t q, Worker& worker) const {
   std::size_t kept = 0, unchanged = 0;
   for (const Slot slot : worker.named) {
     const std::uint64_t version = store_.row_version(slot);
-    if (version == 0) continue;
+    if (version == 0 || is_listed(version)) continue;
     if (version > base_.version_) {
-      if (version > version_) worker.fresh.push_back(slot);
+      worker.fresh.push_back(slot);
       continue;
     }
     worker.named[kept++] = slot;
@@ -185,7 +185,8 @@ void LiveBase::Search::list_fresh(std::size_t q, Worker& worker) const {
   fresh.insert(fresh.end(), unfolded_.begin(), unfolded_.end());
   for_each_folded(q, [&](auto begin, auto end) { fresh.insert(fresh.end(), begin, end); });
   for (std::size_t i = base_.count_; i < base_.slots_.size(); ++i) {
-    if (base_.slots_[i] != kNoSlot) fresh.push_back(base_.slots_[i]);
+    if (base_.slots_[i] != kNoSlot && !is_listed(store_.row_version(base_.slots_[i])))
+      fresh.push_back(base_.slots_[i]);
   }
 }
 

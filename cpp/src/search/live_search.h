@@ -60,6 +60,8 @@ class LiveBase::Search {
     std::size_t lacking = 0;
   };
 
+  /// Whether a row of this version is among the folded and unfolded ones.
+  bool is_listed(std::uint64_t version) const { return version > base_.version_ && version <= version_; }
   std::size_t folded_count(std::size_t q) const;
   template <class Add>
   void for_each_folded(std::size_t q, Add add) const;
