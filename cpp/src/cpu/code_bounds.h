@@ -90,8 +90,9 @@ struct ScoreBounds {
 
   /// By the inner products with the codes of the query, and of its rests.
   inline __attribute__((always_inline)) float fine_value(std::size_t j, std::int32_t dot,
-                                                         std::int32_t rest_dot) const {
-    return value(j, dot, multiply_add(query.rest_scale, static_cast<float>(rest_dot), query.fine_middle));
+                                                         std::int32_t residual_dot) const {
+    return value(j, dot,
+                 multiply_add(query.residual_scale, static_cast<float>(residual_dot), query.fine_middle));
   }
   inline __attribute__((always_inline)) float upper(std::size_t j, float v) const {
     if constexpr (kMetric == Metric::kL2) {

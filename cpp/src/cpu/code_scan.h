@@ -14,22 +14,23 @@ struct CodeHits {
   float *upper, *lower;
 };
 
-/// A query as the scan wants it: value i is scale * codes[i] + a rest. Its inner product with a row of codes
-/// c, scale s and bias b is
-///   s * (scale * <codes, c> + <rest, c>) + b * sum
-/// The row's codes are within 127.5 of 127.5, so that <rest, c> is within 127.5 * (sum of |rests|) of
-/// `middle`, 127.5 * (sum of rests). For rows that pass, the rests are rest_scale * rest_codes[i] + a finer
-/// rest, of `fine_middle` and `fine_width`. All rounding, that of the score itself included, is within a
-/// share of what the terms can be at most. So |s| * width + |b| * slack + rest bounds the error of
+/// A query as the scan wants it: value i is scale * codes[i] + r_i, a residual. Its inner product with a row
+/// of codes c, scale s and bias b is
+///   s * (scale * <codes, c> + <r, c>) + b * sum
+/// The row's codes are within 127.5 of 127.5, so that <r, c> is within 127.5 * (sum of |r_i|) of `middle`,
+/// 127.5 * (sum of r_i). All rounding, that of the score itself included, is within a share of what the terms
+/// can be at most. So |s| * width + |b| * slack + rest bounds the error of
 ///   s * (scale * <codes, c> + middle) + b * sum
-/// For kIp and kCosine width and rest have in them what codes leave of a table's row; kL2 adds it to the
+/// For rows that pass, the residuals are coded likewise: |s| * fine_width + |b| * slack + rest bounds that of
+///   s * (scale * <codes, c> + residual_scale * <residual_codes, c> + fine_middle) + b * sum
+/// For kIp and kCosine widths and rest have in them what codes leave of a table's row; kL2 adds it to the
 /// distance.
 struct CodeQuery {
   const std::int8_t* codes;  // (code_groups(dim) * 4,), zeros after dim
   float scale, middle, sum;
   float width, slack, rest;
-  const std::int8_t* rest_codes;  // as codes
-  float rest_scale, fine_middle, fine_width;
+  const std::int8_t* residual_codes;  // as codes
+  float residual_scale, fine_middle, fine_width;
   float square;     // kL2: the query's squared norm
   float threshold;  // rows of a lower rank are not wanted
   float reach;      // kL2: the distance of that rank

@@ -125,8 +125,12 @@ FASTINC_RACES __attribute__((noinline)) static void append_hits(const CodeScan& 
   const float infinity = __builtin_inff();
   for (; wanted != 0; wanted &= wanted - 1) {
     const auto j = static_cast<std::uint32_t>(__builtin_ctz(wanted));
-    const float v = bounds.fine_value(j, dots[j], one_code_dot(rows.rows[j], query.rest_codes, scan.dim));
-    const bool wild = (terms.wild >> j & 1) != 0 || (scan.is_table && rows.is_written(j));
+    bool wild = (terms.wild >> j & 1) != 0;
+    float v = 0.0f;
+    if (!wild) {
+      v = bounds.fine_value(j, dots[j], one_code_dot(rows.rows[j], query.residual_codes, scan.dim));
+      wild = scan.is_table && rows.is_written(j);
+    }
     const float upper = wild ? infinity : bounds.upper(j, v);
     query.hits.rows[query.found] = first_row + j;
     query.hits.upper[query.found] = upper;

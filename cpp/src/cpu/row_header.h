@@ -81,6 +81,10 @@ using CodeStamp = std::uint16_t;
 FASTINC_INLINE CodeStamp* stamp_of(std::uint8_t* codes) {
   return reinterpret_cast<CodeStamp*>(codes - sizeof(CodeStamp));
 }
+/// Whether a row has a place here, or had one a moment ago.
+FASTINC_INLINE bool has_codes(std::uint8_t* codes) {
+  return (__atomic_load_n(stamp_of(codes), __ATOMIC_RELAXED) & kLive) != 0;
+}
 /// Between these the codes may be written, by one thread.
 FASTINC_INLINE CodeStamp begin_codes(std::uint8_t* codes) {
   const CodeStamp stamp = __atomic_load_n(stamp_of(codes), __ATOMIC_RELAXED);

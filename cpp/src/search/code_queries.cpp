@@ -30,9 +30,9 @@ struct Coded {
   }
 };
 
-/// x: (dim,), used up; codes, rest_codes: (dim,)
+/// x: (dim,), used up; codes, residual_codes: (dim,)
 void encode(std::vector<double>& x, float limit, Metric metric, bool is_table, std::int8_t* codes,
-            std::int8_t* rest_codes, CodeQuery& query) {
+            std::int8_t* residual_codes, CodeQuery& query) {
   double square = 0.0, sum = 0.0, magnitudes = 0.0;
   for (const double v : x) square += v * v;
   const double norm = metric == Metric::kCosine && square > 0.0 ? std::sqrt(square) : 1.0;
@@ -41,7 +41,7 @@ void encode(std::vector<double>& x, float limit, Metric metric, bool is_table, s
     sum += v;
     magnitudes += std::abs(v);
   }
-  const Coded coarse(x, limit, codes), fine(x, limit, rest_codes);
+  const Coded coarse(x, limit, codes), fine(x, limit, residual_codes);
   const double rounding = static_cast<double>(score_rounding(x.size()));
   double code_width = 255.0 * rounding * magnitudes, rest = 0.0;
   if (is_table && metric != Metric::kL2) {
@@ -62,8 +62,8 @@ void encode(std::vector<double>& x, float limit, Metric metric, bool is_table, s
            .width = width(coarse),
            .slack = static_cast<float>(rounding * magnitudes * kAbove),
            .rest = static_cast<float>(rest * kAbove),
-           .rest_codes = rest_codes,
-           .rest_scale = fine.scale,
+           .residual_codes = residual_codes,
+           .residual_scale = fine.scale,
            .fine_middle = static_cast<float>(127.5 * fine.sum),
            .fine_width = width(fine),
            .square = static_cast<float>(square),

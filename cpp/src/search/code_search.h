@@ -58,7 +58,7 @@ class CodeSearch {
  private:
   static constexpr std::size_t kChunk = 256;   // rows between two looks at how many hits there are
   static constexpr std::size_t kRange = 4096;  // rows that a worker takes at a time
-  static constexpr std::size_t kRoom = 512;   // hits beyond twice k before they are sorted out
+  static constexpr std::size_t kRoom = 512;    // hits beyond twice k before they are sorted out
 
   static constexpr Candidate kWorst{-std::numeric_limits<float>::infinity(),
                                     std::numeric_limits<std::int64_t>::max()};

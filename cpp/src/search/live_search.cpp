@@ -1,9 +1,12 @@
 #include "search/live_search.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <numeric>
+#include <utility>
 
+#include "cpu/row_header.h"
 #include "cpu/threads.h"
 #include "fastinc/runtime.h"
 
@@ -11,8 +14,23 @@ namespace fastinc {
 namespace {
 
 constexpr std::size_t kChunk = 256;          // rows scanned at a time
-constexpr std::size_t kTogether = 64;        // rows scored at a time
+constexpr std::size_t kRows = 64;            // rows scored at a time
+constexpr std::size_t kQueries = 16;         // queries that share a look at a row's codes
 constexpr std::size_t kMostHeld = 1u << 20;  // candidates of the queries answered together
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// Those of logged_slots() that hold a row, by their codes, which a search looks at anyway.
+std::vector<Slot> live_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
+  std::vector<Slot> slots = logged_slots(store, since, until);
+  for (const Slot slot : slots) __builtin_prefetch(stamp_of(store.codes(slot)));
+  std::erase_if(slots, [&](Slot slot) { return !has_codes(store.codes(slot)); });
+  return slots;
+}
+
+/// What a row must not rank below; any rank will do as long as there are fewer than k.
+float worst(const std::vector<Candidate>& best, std::size_t found, std::size_t k) {
+  return found < k ? -kInfinity : best[k - 1].rank;
+}
 
 std::vector<std::size_t> numbers_to(std::size_t n) {
   std::vector<std::size_t> numbers(n);
@@ -36,6 +54,14 @@ std::vector<Slot> logged_slots(const RowStore& store, std::uint64_t since, std::
   return slots;
 }
 
+SlotSet::SlotSet(std::span<const Slot> slots) : slots_(slots) {
+  if (slots.empty()) return;
+  const unsigned bits = std::min(static_cast<unsigned>(std::bit_width(slots.size())) + 6u, 26u);
+  shift_ = 64 - bits;
+  bits_.resize(std::size_t{1} << bits);
+  for (const Slot slot : slots) bits_[place(slot)] = true;
+}
+
 LiveBase::Search::Search(const LiveBase& base, const SearchRequest& request, const IndexAnswer& index)
     : base_(base),
       store_(base.store_),
@@ -44,7 +70,8 @@ LiveBase::Search::Search(const LiveBase& base, const SearchRequest& request, con
       index_(index),
       folded_(base.folded()),  // before the version: it must not be of a newer one
       version_(store_.version()),
-      unfolded_(logged_slots(store_, folded_->version, version_)),
+      unfolded_(live_slots(store_, folded_->version, version_)),
+      is_unfolded_(unfolded_),
       filter_(make_filter(request.exclude, request.allow)),
       scores_(store_, kernel_, request.metric, request.queries, request.n),
       rows_(store_, scores_, filter_, request.metric, request.k, version_),
@@ -68,27 +95,61 @@ LiveState LiveBase::Search::state() const {
 }
 
 void LiveBase::Search::run(float* scores, std::int64_t* ids) {
-  std::vector<Worker> workers = make_workers();
-  const std::size_t k = std::min(request_.k, workers.front().best.size());
-  const std::size_t block =
-      std::min(request_.n, std::max<std::size_t>(kMostHeld / std::max<std::size_t>(k, 1), 1));
+  const std::size_t n = request_.n;
+  std::size_t longest = 0, all = 0;
+  for (std::size_t q = 0; q < n; ++q) {
+    const std::size_t count = fresh_count(q);
+    longest = std::max(longest, count);
+    all += count / 4 + index_.asked;  // codes are a quarter
+  }
+  const std::size_t k = std::min(request_.k, longest + index_.asked);
+  const std::size_t parts =
+      std::clamp<std::size_t>(threads_for(all * store_.dim()), 1, std::max<std::size_t>(n, 1));
+  const std::size_t block = std::min(n, std::max<std::size_t>(kMostHeld / std::max<std::size_t>(k, 1), 1));
+  std::vector<Worker> workers;
+  for (std::size_t i = 0; i < parts; ++i)
+    workers.push_back(make_worker(std::min(kQueries, block), longest, k));
   std::vector<Candidate> held(block * k);
   std::vector<std::size_t> found(block);
-  for (std::size_t first = 0; first < request_.n; first += block) {
-    const std::size_t n = std::min(block, request_.n - first);
-    parallel_parts(n, workers.size(), [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
-      Worker& worker = workers[part];
-      for (std::size_t i = begin; i < end; ++i) {
-        answer(first + i, worker);
-        std::copy_n(worker.best.data(), found[i] = worker.found, held.data() + i * k);
+  for (std::size_t first = 0; first < n; first += block) {
+    const std::size_t count = std::min(block, n - first);
+    parallel_parts(count, parts, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
+      for (std::size_t at = begin; at < end; at += kQueries) {
+        const std::size_t last = std::min(at + kQueries, end);
+        answer(first + at, first + last, request_.k, workers[part]);
+        for (std::size_t i = at; i < last; ++i) {
+          const Answer& mine = workers[part].answers[i - at];
+          std::copy_n(mine.best.data(), found[i] = mine.found, held.data() + i * k);
+        }
       }
     });
-    for (std::size_t i = 0; i < n; ++i) {
-      Candidate* const best = held.data() + i * k;
-      rows_.write(first + i, best, rows_.drop_repeats(best, found[i]), scores, ids);
+    for (std::size_t i = 0; i < count; ++i) {
+      Candidate* best = held.data() + i * k;
+      std::size_t size = rows_.drop_repeats(best, found[i]);
+      std::vector<Candidate> wider;
+      if (size < found[i] && found[i] == request_.k) {
+        wider = answer_wider(first + i, 2 * request_.k - size);
+        best = wider.data();
+        size = wider.size();
+      }
+      rows_.write(first + i, best, size, scores, ids);
     }
   }
   for (const Worker& worker : workers) lacking_ += worker.lacking;
+}
+
+/// An id that moved to another slot meanwhile may have been met in both, in the place of another row.
+std::vector<Candidate> LiveBase::Search::answer_wider(std::size_t q, std::size_t k) const {
+  const std::size_t longest = fresh_count(q);
+  for (;;) {
+    Worker worker = make_worker(1, longest, k);
+    answer(q, q + 1, k, worker);
+    std::vector<Candidate>& best = worker.answers[0].best;
+    const std::size_t found = worker.answers[0].found, size = rows_.drop_repeats(best.data(), found);
+    best.resize(size);
+    if (size >= request_.k || found < k) return std::move(best);
+    k += found - size;
+  }
 }
 
 template <class Add>
@@ -99,62 +160,69 @@ void LiveBase::Search::for_each_folded(std::size_t q, Add add) const {
         first + static_cast<std::ptrdiff_t>(folded_->starts[which + 1]));
   };
   if (folded_->slots.empty()) return;
-  for (std::size_t i = 0; i < index_.probed; ++i) {
-    const std::int64_t which = index_.lists[q * index_.probed + i];
-    if (which >= 0) add_list(static_cast<std::size_t>(which));
+  if (index_.lists == nullptr) {
+    for (std::size_t which = 0; which < base_.lists_; ++which) add_list(which);
+  } else {
+    for (std::size_t i = 0; i < index_.probed; ++i) {
+      const std::int64_t which = index_.lists[q * index_.probed + i];
+      if (which >= 0) add_list(static_cast<std::size_t>(which));
+    }
   }
-  for (std::size_t which = 0; index_.lists == nullptr && which < base_.lists_; ++which) add_list(which);
   add_list(base_.lists_);
 }
 
-std::size_t LiveBase::Search::folded_count(std::size_t q) const {
-  std::size_t count = 0;
+std::size_t LiveBase::Search::fresh_count(std::size_t q) const {
+  std::size_t count = unfolded_.size() + base_.slots_.size() - base_.count_;
   for_each_folded(q, [&](auto begin, auto end) { count += static_cast<std::size_t>(end - begin); });
   return count;
 }
 
-/// With all the memory that answers take.
-std::vector<LiveBase::Search::Worker> LiveBase::Search::make_workers() const {
-  const std::size_t everyone = unfolded_.size() + base_.slots_.size() - base_.count_, asked = index_.asked;
-  std::size_t longest = 0, all = 0;
-  for (std::size_t q = 0; q < request_.n; ++q) {
-    const std::size_t count = everyone + folded_count(q);
-    longest = std::max(longest, count);
-    all += count / 4 + asked;  // codes are a quarter
+/// With all the memory that answers take: nothing is allocated from then on. longest: fresh_count() at most
+LiveBase::Search::Worker LiveBase::Search::make_worker(std::size_t together, std::size_t longest,
+                                                       std::size_t k) const {
+  const std::size_t most = longest + index_.asked;  // what is named is a candidate, or fresh
+  Worker worker;
+  worker.answers.resize(together);
+  for (Answer& mine : worker.answers) {
+    mine.own.reserve(most);
+    mine.possible.reserve(most);
+    mine.best.resize(std::min(k, most) + kRows);
   }
-  std::vector<Worker> workers(
-      std::clamp<std::size_t>(threads_for(all * store_.dim()), 1, std::max<std::size_t>(request_.n, 1)));
-  for (Worker& worker : workers) {
-    worker.named.reserve(asked);
-    worker.fresh.reserve(longest + asked);
-    worker.codes.reserve(longest + asked);
-    worker.possible.reserve(longest + asked);
-    worker.taken.reserve(longest + asked);
-    worker.best.resize(std::min(request_.k, longest + asked) + kTogether);
-    worker.columns.resize(code_groups(store_.dim()));
-    worker.hits = CodeHitStore(kChunk);
-    worker.scratch = codes_.make_scratch();
-  }
-  return workers;
+  worker.named.reserve(index_.asked);
+  worker.codes.resize(kChunk);
+  worker.queries.resize(together);
+  worker.columns.resize(code_groups(store_.dim()));
+  worker.dots.resize(together);
+  worker.hits = CodeHitStore(together * kChunk);
+  worker.scratch = codes_.make_scratch();
+  return worker;
 }
 
-void LiveBase::Search::answer(std::size_t q, Worker& worker) const noexcept {
-  worker.fresh.clear();
-  const std::size_t unchanged = list_named(q, worker);
-  const bool has_more = index_.asked > 0 && index_.positions[(q + 1) * index_.asked - 1] >= 0;
-  worker.lacking += has_more && unchanged < request_.k;
-  worker.found = 0;
-  for (std::size_t at = 0; at < worker.named.size(); at += kTogether) {
-    score(q, worker.named.data() + at, std::min(kTogether, worker.named.size() - at), worker);
+/// Queries [begin, end), into the worker's answers.
+void LiveBase::Search::answer(std::size_t begin, std::size_t end, std::size_t k,
+                              Worker& worker) const noexcept {
+  for (std::size_t q = begin; q < end; ++q) {
+    Answer& mine = worker.answers[q - begin];
+    mine.own.clear();
+    mine.possible.clear();
+    mine.found = 0;
+    const std::size_t unchanged = list_named(q, worker, mine);
+    const bool has_more = index_.asked > 0 && index_.positions[(q + 1) * index_.asked - 1] >= 0;
+    worker.lacking += has_more && unchanged < request_.k;
+    for (std::size_t at = 0; at < worker.named.size(); at += kRows) {
+      score(q, k, worker.named.data() + at, std::min(kRows, worker.named.size() - at), mine, worker.scratch);
+    }
+    list_own(q, mine);
   }
-  list_fresh(q, worker);
-  find_possible(q, worker);
-  score_possible(q, worker);
+  find_possible(begin, end, k, worker);
+  for (std::size_t q = begin; q < end; ++q) {
+    score_possible(q, k, worker.answers[q - begin], worker.scratch);
+  }
 }
 
 /// Slots of what the index names and is as it was; returns how many of them count. Those that are written
 /// during the search are with the fresh ones, which they may be among as well.
-std::size_t LiveBase::Search::list_named(std::size_t q, Worker& worker) const {
+std::size_t LiveBase::Search::list_named(std::size_t q, Worker& worker, Answer& mine) const {
   const std::int64_t* const positions = index_.positions + q * index_.asked;
   worker.named.clear();
   for (std::size_t i = 0; i < index_.asked; ++i) {
@@ -169,7 +237,7 @@ std::size_t LiveBase::Search::list_named(std::size_t q, Worker& worker) const {
     const std::uint64_t version = store_.row_version(slot);
     if (version == 0 || is_listed(version)) continue;
     if (version > base_.version_) {
-      worker.fresh.push_back(slot);
+      mine.own.push_back(slot);
       continue;
     }
     worker.named[kept++] = slot;
@@ -179,98 +247,115 @@ std::size_t LiveBase::Search::list_named(std::size_t q, Worker& worker) const {
   return unchanged;
 }
 
-/// What was written since the index was built, and what it doesn't know.
-void LiveBase::Search::list_fresh(std::size_t q, Worker& worker) const {
-  std::vector<Slot>& fresh = worker.fresh;
-  fresh.insert(fresh.end(), unfolded_.begin(), unfolded_.end());
-  for_each_folded(q, [&](auto begin, auto end) { fresh.insert(fresh.end(), begin, end); });
+/// What was folded, and what the index doesn't know.
+void LiveBase::Search::list_own(std::size_t q, Answer& mine) const {
   for (std::size_t i = base_.count_; i < base_.slots_.size(); ++i) {
-    if (base_.slots_[i] != kNoSlot && !is_listed(store_.row_version(base_.slots_[i])))
-      fresh.push_back(base_.slots_[i]);
+    const Slot slot = base_.slots_[i];
+    const std::uint64_t version = slot == kNoSlot ? 0 : store_.row_version(slot);
+    if (version > version_) mine.own.push_back(slot);
+    if (version != 0 && version <= base_.version_) mine.possible.push_back({kInfinity, slot});
+  }
+  const auto doubtful = static_cast<std::ptrdiff_t>(mine.own.size());  // nearly always none
+  for_each_folded(q, [&](auto begin, auto end) {
+    const auto known = mine.own.begin() + doubtful;
+    for (; begin != end; ++begin) {
+      if (is_unfolded_.has(*begin)) continue;
+      if (doubtful > 0 && std::find(mine.own.begin(), known, *begin) != known) continue;
+      mine.own.push_back(*begin);
+    }
+  });
+  const auto known = std::remove_if(mine.own.begin(), mine.own.begin() + doubtful,
+                                    [&](Slot slot) { return is_unfolded_.has(slot); });
+  mine.own.erase(known, mine.own.begin() + doubtful);
+}
+
+/// Of the fresh rows, those that may rank as high as the worst of k that are in the answer so far.
+void LiveBase::Search::find_possible(std::size_t begin, std::size_t end, std::size_t k,
+                                     Worker& worker) const {
+  for (std::size_t i = 0; i < end - begin && !coded_; ++i) {
+    Answer& mine = worker.answers[i];
+    for (const Slot slot : unfolded_) mine.possible.push_back({kInfinity, slot});
+    for (const Slot slot : mine.own) mine.possible.push_back({kInfinity, slot});
+  }
+  if (!coded_) return;
+  for (std::size_t i = 0; i < end - begin; ++i) {
+    const Answer& mine = worker.answers[i];
+    worker.queries[i] = (*coded_)[begin + i];
+    worker.queries[i].hits = worker.hits.at(i * kChunk);
+    set_threshold(worker.queries[i], worst(mine.best, mine.found, k), score_rounding(store_.dim()));
+  }
+  scan(0, end - begin, [&](std::size_t i) { return unfolded_[i]; }, unfolded_.size(), worker);
+  for (std::size_t i = 0; i < end - begin; ++i) {
+    const std::vector<Slot>& own = worker.answers[i].own;
+    scan(i, 1, [&](std::size_t j) { return own[j]; }, own.size(), worker);
   }
 }
 
-/// Of worker.fresh, those that may rank as high as the worst of k that are in the answer so far.
-void LiveBase::Search::find_possible(std::size_t q, Worker& worker) const {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  worker.possible.clear();
-  if (!coded_) {
-    for (const Slot slot : worker.fresh) worker.possible.push_back({kInfinity, slot});
-    return;
-  }
-  worker.codes.clear();
-  for (const Slot slot : worker.fresh) worker.codes.push_back(store_.codes(slot));
-  CodeQuery query = (*coded_)[q];
-  query.hits = worker.hits.at(0);
-  set_threshold(query, worst(worker), score_rounding(store_.dim()));
+/// The codes of n slots, for `count` queries.
+template <class SlotOf>
+void LiveBase::Search::scan(std::size_t first, std::size_t count, SlotOf slot_of, std::size_t n,
+                            Worker& worker) const {
   CodeScan scan{};
   scan.is_table = true;
   scan.dim = store_.dim();
   scan.metric = request_.metric;
-  scan.queries = &query;
-  scan.query_count = 1;
+  scan.queries = worker.queries.data() + first;
+  scan.query_count = count;
+  scan.gathered = worker.codes.data();
   scan.columns = reinterpret_cast<std::uint32_t*>(worker.columns.data());
-  scan.dots = worker.dots.values;
-  for (std::size_t at = 0; at < worker.fresh.size(); at += kChunk) {
-    scan.gathered = worker.codes.data() + at;
-    scan.n = std::min(kChunk, worker.fresh.size() - at);
-    scan.first_row = static_cast<std::uint32_t>(at);
-    query.found = 0;
+  scan.dots = reinterpret_cast<std::int32_t*>(worker.dots.data());
+  for (std::size_t at = 0; at < n; at += kChunk) {
+    scan.n = std::min(kChunk, n - at);
+    for (std::size_t i = 0; i < scan.n; ++i) worker.codes[i] = store_.codes(slot_of(at + i));
+    for (std::size_t i = 0; i < count; ++i) scan.queries[i].found = 0;
     kernel_.scan_codes(scan);
-    for (std::size_t i = 0; i < query.found; ++i) {
-      const float upper = query.hits.upper[i];
-      worker.possible.push_back({upper == upper ? upper : kInfinity, worker.fresh[query.hits.rows[i]]});
+    for (std::size_t i = 0; i < count; ++i) {
+      const CodeQuery& query = scan.queries[i];
+      for (std::size_t j = 0; j < query.found; ++j) {
+        const float upper = query.hits.upper[j];
+        worker.answers[first + i].possible.push_back(
+            {upper == upper ? upper : kInfinity, slot_of(at + query.hits.rows[j])});
+      }
     }
   }
 }
 
 /// The likeliest first: the sooner the worst of k is known, the fewer are left. Only scores that are in the
 /// answer decide: bounds may be of rows that are other ones by now.
-void LiveBase::Search::score_possible(std::size_t q, Worker& worker) const {
-  std::vector<Possible>& possible = worker.possible;
-  std::vector<Slot>& taken = worker.taken;
-  taken.clear();
+void LiveBase::Search::score_possible(std::size_t q, std::size_t k, Answer& mine,
+                                      TableCodes::Scratch& scratch) const {
+  std::vector<Possible>& possible = mine.possible;
   std::make_heap(possible.begin(), possible.end());
-  while (!possible.empty() && possible.front().upper >= worst(worker)) {
-    const std::size_t before = taken.size();
-    while (taken.size() < before + kTogether && !possible.empty() &&
-           possible.front().upper >= worst(worker)) {
-      const Slot slot = possible.front().slot;
+  for (;;) {
+    Slot slots[kRows];
+    std::size_t n = 0;
+    while (n < kRows && !possible.empty() && possible.front().upper >= worst(mine.best, mine.found, k)) {
+      slots[n++] = possible.front().slot;
       std::pop_heap(possible.begin(), possible.end());
       possible.pop_back();
-      const auto old = taken.begin() + static_cast<std::ptrdiff_t>(before);
-      const bool again =
-          std::binary_search(taken.begin(), old, slot) || std::find(old, taken.end(), slot) != taken.end();
-      if (!again) taken.push_back(slot);  // one may be in two lists
     }
-    Slot slots[kTogether];
-    const std::size_t n = taken.size() - before;
-    std::copy_n(taken.data() + before, n, slots);
-    score(q, slots, n, worker);
-    const auto middle = taken.begin() + static_cast<std::ptrdiff_t>(before);
-    std::sort(middle, taken.end());
-    std::inplace_merge(taken.begin(), middle, taken.end());
+    if (n == 0) return;
+    score(q, k, slots, n, mine, scratch);
   }
 }
 
-/// What a row must not rank below; any rank will do as long as there are fewer than k.
-float LiveBase::Search::worst(const Worker& worker) const {
-  return worker.found < request_.k ? -std::numeric_limits<float>::infinity()
-                                   : worker.best[request_.k - 1].rank;
-}
-
-/// Add these rows, kTogether at most, to the k best.
-void LiveBase::Search::score(std::size_t q, Slot* slots, std::size_t n, Worker& worker) const {
-  Candidate scored[kTogether];
-  const std::size_t placed = codes_.score(q, slots, n, scored, worker.scratch), k = request_.k,
-                    before = worker.found;
+/// Add these rows, kRows at most, to the k best.
+void LiveBase::Search::score(std::size_t q, std::size_t k, Slot* slots, std::size_t n, Answer& mine,
+                             TableCodes::Scratch& scratch) const {
+  Candidate scored[kRows];
+  const std::size_t placed = codes_.score(q, slots, n, scored, scratch), before = mine.found;
   for (std::size_t i = 0; i < placed; ++i) {
-    if (before < k || better(scored[i], worker.best[k - 1])) worker.best[worker.found++] = scored[i];
+    if (before < k || better(scored[i], mine.best[k - 1])) mine.best[mine.found++] = scored[i];
   }
-  if (worker.found == before || worker.found < k) return;
-  const auto first = worker.best.begin();
-  std::sort(first, first + static_cast<std::ptrdiff_t>(worker.found), better);
-  worker.found = k;
+  if (mine.found == before || mine.found < k) return;
+  const auto first = mine.best.begin(), last = first + static_cast<std::ptrdiff_t>(mine.found);
+  if (before == k) {
+    std::sort(first + static_cast<std::ptrdiff_t>(k), last, better);
+    std::inplace_merge(first, first + static_cast<std::ptrdiff_t>(k), last, better);
+  } else {
+    std::sort(first, last, better);
+  }
+  mine.found = k;
 }
 
 }  // namespace fastinc

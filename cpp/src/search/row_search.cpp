@@ -95,8 +95,27 @@ void RowSearch::run(const SlotLists& lists, std::size_t first, std::size_t last,
     if (capacity > 0) answer(lists, begin, end, threads, best.data());
     for (std::size_t q = begin; q < end; ++q) {
       Best& mine = best[q - begin];
-      write(q, mine.heap, drop_repeats(mine.heap, mine.size), scores, ids);
+      const std::size_t size = drop_repeats(mine.heap, mine.size);
+      if (size == mine.size || mine.size < k_) {
+        write(q, mine.heap, size, scores, ids);
+        continue;
+      }
+      const std::vector<Candidate> wider = run_wider(lists, q, 2 * k_ - size);
+      write(q, wider.data(), wider.size(), scores, ids);
     }
+  }
+}
+
+/// An id that was met twice stood in the place of another row: once more, with room for both.
+std::vector<Candidate> RowSearch::run_wider(const SlotLists& lists, std::size_t q, std::size_t k) {
+  for (;;) {
+    std::vector<Candidate> held(k);
+    Best best{held.data(), k, 0};
+    answer(lists, q, q + 1, 1, &best);
+    const std::size_t size = drop_repeats(held.data(), best.size);
+    held.resize(size);
+    if (size >= k_ || best.size < k) return held;
+    k += best.size - size;
   }
 }
 

@@ -42,6 +42,7 @@ class RowSearch {
   using Block = RowScores::Block;
 
   void answer(const SlotLists& lists, std::size_t first, std::size_t last, std::size_t threads, Best* best);
+  std::vector<Candidate> run_wider(const SlotLists& lists, std::size_t q, std::size_t k);
   void scan(const Slot* slots, std::size_t begin, std::size_t end, std::size_t first, std::size_t last,
             Best* best, float* rows) const;
   void select(std::size_t q, const Block& block, Best& best) const;

@@ -132,6 +132,19 @@ BOOST_AUTO_TEST_CASE(rows_that_are_gone) {
   BOOST_TEST((live.search(4, {3, 7}, {0, 1}).rows == Rows{{1000, 5.0f}, {-285, 2.0f}, {-265, 1.0f}}));
 }
 
+BOOST_AUTO_TEST_CASE(rows_that_came_and_went_count_for_nothing) {
+  Live live;
+  Ids ids(200);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = 10'000 + static_cast<std::int64_t>(i);
+  live.set(ids, 6.0f);
+  live.table.remove(ids);
+  const LiveState state = live.search(4, {3, 7}, {}).state;
+  BOOST_TEST(state.unfolded == 0u);
+  BOOST_TEST(state.everywhere == 0u);
+  BOOST_TEST(state.changed == 0u);
+  BOOST_TEST(live.base->count_everywhere() == 0u);
+}
+
 BOOST_AUTO_TEST_CASE(rows_apart_from_the_index) {
   const Live live({}, 2);
   BOOST_TEST((live.search(4, {7}, {}).rows == Rows{{-265, 1.0f}, {2690, 1.0f}, {2695, 1.0f}}));
