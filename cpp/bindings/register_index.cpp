@@ -122,7 +122,7 @@ py::tuple live_search(const LiveBase& base, py::handle queries, std::int64_t k, 
   std::int64_t* const ids = call.ids.mutable_data();
   const LiveState state = without_gil([&] { return base.search(call.request, index, scores, ids); });
   return py::make_tuple(call.scores, call.ids, state.version, state.changed, state.unfolded, state.everywhere,
-                        state.lacking, state.outdated);
+                        state.lacking, state.kept, state.outdated);
 }
 
 py::tuple unfolded(const LiveBase& base) {

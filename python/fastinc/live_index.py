@@ -33,6 +33,8 @@ METRICS = ("ip", "cosine", "l2")
 SMALL_BASE = 1024
 #: Above this share of the table, scanning all of it costs less than looking at fresh rows one by one.
 FRESH_SHARE = 1 / 16
+#: What a search finds of the share of named rows that are as they were weighs this much in what the next expects.
+NEWS_SHARE = 0.1
 #: While all is scanned, nothing tells how much has changed: the background thread looks, this often.
 LOOK_SECONDS = 0.05
 #: After a build that failed.
@@ -135,8 +137,9 @@ class LiveIndex:
         self._exact_because: str | None = None
         self._error: str | None = None
         self._try_at = 0  # rows it takes before building a base is tried
-        # As of the last search: a first guess at how many to ask the base for, and whether it is worth asking.
+        # As of the last searches: how many to ask the base for, and whether it is worth asking.
         self._masked = self._everywhere = 0
+        self._kept = 1.0
         self._look_at = 0.0
         self._largest = LARGEST_NORM / table.dim**0.5  # of a query's values
         self._not_before = 0.0  # when building may be tried again after it failed
@@ -295,7 +298,8 @@ class LiveIndex:
                 self._everywhere = base.core.count_everywhere()
                 self._wake()
             return self._search_exact(queries, k, exclude, allow)
-        ask = k + k // 16 + 8 + exclude.longest + 3 * k * self._masked // (2 * base.count)
+        kept = max(self._kept, 0.01)  # of so many rows named, k are left with hardly an exception
+        ask = int((k + 2.0 * (k * (1.0 - kept)) ** 0.5) / kept) + k // 16 + 8 + exclude.longest
         if allow.ids is not None:
             ask *= max(1, 5 * base.count // (4 * max(allow.longest, 1)))
         limit = min(base.most, base.count if base.count <= SMALL_BASE else base.count // 4)
@@ -304,9 +308,10 @@ class LiveIndex:
             if ask > limit:
                 return self._search_exact(queries, k, exclude, allow)
             found_scores, positions, lists = base.candidates(base_queries, ask, parameters, name_lists=self._folds > 0)
-            scores, ids, version, changed, unfolded, self._everywhere, lacking, outdated = base.core.search(
+            scores, ids, version, changed, unfolded, self._everywhere, lacking, kept, outdated = base.core.search(
                 queries, k, self._metric, positions, lists, exclude.ids, exclude.offsets, allow.ids, allow.offsets
             )
+            self._kept += NEWS_SHARE * (kept - self._kept)
             if outdated:  # the table was set to another state: the base knows nothing of it
                 if self._building.acquire(blocking=False):  # else another base is on its way
                     if self._base is base:
@@ -393,6 +398,7 @@ class LiveIndex:
                 return
             self._base, self._exact_because, self._error = built, None, None
             self._masked = self._everywhere = 0
+            self._kept = 1.0
             self._assigned = self._far = 0
             self._rebuilds += 1
             self._rebuild_seconds = time.perf_counter() - start

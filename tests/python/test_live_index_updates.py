@@ -116,6 +116,34 @@ def test_recall_is_the_base_index_s():
     assert recall(fi.LiveIndex(table, "IDMap,Flat")) == 1.0
 
 
+def test_what_the_base_names_is_asked_for_once():
+    """Where the best rows are those that are written, k rows are left of far more, and searches come to know."""
+    rng = np.random.default_rng(9)
+    rows = rng.standard_normal((4000, 16)).astype(np.float32)
+    rows[:200] *= 5.0  # popular ones
+    table = make_table(range(4000), rows)
+    index = fi.LiveIndex(table, "IVF32,Flat", background=False)
+    table.load(np.arange(160), -rows[:160])
+    index.fold()
+    asked = []
+    base = index._base
+    candidates = type(base).candidates
+
+    def counted(self, queries, ask, *arguments, **named):
+        asked.append(ask)
+        return candidates(self, queries, ask, *arguments, **named)
+
+    queries = rng.standard_normal((100, 16)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(base), "candidates", counted)
+        for query in queries:
+            index.search(query, 50, nprobe=32)
+    assert len(asked) < 130  # not twice for each
+    exact = fi.LiveIndex(table).search(queries, 50)
+    for got, wanted in zip(index.search(queries, 50, nprobe=32), exact, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
 @pytest.mark.parametrize("newer", [False, True])
 def test_a_table_set_to_another_state(newer):
     """Whatever its version: those of one state say nothing of another's rows."""

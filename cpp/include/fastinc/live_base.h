@@ -37,6 +37,7 @@ struct LiveState {
   std::size_t unfolded = 0;    // of those written, in no list yet
   std::size_t everywhere = 0;  // rows that are candidates of every query
   std::size_t lacking = 0;     // queries for which the index named less than k rows that count, but has more
+  double kept = 1.0;           // share of the rows named that are as they were
   bool outdated = false;       // the table was set to another state: the index knows nothing of it
 };
 

@@ -91,6 +91,7 @@ LiveState LiveBase::Search::state() const {
           .unfolded = unfolded_.size(),
           .everywhere = unfolded_.size() + folded_->slots.size() - folded_->starts[base_.lists_],
           .lacking = lacking_,
+          .kept = named_ > 0 ? static_cast<double>(kept_) / static_cast<double>(named_) : 1.0,
           .outdated = base_.outdated()};
 }
 
@@ -135,7 +136,11 @@ void LiveBase::Search::run(float* scores, std::int64_t* ids) {
       rows_.write(first + i, best, size, scores, ids);
     }
   }
-  for (const Worker& worker : workers) lacking_ += worker.lacking;
+  for (const Worker& worker : workers) {
+    lacking_ += worker.lacking;
+    named_ += worker.named_count;
+    kept_ += worker.kept_count;
+  }
 }
 
 /// An id that moved to another slot meanwhile may have been met in both, in the place of another row.
@@ -243,6 +248,8 @@ std::size_t LiveBase::Search::list_named(std::size_t q, Worker& worker, Answer& 
     worker.named[kept++] = slot;
     unchanged += !filter_.refuses(q, store_.id(slot));
   }
+  worker.named_count += worker.named.size();
+  worker.kept_count += kept;
   worker.named.resize(kept);
   return unchanged;
 }

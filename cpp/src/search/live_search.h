@@ -82,7 +82,7 @@ class LiveBase::Search {
     std::vector<ScanLine> columns, dots;
     CodeHitStore hits;
     TableCodes::Scratch scratch;
-    std::size_t lacking = 0;
+    std::size_t lacking = 0, named_count = 0, kept_count = 0;
   };
 
   /// Whether a row of this version is among the folded and unfolded ones.
@@ -118,7 +118,7 @@ class LiveBase::Search {
   const std::vector<std::size_t> numbers_;
   TableCodes codes_;
   std::optional<CodedQueries> coded_;  // none where there is nothing to scan
-  std::size_t lacking_ = 0;
+  std::size_t lacking_ = 0, named_ = 0, kept_ = 0;
 };
 
 }  // namespace fastinc

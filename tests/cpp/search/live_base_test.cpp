@@ -101,6 +101,7 @@ BOOST_AUTO_TEST_CASE(rows_written_since_are_candidates_until_they_are_folded_and
   BOOST_TEST(answer.state.everywhere == 2u);
   BOOST_TEST(answer.state.changed == 2u);
   BOOST_TEST(answer.state.lacking == 1u);  // 3 isn't as it was
+  BOOST_TEST(answer.state.kept == 0.5);
   BOOST_TEST(live.fold() == 2u);
   BOOST_TEST(live.fold() == 0u);
   BOOST_TEST((live.search(4, {3, 7}, {0, 2, 3}).rows == Rows{{-265, 1.0f}}));  // it is in list 1
