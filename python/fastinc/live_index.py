@@ -33,7 +33,7 @@ METRICS = ("ip", "cosine", "l2")
 SMALL_BASE = 1024
 #: Above this share of the table, scanning all of it costs less than looking at fresh rows one by one.
 FRESH_SHARE = 1 / 16
-#: What a search finds of the share of named rows that are as they were weighs this much in what the next expects.
+#: What a search finds of the share of named rows that are as they were counts for this much.
 NEWS_SHARE = 0.1
 #: While all is scanned, nothing tells how much has changed: the background thread looks, this often.
 LOOK_SECONDS = 0.05
@@ -448,8 +448,8 @@ class LiveIndex:
             was built; ``folds`` and ``rebuilds``, ``last_rebuild_seconds``; ``far_share`` of the rows folded into
             lists; ``bytes`` that the merging takes beside FAISS's index; ``lags``: how many searches answered from a
             table this many versions older than the one when they were called, by promise all 0 (setting a table to
-            an older state during a search counts, too); ``exact_because``:
-            why a FAISS index has no base yet, else None; ``error``: what last went wrong in the background.
+            an older state during a search counts, too); ``exact_because``: why a FAISS index has no base yet, else
+            None; ``error``: what last went wrong in the background.
 
         Examples
         --------
