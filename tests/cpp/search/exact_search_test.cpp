@@ -325,7 +325,7 @@ BOOST_AUTO_TEST_CASE(the_best_rows_are_found_while_they_are_written) {
     });
     int searches = 0;
     for (const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(150);
-         std::chrono::steady_clock::now() < end; ++searches) {
+         searches < 6 || std::chrono::steady_clock::now() < end; ++searches) {
       SearchRequest request;
       request.k = kBest;
       request.metric = kMetrics[searches % 3];
@@ -346,7 +346,6 @@ BOOST_AUTO_TEST_CASE(the_best_rows_are_found_while_they_are_written) {
     }
     stop = true;
     writer.join();
-    BOOST_TEST(searches > 3);
   });
 }
 
