@@ -178,26 +178,32 @@ Value one_of(const std::string& text, const char* name,
   throw py::value_error(std::string(name) + " = '" + text + "' must be one of " + names);
 }
 
-std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimizer, std::size_t dim,
-                                              const std::string& user, const std::string& loss,
-                                              std::size_t negatives, std::size_t window,
-                                              std::size_t history_size, double recency_exponent,
-                                              double time_scale, double init_std, std::uint64_t seed) {
+std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimizer, const py::dict& in) {
+  const auto text = [&](const char* name) { return in[name].cast<std::string>(); };
   RecommenderConfig config;
-  config.dim = dim;
   config.user = one_of<UserModel>(
-      user, "user",
+      text("user"), "user",
       {{"history", UserModel::kHistory}, {"vector", UserModel::kVector}, {"both", UserModel::kBoth}});
   config.loss = one_of<Loss>(
-      loss, "loss",
+      text("loss"), "loss",
       {{"softmax", Loss::kSoftmax}, {"bpr", Loss::kBpr}, {"logistic", Loss::kLogistic}, {"mse", Loss::kMse}});
-  config.negatives = negatives;
-  config.window = window;
-  config.history_size = history_size;
-  config.recency_exponent = recency_exponent;
-  config.time_scale = time_scale;
-  config.init_std = init_std;
-  config.seed = seed;
+  const auto take = [&](const char* name, auto& value) {
+    value = in[name].cast<std::remove_reference_t<decltype(value)>>();
+  };
+  take("dim", config.dim);
+  take("negatives", config.negatives);
+  take("window", config.window);
+  take("history_size", config.history_size);
+  take("recency_exponent", config.recency_exponent);
+  take("time_scale", config.time_scale);
+  take("tie_weight", config.tie_weight);
+  take("long_window", config.long_window);
+  take("long_weight", config.long_weight);
+  take("situations", config.situations);
+  take("hidden", config.hidden);
+  take("hidden_lr_scale", config.hidden_lr_scale);
+  take("init_std", config.init_std);
+  take("seed", config.seed);
   return std::make_shared<Recommender>(config, std::move(optimizer));
 }
 
@@ -310,12 +316,14 @@ void register_id_map(py::module_& m) {
 
 void register_recommender(py::module_& m) {
   py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>>(m, "Recommender")
-      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("dim"), py::arg("user"),
-           py::arg("loss"), py::arg("negatives"), py::arg("window"), py::arg("history_size"),
-           py::arg("recency_exponent"), py::arg("time_scale"), py::arg("init_std"), py::arg("seed"))
+      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("config"))
       .def_property_readonly("items", &Recommender::items)
-      .def_property_readonly("contexts", &Recommender::contexts)
-      .def_property_readonly("users", &Recommender::users)
+      .def_property_readonly("tables",
+                             [](const Recommender& model) {
+                               py::dict out;
+                               for (const auto& [name, table] : model.tables()) out[py::str(name)] = table;
+                               return out;
+                             })
       .def_property_readonly("skipped_events", &Recommender::skipped_events)
       .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
       .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))

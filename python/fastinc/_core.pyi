@@ -147,23 +147,12 @@ class Recommender(StreamModel):
     def __init__(
         self,
         optimizer: Optimizer,
-        dim: int,
-        user: str,
-        loss: str,
-        negatives: int,
-        window: int,
-        history_size: int,
-        recency_exponent: float,
-        time_scale: float,
-        init_std: float,
-        seed: int,
+        config: dict[str, Any],
     ) -> None: ...
     @property
     def items(self) -> Table: ...
     @property
-    def contexts(self) -> Table: ...
-    @property
-    def users(self) -> Table: ...
+    def tables(self) -> dict[str, Table]: ...
     @property
     def skipped_events(self) -> int: ...
     def predict(self, users: Any, items: Any, time: float) -> _Float32: ...

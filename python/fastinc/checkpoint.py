@@ -157,16 +157,13 @@ def _fill_ids(ids: IdMap, arrays: Arrays, prefix: str) -> None:
     ids.encode([text[a:b].decode() for a, b in zip(starts, ends, strict=True)], add=True)
 
 
-_TABLES = ("items", "contexts", "users")
-
-
 def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
     parameters = model.get_params()
     parameters["optimizer"] = _describe(model.optimizer)
     arrays: Arrays = {}
     versions: dict[str, int] = {}
-    for name in _TABLES:
-        numbers, part = _core_table_parts(getattr(model._core, name), model.optimizer, f"{name}.")
+    for name, table in model._core.tables.items():
+        numbers, part = _core_table_parts(table, model.optimizer, f"{name}.")
         versions[name] = numbers["version"]
         arrays.update(part)
     counters: dict[str, Any] = {}
@@ -184,9 +181,9 @@ def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommende
     params = dict(parameters["params"])
     params["optimizer"] = _rebuild(optimizers, params["optimizer"])
     model = Recommender(**params)
-    for name in _TABLES:
+    for name, table in model._core.tables.items():
         numbers = {"version": parameters["versions"][name]}
-        _fill_core_table(getattr(model._core, name), arrays, numbers, f"{name}.")
+        _fill_core_table(table, arrays, numbers, f"{name}.")
     _fill_ids(model._user_ids, arrays, "user_ids.")
     _fill_ids(model._item_ids, arrays, "item_ids.")
     histories = {name: array for name, array in arrays.items() if name.startswith("history_")}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_choice, as_number, as_seed, as_whole
+from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
 from fastinc._stream import StreamModel, _request_time
 from fastinc.optimizers import Adagrad, Optimizer
 from fastinc.table import EmbeddingTable
@@ -22,17 +22,23 @@ _LABELLED = ("logistic", "mse")
 class Recommender(StreamModel):
     """An embedding recommender that learns from the event stream while it serves.
 
-    A user is what they did lately, so a new user is served well from the first event on. With
-    ``h`` the user's last `window` items, most recent first, X their context vectors and U a vector of the user's
-    own, an item j with vector V_j and bias b_j scores
+    A user is what they did lately, so a new user is served well from the first event on. With ``h`` the user's items,
+    most recent first, at times ``t_l``, a request at time ``t`` and V, b the vectors and biases of items,
 
-    ``score(j) = <q, V_j> + b_j``, ``q = sum_l w_l X[h_l] + U[user]``,
-    ``w_l = l**-recency_exponent / (1 + age_l / time_scale)``.
+    ``score(j) = <q, V_j> + b_j``, ``q = q0 + W2 relu(W1 q0 + b1)``,
+
+    ``q0 = sum_{l <= window} w_l (X[h_l] + tie_weight V[h_l]) + long_weight / sqrt(L) sum_{l <= L} Y[h_l]
+    + S[everybody] + S[stage] + S[gap] + U[user]``,
+
+    ``w_l = l**-recency_exponent / (1 + (t - t_l) / time_scale)``, ``L = min(long_window, len(h))``,
+
+    stage being the bit length of ``len(h)`` and gap that of ``t - t_1`` in whole seconds. Parts can be left out; by
+    default q is the sum over the window of X alone.
 
     One inner product, so any index can serve it; the item rows are an :class:`EmbeddingTable`
     (:attr:`item_table`), and a :class:`fastinc.LiveIndex` over it is always up to date. Every event takes one
-    optimizer step per row it touches, in C++, in order; the same events and seed give the same bytes for any
-    batching, number of threads and instruction set.
+    optimizer step per row and part of the formula, in C++, in order; the same events and seed give the same bytes for
+    any batching, number of threads and instruction set.
 
     Parameters
     ----------
@@ -58,8 +64,18 @@ class Recommender(StreamModel):
     time_scale
         Seconds; weights fall with age as ``1 / (1 + age / time_scale)``, so a user who has been away for many times
         as long gets a list close to a new user's. Minutes favour the session under way; None: age doesn't count.
+    tie_weight
+        The share of an item's own vector in what it says of its user.
+    long_window, long_weight
+        Items in the long-term sum, and its weight; 0: there is none.
+    situations
+        Whether the vectors S are there.
+    hidden
+        Units of the network that makes q of q0; 0: q is q0.
+    hidden_lr_scale
+        Its learning rate is this share of the optimizer's.
     init_std
-        Standard deviation of start vectors. Biases start at 0.
+        Standard deviation of start vectors X, V, Y and U. W1 starts with that of ``dim ** -0.5``, all others at 0.
     seed
         Of start vectors and negatives.
 
@@ -98,6 +114,12 @@ class Recommender(StreamModel):
         history_size: int = 1000,
         recency_exponent: float = 0.7,
         time_scale: float | None = 86_400.0,
+        tie_weight: float = 0.0,
+        long_window: int = 0,
+        long_weight: float = 0.5,
+        situations: bool = False,
+        hidden: int = 0,
+        hidden_lr_scale: float = 1 / 6,
         init_std: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -116,11 +138,17 @@ class Recommender(StreamModel):
             "history_size": as_whole(history_size, "history_size", 1, 1_000_000),
             "recency_exponent": as_number(recency_exponent, "recency_exponent"),
             "time_scale": None if time_scale is None else float(time_scale),
+            "tie_weight": as_number(tie_weight, "tie_weight"),
+            "long_window": as_whole(long_window, "long_window", 0),
+            "long_weight": as_number(long_weight, "long_weight"),
+            "situations": as_flag(situations, "situations"),
+            "hidden": as_whole(hidden, "hidden", 0, 65536),
+            "hidden_lr_scale": as_number(hidden_lr_scale, "hidden_lr_scale"),
             "init_std": as_number(init_std, "init_std"),
             "seed": as_seed(seed),
         }
         self._optimizer = optimizer
-        core = _core.Recommender(optimizer._core, **{**self._config, "time_scale": time_scale or 0.0})
+        core = _core.Recommender(optimizer._core, {**self._config, "time_scale": time_scale or 0.0})
         super().__init__(core)
         self._core: _core.Recommender = core
         self.uses_labels = loss in _LABELLED
@@ -264,7 +292,7 @@ class Recommender(StreamModel):
         raise TypeError("a Recommender is not pickled: fastinc.checkpoint.save and load keep it whole")
 
     def memory_usage(self) -> dict[str, int]:
-        """Return allocated bytes by part: items, contexts, users, histories, ids, and their total.
+        """Return allocated bytes by part: the tables, histories, ids, and their total.
 
         Examples
         --------

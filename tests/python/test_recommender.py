@@ -45,8 +45,8 @@ class Reference:
 
         self.items = rows(model._core.items, n_items, self.dim + 1)
         self.items[:, -1] = 0.0  # biases start at 0
-        self.contexts = rows(model._core.contexts, n_items, self.dim)
-        self.users = rows(model._core.users, n_users, self.dim)
+        self.contexts = rows(model._core.tables["contexts"], n_items, self.dim)
+        self.users = rows(model._core.tables["users"], n_users, self.dim)
         self.sums = {name: np.full_like(getattr(self, name), start) for name in ("items", "contexts", "users")}
         self.seen, self.history = [], {}
 
@@ -118,7 +118,7 @@ def test_three_events_of_t1_softmax_by_hand():
     v = np.empty((3, d + 1), np.float32)
     x = np.empty((3, d), np.float32)
     model._core.items.lookup(np.arange(3), v)
-    model._core.contexts.lookup(np.arange(3), x)
+    model._core.tables["contexts"].lookup(np.arange(3), x)
     v, x = v.astype(np.float64), x.astype(np.float64)
     v[:, d] = 0
     hv, hx = np.full_like(v, 0.1), np.full_like(x, 0.1)
@@ -176,7 +176,7 @@ def test_mse_by_hand():
     model = fi.Recommender(3, "mse", "vector", fi.SGD(lr=lr), seed=2)
     v, u = np.empty((2, 4), np.float32), np.empty((1, 3), np.float32)
     model._core.items.lookup(np.arange(2), v)
-    model._core.users.lookup(np.arange(1), u)
+    model._core.tables["users"].lookup(np.arange(1), u)
     v, u = v.astype(np.float64), u.astype(np.float64)
     v[:, 3] = 0
     seen = []
@@ -197,7 +197,7 @@ def test_logistic_with_labels_by_hand():
     model = fi.Recommender(3, "logistic", "vector", fi.SGD(lr=lr), seed=2)
     v, u = np.empty((2, 4), np.float32), np.empty((1, 3), np.float32)
     model._core.items.lookup(np.arange(2), v)
-    model._core.users.lookup(np.arange(1), u)
+    model._core.tables["users"].lookup(np.arange(1), u)
     v, u = v.astype(np.float64), u.astype(np.float64)
     v[:, 3] = 0
     total, count = 0.0, 0
@@ -332,7 +332,7 @@ def fingerprint(model):
     codes = np.arange(model.n_items)
     users, items, _, times = stream()
     context = np.empty((model.n_items, model.get_params()["dim"]), np.float32)
-    model._core.contexts.lookup(codes, context)
+    model._core.tables["contexts"].lookup(codes, context)
     arrays = bytes_of(
         model.user_vectors(range(31)),
         model.item_table.lookup(codes),

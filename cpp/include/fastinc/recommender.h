@@ -16,6 +16,9 @@
 
 namespace fastinc {
 
+class ModelTables;
+class UserQuery;
+
 enum class UserModel : std::uint8_t { kHistory, kVector, kBoth };
 enum class Loss : std::uint8_t { kSoftmax, kBpr, kLogistic, kMse };
 
@@ -28,6 +31,12 @@ struct RecommenderConfig {
   std::size_t history_size = 1000;  // items kept per user
   double recency_exponent = 0.7;    // the l-th most recent item weighs l^-recency_exponent
   double time_scale = 0.0;  // seconds; item l also weighs 1 / (1 + age / time_scale); 0: age doesn't count
+  double tie_weight = 0.0;  // item l of the window also counts by its own vector, weighed by this
+  std::size_t long_window = 0;         // most recent items in the long-term sum; 0: none
+  double long_weight = 0.5;            // of the long-term sum
+  bool situations = false;             // vectors for how many items there were and how long ago the last was
+  std::size_t hidden = 0;              // units of the residual network; 0: none
+  double hidden_lr_scale = 1.0 / 6.0;  // its learning rate is this share of the optimizer's
   double init_std = 0.05;
   std::uint64_t seed = 0;
 };
@@ -41,12 +50,16 @@ struct RecommenderState {
   double latest_time = 0.0, label_sum = 0.0, label_count = 0.0;
 };
 
-/// With h the user's last `window` items, most recent first, X their context vectors, U the user's own
-/// vector:
-///   q = sum_l w_l X[h_l]  (+ U);  score(j) = <q, V_j> + b_j (+ offset for logistic and mse)
+/// With h the user's last items, most recent first, at times t_l, V and b the vectors and biases of items:
+///   q0 = sum_{l <= window} w_l (X[h_l] + tie_weight V[h_l])
+///      + long_weight / sqrt(L) sum_{l <= L} Y[h_l],  L = min(long_window, length of h)
+///      + S[0] + S[stage] + S[gap]  (+ U[user])
+///   w_l = l^-recency_exponent / (1 + (t - t_l) / time_scale)
+///   q = q0 + W2 relu(W1 q0 + b1);  score(j) = <q, V_j> + b_j (+ offset for logistic and mse)
+/// stage: bit length of the length of h; gap: bit length of t - t_1, in whole seconds; W2 and S start at 0.
 /// Losses: softmax over the target and the negatives, whose logits get + log((items - 1) / negatives);
 /// bpr: -mean log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0);
-/// mse on the label. One optimizer step per row and event.
+/// mse on the label. Every event takes one optimizer step per row and part of the formula.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
@@ -70,9 +83,9 @@ class Recommender : public StreamModel {
 
   const RecommenderConfig& config() const { return config_; }
   /// Rows (dim + 1): V and b. Keyed by item code.
-  const std::shared_ptr<Table>& items() const { return items_; }
-  const std::shared_ptr<Table>& contexts() const { return contexts_; }  // rows (dim): X
-  const std::shared_ptr<Table>& users() const { return users_; }        // rows (dim): U
+  const std::shared_ptr<Table>& items() const;
+  /// All tables by name, those of parts that are off without rows; only the model writes them.
+  std::vector<std::pair<std::string, std::shared_ptr<Table>>> tables() const;
   std::uint64_t skipped_events() const { return skipped_; }
 
   RecommenderState export_state() const;
@@ -86,16 +99,11 @@ class Recommender : public StreamModel {
   double offset() const;
   void begin_batch(const EventBatch& events);
   void learn_event(std::int64_t user, std::int64_t item, float label, bool labelled, double time);
-  std::size_t gather_history(std::int64_t user, double time, std::uint32_t* rows, float* weights) const;
-  void compute_query(std::int64_t user, double time, float* query) const;
   void sample_negatives(std::int64_t user, std::int64_t item);
-  bool compute_coefficients(std::size_t n, float label, bool labelled);
-  void publish_batch() noexcept;
 
-  RecommenderConfig config_;
-  std::shared_ptr<Optimizer> optimizer_;
-  std::shared_ptr<Table> items_, contexts_, users_;
-  std::vector<float> recency_;  // (window,) l^-recency_exponent
+  const RecommenderConfig config_;
+  std::unique_ptr<ModelTables> tables_;
+  std::unique_ptr<UserQuery> query_;
   std::uint64_t skipped_ = 0;
   double label_sum_ = 0.0, label_count_ = 0.0;
   std::unique_ptr<Scratch> scratch_;

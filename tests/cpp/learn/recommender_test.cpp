@@ -34,6 +34,7 @@ struct Setting {
   UserModel user;
   Loss loss;
   double time_scale;
+  bool whole = false;  // all the formula's parts
   bool labelled() const { return loss == Loss::kMse; }
   std::string name() const {
     return "user " + std::to_string(static_cast<int>(user)) + ", loss " +
@@ -41,16 +42,25 @@ struct Setting {
   }
 };
 
-constexpr Setting kSettings[] = {
-    {UserModel::kHistory, Loss::kSoftmax, 0.0},  {UserModel::kBoth, Loss::kSoftmax, 20.0},
-    {UserModel::kBoth, Loss::kBpr, 0.0},         {UserModel::kVector, Loss::kLogistic, 0.0},
-    {UserModel::kHistory, Loss::kLogistic, 7.0}, {UserModel::kBoth, Loss::kMse, 0.0}};
+constexpr Setting kSettings[] = {{UserModel::kHistory, Loss::kSoftmax, 0.0},
+                                 {UserModel::kBoth, Loss::kSoftmax, 20.0},
+                                 {UserModel::kBoth, Loss::kBpr, 0.0},
+                                 {UserModel::kVector, Loss::kLogistic, 0.0},
+                                 {UserModel::kHistory, Loss::kLogistic, 7.0},
+                                 {UserModel::kBoth, Loss::kMse, 0.0},
+                                 {UserModel::kHistory, Loss::kSoftmax, 9.0, true},
+                                 {UserModel::kBoth, Loss::kLogistic, 0.0, true}};
 
 RecommenderConfig configure(const Setting& setting) {
   RecommenderConfig config = small_config();
   config.user = setting.user;
   config.loss = setting.loss;
   config.time_scale = setting.time_scale;
+  if (!setting.whole) return config;
+  config.tie_weight = 0.5;
+  config.long_window = 10;
+  config.situations = true;
+  config.hidden = 5;
   return config;
 }
 
@@ -71,7 +81,7 @@ struct Snapshot {
 
 Snapshot snapshot(const Recommender& model) {
   Snapshot out{{}, {}, model.export_state()};
-  for (const auto& table : {model.items(), model.contexts(), model.users()}) {
+  for (const auto& [name, table] : model.tables()) {
     const TableState state = table->export_state();
     out.floats.insert(out.floats.end(), state.weights.begin(), state.weights.end());
     out.floats.insert(out.floats.end(), state.state.begin(), state.state.end());
@@ -172,9 +182,10 @@ BOOST_AUTO_TEST_CASE(export_and_import_continue_the_same) {
     const Events events = events_for(setting, 600);
     Recommender model(configure(setting), share(AdamParams{})), copy(configure(setting), share(AdamParams{}));
     model.learn(events.batch().slice(0, 400));
-    copy.items()->import_state(model.items()->export_state());
-    copy.contexts()->import_state(model.contexts()->export_state());
-    copy.users()->import_state(model.users()->export_state());
+    const auto tables = model.tables(), copies = copy.tables();
+    for (std::size_t i = 0; i < tables.size(); ++i) {
+      copies[i].second->import_state(tables[i].second->export_state());
+    }
     copy.import_state(model.export_state());
     check_same(snapshot(copy), snapshot(model), setting.name());
     model.learn(events.batch().slice(400, 600));
@@ -200,6 +211,7 @@ BOOST_AUTO_TEST_CASE(an_event_steps_down_the_gradient_of_its_loss) {
       RecommenderConfig config = configure(setting);
       config.dim = 3;
       config.window = 4;
+      config.hidden_lr_scale = 1.0;
       config.negatives = 50;  // more than there are items: all of them
       const auto optimizer = share(SgdParams{.lr = 0.1});
       Recommender model(config, optimizer);
@@ -407,6 +419,11 @@ BOOST_AUTO_TEST_CASE(configurations_out_of_range_are_refused) {
   refused([](RecommenderConfig& c) { c.recency_exponent = -0.5; }, "recency_exponent = -0.5");
   refused([](RecommenderConfig& c) { c.recency_exponent = std::nan(""); }, "recency_exponent = ");
   refused([](RecommenderConfig& c) { c.time_scale = -1.0; }, "time_scale = -1");
+  refused([](RecommenderConfig& c) { c.tie_weight = -0.5; }, "tie_weight = -0.5");
+  refused([](RecommenderConfig& c) { c.long_window = 13; }, "long_window = 13");
+  refused([](RecommenderConfig& c) { c.long_weight = std::nan(""); }, "long_weight = ");
+  refused([](RecommenderConfig& c) { c.hidden = 65537; }, "hidden = 65537");
+  refused([](RecommenderConfig& c) { c.hidden_lr_scale = -1.0; }, "hidden_lr_scale = -1");
   refused([](RecommenderConfig& c) { c.init_std = -0.1; }, "std = -0.1");
 }
 

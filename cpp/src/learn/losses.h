@@ -1,0 +1,24 @@
+// What a recommender minimises: by the scores of an event's item and of the negatives.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "fastinc/recommender.h"
+
+namespace fastinc {
+
+/// Turn scores, the event's item first, into d loss / d score. False where one isn't finite.
+struct LossTerms {
+  Loss loss;
+  std::size_t item_count;  // that negatives were drawn from, the event's item among them
+  float offset;            // what labelled losses start from
+  float label;
+  bool labelled;
+
+  bool differentiate(std::vector<float>& scores) const;
+};
+
+float sigmoid(float x);
+
+}  // namespace fastinc

@@ -1,0 +1,80 @@
+// The tables that a recommender is made of: what is in them, rows for whatever is new, and one version a
+// batch.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "fastinc/optimizer.h"
+#include "fastinc/recommender.h"
+#include "fastinc/shared_mutex.h"
+#include "fastinc/table.h"
+#include "learn/touched.h"
+
+namespace fastinc {
+
+/// Row numbers are codes: these tables are written by their model alone, in code order.
+class ModelTables {
+ public:
+  enum Name : std::size_t {
+    kItems,       // (dim + 1): V and b, by item
+    kContexts,    // (dim): X, by item
+    kUsers,       // (dim): U, by user
+    kLongTerms,   // (dim): Y, by item
+    kSituations,  // (dim): see user_query.h
+    kHiddenIn,    // (dim + 1): W1 and b1, a row for each hidden unit
+    kHiddenOut,   // (dim): W2, likewise
+    kCount
+  };
+  static constexpr std::array<std::string_view, kCount> kNames = {
+      "items", "contexts", "users", "long_terms", "situations", "hidden_in", "hidden_out"};
+
+  ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
+
+  const std::shared_ptr<Table>& table(Name name) const { return parts_[name].table; }
+  RowStore& store(Name name) const { return parts_[name].table->store(); }
+
+  using Locks = std::vector<std::unique_lock<SharedMutex>>;
+  Locks lock() const;
+
+  /// Make the rows that are missing for so many items and users, or none: throws std::bad_alloc.
+  void grow(std::size_t items, std::size_t users);
+  /// Whether every table has the rows of so many items and users, and no others.
+  bool have(std::size_t items, std::size_t users) const;
+
+  /// One optimizer step for distinct rows, row r[j] with gradient coefficients[j] * direction.
+  void step(Name name, const std::vector<std::uint32_t>& rows, const float* coefficients,
+            const float* direction);
+  /// The optimizer's parameters as they are now, for the steps of a batch.
+  void take_parameters();
+  /// What was touched since the last time becomes the next version.
+  void publish() noexcept;
+
+  /// Bytes of each, by name.
+  std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
+
+ private:
+  struct Part {
+    std::shared_ptr<Table> table;
+    Touched touched;
+    std::size_t fixed = 0;  // rows it has from the first event on
+    bool by_item = false, by_user = false;
+    bool has_bias = false;  // the last value, which starts at 0
+    bool is_hidden = false;
+    std::size_t rows(std::size_t items, std::size_t users) const {
+      return by_item ? items : (by_user ? users : (items > 0 ? fixed : 0));
+    }
+  };
+
+  std::array<Part, kCount> parts_;
+  std::shared_ptr<Optimizer> optimizer_;
+  double hidden_lr_scale_;
+  OptimizerParams params_, hidden_params_;
+};
+
+}  // namespace fastinc
