@@ -360,6 +360,48 @@ def test_one_event_per_call_equals_all_in_one(loss, user):
     assert fingerprint(fit(small(loss, user), odd)) == expected
 
 
+EVERY_PART = {"tie_weight": 0.5, "long_window": 60, "situations": True, "hidden": 8, "time_scale": 50.0}
+
+
+@pytest.mark.parametrize("user", ["history", "both"])
+def test_a_model_of_every_part_is_kept_and_goes_on_the_same(user, tmp_path):
+    model = fit(fi.Recommender(16, user=user, negatives=30, seed=8, **EVERY_PART), [slice(0, 600)])
+    assert {name: len(table) for name, table in model._core.tables.items() if name.startswith(("hid", "sit"))} == {
+        "situations": 42,
+        "hidden_in": 8,
+        "hidden_out": 8,
+    }
+    fi.checkpoint.save(model, tmp_path)
+    copy = fi.checkpoint.load(tmp_path)[0]
+    rest = [slice(600, 700), slice(700, 900)]
+    assert fingerprint(fit(copy, rest)) == fingerprint(fit(model, rest))
+    ones = fit(fi.Recommender(16, user=user, negatives=30, seed=8, **EVERY_PART), [slice(i, i + 1) for i in range(900)])
+    assert fingerprint(ones) == fingerprint(model)
+
+
+def test_every_part_is_in_the_query():
+    """What each of them adds, by hand, from what the tables hold."""
+    model = fit(fi.Recommender(16, negatives=30, seed=8, init_std=0.3, **EVERY_PART), WHOLE)
+    rows = {}
+    for name, table in model._core.tables.items():
+        rows[name] = np.empty((len(table), table.dim), np.float32)
+        table.lookup(np.arange(len(table)), rows[name])
+        rows[name] = rows[name].astype(np.float64)
+    state = model._core.export_state()
+    at = float(state["latest_time"]) + 30.0
+    for user in range(5):
+        (code,) = model._user_ids.encode(np.array([user]), add=False)
+        begin, end = state["history_offsets"][code : code + 2]
+        items, times = state["history_items"][begin:end][::-1], state["history_times"][begin:end][::-1]
+        weights = np.arange(1, len(items) + 1)[:20] ** -0.7 / (1 + (at - times[:20]) / 50.0)
+        q = weights @ (rows["contexts"][items[:20]] + 0.5 * rows["items"][items[:20], :-1])
+        q += 0.5 / np.sqrt(min(60, len(items))) * rows["long_terms"][items[:60]].sum(axis=0)
+        gap = int(at - times[0]).bit_length()
+        q += rows["situations"][[0, 1 + len(items).bit_length(), 17 + gap]].sum(axis=0)
+        q += np.maximum(rows["hidden_in"] @ np.r_[q, 1.0], 0.0) @ rows["hidden_out"]
+        np.testing.assert_allclose(model.user_vectors([user], at=at)[0], np.r_[q, 1.0], rtol=1e-4, atol=1e-4)
+
+
 def test_scalar_events_equal_arrays():
     users, items, _, times = stream()
     model = small("softmax", "both")

@@ -439,6 +439,13 @@ def test_a_diverging_model_is_counted_and_never_not_finite(loss, lr):
         *(({"recency_exponent": value}, ValueError) for value in (-0.1, NAN, INF)),
         *(({"time_scale": value}, ValueError) for value in (0.0, -1.0, NAN, INF)),
         *(({"init_std": value}, ValueError) for value in (-0.1, NAN, INF)),
+        *(
+            ({name: value}, ValueError)
+            for name in ("tie_weight", "long_weight", "hidden_lr_scale")
+            for value in (-0.1, NAN, INF)
+        ),
+        *(({name: value}, ValueError) for name in ("long_window", "hidden") for value in (-1, 65537)),
+        *(({name: 1.5}, TypeError) for name in ("long_window", "hidden", "situations")),
         *(({name: "x"}, TypeError) for name in ("recency_exponent", "time_scale", "init_std")),
         *(({name: None}, ValueError) for name in ("loss", "user")),
         ({"optimizer": "adagrad"}, TypeError),
