@@ -8,14 +8,14 @@
 
 namespace fastinc {
 
-/// Turn scores, the event's item first, into d loss / d score. False where one isn't finite.
 struct LossTerms {
   Loss loss;
-  std::size_t item_count;  // that negatives were drawn from, the event's item among them
+  std::size_t item_count;  // items that negatives were drawn from, the event's item among them
   float offset;            // what labelled losses start from
   float label;
   bool labelled;
 
+  /// Turn scores, the event's item first, into d loss / d score. False where one isn't finite.
   bool differentiate(std::vector<float>& scores) const;
 };
 
