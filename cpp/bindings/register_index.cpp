@@ -121,8 +121,8 @@ py::tuple live_search(const LiveBase& base, py::handle queries, std::int64_t k, 
   float* const scores = call.scores.mutable_data();
   std::int64_t* const ids = call.ids.mutable_data();
   const LiveState state = without_gil([&] { return base.search(call.request, index, scores, ids); });
-  return py::make_tuple(call.scores, call.ids, state.version, state.changed, state.unfolded, state.everywhere,
-                        state.lacking, state.kept, state.outdated);
+  return py::make_tuple(call.scores, call.ids, state.version, state.changed, state.unfolded, state.logged,
+                        state.everywhere, state.lacking, state.kept, state.outdated);
 }
 
 py::tuple unfolded(const LiveBase& base) {
@@ -161,6 +161,8 @@ void register_live_base(py::module_& m) {
       .def("unfolded", &unfolded)  // -> slots (m,) uint32, weights (m, dim) float32, version
       .def("count_unfolded",
            [](const LiveBase& base) { return without_gil([&] { return base.count_unfolded(); }); })
+      .def("count_logged",
+           [](const LiveBase& base) { return without_gil([&] { return base.count_logged(); }); })
       .def("fold", &fold, py::arg("slots"), py::arg("lists"), py::arg("version"))
       .def("count_fresh",
            [](const LiveBase& base) { return without_gil([&] { return base.count_fresh(); }); })

@@ -31,6 +31,8 @@ METRICS = ("ip", "cosine", "l2")
 #: A base this small is asked again for as many rows as it has; a larger one for a quarter of them, and then
 #: scanning the table costs less.
 SMALL_BASE = 1024
+#: A search goes through all writes since the last fold: no more than so many for each of `fold_rows`.
+WRITES_A_ROW = 2
 #: Above this share of the table, scanning all of it costs less than looking at fresh rows one by one.
 FRESH_SHARE = 1 / 16
 #: What a search finds of the share of named rows that are as they were counts for this much.
@@ -68,14 +70,15 @@ class LiveIndex:
         The base is built anew when more rows than both `rebuild_rows` and `rebuild_share` of the base were written
         or removed since.
     fold_rows
-        When more rows than this were written, those of an IVF base are put into its lists: from then on a query
-        finds them, as it does the base's rows, in the lists that it looks at.
+        When more rows than this were written (or fewer, many times), those of an IVF base are put into its lists:
+        from then on a query finds them, as it does the base's rows, in the lists that it looks at.
     drift_share
         An IVF base is built anew, with new centroids, when of at least `rebuild_rows` rows put into its lists more
         than this share are farther from their centroid than 95 % of those it was built from.
     background
-        Whether a thread of the index's own folds and builds; searches never wait for it. Without, only
-        :meth:`compact` builds, and only :meth:`fold` folds.
+        Whether a thread of the index's own folds and builds, when a search finds that it is due; searches never wait
+        for it. Without, only :meth:`compact` builds, and only :meth:`fold` folds: searches take longer the more was
+        written since.
 
     Raises
     ------
@@ -226,7 +229,8 @@ class LiveIndex:
         allow
             Ids that alone may be returned, in the same forms: what is in stock, say. None: all.
         nprobe, efSearch
-            FAISS's search parameters, for the indexes that have them (IVF, HNSW).
+            FAISS's search parameters, for the indexes that have them (IVF, HNSW); by default FAISS's own: one list
+            (nprobe 1) is seldom enough.
         with_version
             Also return the table's version that the answer reflects; rows written meanwhile may be newer.
 
@@ -308,8 +312,10 @@ class LiveIndex:
             if ask > limit:
                 return self._search_exact(queries, k, exclude, allow)
             found_scores, positions, lists = base.candidates(base_queries, ask, parameters, name_lists=self._folds > 0)
-            scores, ids, version, changed, unfolded, self._everywhere, lacking, kept, outdated = base.core.search(
-                queries, k, self._metric, positions, lists, exclude.ids, exclude.offsets, allow.ids, allow.offsets
+            scores, ids, version, changed, unfolded, logged, self._everywhere, lacking, kept, outdated = (
+                base.core.search(
+                    queries, k, self._metric, positions, lists, exclude.ids, exclude.offsets, allow.ids, allow.offsets
+                )
             )
             self._kept += NEWS_SHARE * (kept - self._kept)
             if outdated:  # the table was set to another state: the base knows nothing of it
@@ -325,7 +331,7 @@ class LiveIndex:
                 break
             ask *= 4
         self._masked = changed
-        if unfolded > self._fold_rows or self._is_stale(base, changed):
+        if self._is_long(unfolded, logged) or self._is_stale(base, changed):
             self._wake()
         return scores, ids, version
 
@@ -345,6 +351,10 @@ class LiveIndex:
         return ahead
 
     # --- what keeps the base in step ---------------------------------------------------------------------------
+
+    def _is_long(self, unfolded: int, logged: int) -> bool:
+        """Whether it is time to fold: also where few rows are written often, or come and go."""
+        return unfolded > self._fold_rows or logged > WRITES_A_ROW * max(self._fold_rows, SMALL_BASE)
 
     def _is_stale(self, base: FaissBase, changed: int) -> bool:
         """Whether it is time for another base."""
@@ -368,7 +378,7 @@ class LiveIndex:
                 self._factory.use_one_thread()  # and leave the other CPUs to who serves
             base = self._base
             if base is not None:
-                if base.core.count_unfolded() > self._fold_rows:
+                if self._is_long(base.core.count_unfolded(), base.core.count_logged()):
                     self.fold()
                 if not base.core.outdated and not self._is_stale(base, self._changed(base)):
                     return

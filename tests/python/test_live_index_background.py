@@ -13,6 +13,26 @@ import fastinc as fi
 from _brute_force import assert_index, eventually, make_table
 
 
+@pytest.mark.parametrize("factory", ["IVF16,Flat", "Flat"])
+@pytest.mark.parametrize("kind", ["the same rows", "rows that come and go"])
+def test_few_rows_written_often_are_folded(factory, kind):
+    """A search goes through every write since the last fold."""
+    rng = np.random.default_rng(4)
+    table = make_table(range(3000), rng.standard_normal((3000, 4)))
+    index = fi.LiveIndex(table, factory)
+    query = np.ones((1, 4), dtype=np.float32)
+    for k in range(300):
+        ids = np.arange(50) if kind == "the same rows" else 10_000 + 50 * k + np.arange(50)
+        table.load(ids, rng.standard_normal((50, 4)).astype(np.float32))
+        if kind != "the same rows":
+            table.remove(ids)
+    assert index._base.core.count_logged() >= 15_000
+    assert index._base.core.count_unfolded() <= 50
+    eventually(lambda: index.search(query, 5) and index._base.core.count_logged() == 0)
+    assert index.stats()["rebuilds"] == 1
+    assert_index(index, query, 5) if factory == "Flat" else index.search(query, 5)
+
+
 def test_rebuild_when_enough_has_changed():
     rng = np.random.default_rng(9)
     table = make_table(range(1000), rng.standard_normal((1000, 4)))

@@ -35,6 +35,7 @@ struct LiveState {
   std::uint64_t version = 0;   // as exact_search() returns it
   std::size_t changed = 0;     // rows written or removed since the index was built, about
   std::size_t unfolded = 0;    // of those written, in no list yet
+  std::size_t logged = 0;      // writes since the last fold(), which every search goes through
   std::size_t everywhere = 0;  // rows that are candidates of every query
   std::size_t lacking = 0;     // queries for which the index named less than k rows that count, but has more
   double kept = 1.0;           // share of the rows named that are as they were
@@ -71,6 +72,8 @@ class LiveBase {
   };
   Unfolded unfolded() const;
   std::size_t count_unfolded() const;
+  /// Writes since the last fold(), repeats and removed rows included; more than that if the log doesn't tell.
+  std::size_t count_logged() const;
   /// Rows that are candidates of every query.
   std::size_t count_everywhere() const;
   /// The table was set to another state.

@@ -29,9 +29,9 @@ RowsAtVersion rows_at_version(const Table& table) {
 
 namespace {
 
-/// Those of logged_slots() that hold a row.
+/// Slots written at these versions that hold a row.
 std::vector<Slot> written_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
-  std::vector<Slot> slots = logged_slots(store, since, until);
+  std::vector<Slot> slots = std::move(LoggedSlots(store, since, until).slots);
   for (const Slot slot : slots) store.prefetch_id(slot);
   std::erase_if(slots, [&](Slot slot) { return store.row_version(slot) <= since; });
   return slots;
@@ -107,6 +107,10 @@ LiveBase::Unfolded LiveBase::unfolded() const {
 
 std::size_t LiveBase::count_unfolded() const {
   return written_slots(store_, folded()->version, store_.version()).size();
+}
+
+std::size_t LiveBase::count_logged() const {
+  return LoggedSlots(store_, folded()->version, store_.version()).writes;
 }
 
 std::size_t LiveBase::count_everywhere() const {

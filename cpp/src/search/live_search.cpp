@@ -19,12 +19,12 @@ constexpr std::size_t kQueries = 16;         // queries that share a look at a r
 constexpr std::size_t kMostHeld = 1u << 20;  // candidates of the queries answered together
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// Those of logged_slots() that hold a row, by their codes, which a search looks at anyway.
-std::vector<Slot> live_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
-  std::vector<Slot> slots = logged_slots(store, since, until);
-  for (const Slot slot : slots) __builtin_prefetch(stamp_of(store.codes(slot)));
-  std::erase_if(slots, [&](Slot slot) { return !has_codes(store.codes(slot)); });
-  return slots;
+/// Those that hold a row, by their codes, which a search looks at anyway.
+LoggedSlots live_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
+  LoggedSlots logged(store, since, until);
+  for (const Slot slot : logged.slots) __builtin_prefetch(stamp_of(store.codes(slot)));
+  std::erase_if(logged.slots, [&](Slot slot) { return !has_codes(store.codes(slot)); });
+  return logged;
 }
 
 /// What a row must not rank below; any rank will do as long as there are fewer than k.
@@ -40,18 +40,19 @@ std::vector<std::size_t> numbers_to(std::size_t n) {
 
 }  // namespace
 
-std::vector<Slot> logged_slots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
-  std::vector<Slot> slots;
-  if (since >= until) return slots;
+LoggedSlots::LoggedSlots(const RowStore& store, std::uint64_t since, std::uint64_t until) {
+  if (since >= until) return;
   if (!store.changes().written_since(since, until, slots)) {
-    for (Slot slot = 0, end = static_cast<Slot>(store.slot_count()); slot < end; ++slot) {
+    const auto end = static_cast<Slot>(store.slot_count());
+    for (Slot slot = 0; slot < end; ++slot) {
       if (store.row_version(slot) > since) slots.push_back(slot);
     }
-    return slots;
+    writes = end;
+    return;
   }
+  writes = slots.size();
   std::sort(slots.begin(), slots.end());
   slots.erase(std::unique(slots.begin(), slots.end()), slots.end());
-  return slots;
 }
 
 SlotSet::SlotSet(std::span<const Slot> slots) : slots_(slots) {
@@ -70,7 +71,8 @@ LiveBase::Search::Search(const LiveBase& base, const SearchRequest& request, con
       index_(index),
       folded_(base.folded()),  // before the version: it must not be of a newer one
       version_(store_.version()),
-      unfolded_(live_slots(store_, folded_->version, version_)),
+      logged_(live_slots(store_, folded_->version, version_)),
+      unfolded_(logged_.slots),
       is_unfolded_(unfolded_),
       filter_(make_filter(request.exclude, request.allow)),
       scores_(store_, kernel_, request.metric, request.queries, request.n),
@@ -89,6 +91,7 @@ LiveState LiveBase::Search::state() const {
   return {.version = version_,
           .changed = std::max(fresh, all > unchanged ? all - unchanged : 0),
           .unfolded = unfolded_.size(),
+          .logged = logged_.writes,
           .everywhere = unfolded_.size() + folded_->slots.size() - folded_->starts[base_.lists_],
           .lacking = lacking_,
           .kept = named_ > 0 ? static_cast<double>(kept_) / static_cast<double>(named_) : 1.0,

@@ -30,7 +30,11 @@ struct LiveBase::Folded {
 };
 
 /// Slots written at the versions (since, until], ascending and distinct. Some may hold no row any more.
-std::vector<Slot> logged_slots(const RowStore& store, std::uint64_t since, std::uint64_t until);
+struct LoggedSlots {
+  std::vector<Slot> slots;
+  std::size_t writes = 0;  // that were looked through
+  LoggedSlots(const RowStore& store, std::uint64_t since, std::uint64_t until);
+};
 
 /// A set of slots that is quick to say no.
 class SlotSet {
@@ -110,7 +114,8 @@ class LiveBase::Search {
   const IndexAnswer& index_;
   const std::shared_ptr<const Folded> folded_;
   const std::uint64_t version_;
-  const std::vector<Slot> unfolded_;
+  const LoggedSlots logged_;
+  const std::vector<Slot>& unfolded_;
   const SlotSet is_unfolded_;
   const RowFilter filter_;
   const RowScores scores_;
