@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -51,7 +52,7 @@ class Settings:
         return np.random.default_rng([self.seed, *key])
 
 
-class Contestant:
+class Contestant(ABC):
     """One way to do the work; it owns its arrays from `set_up` to `close`.
 
     `prepare` is not timed and turns the inputs of a round into what the way takes, in arrays of its own. Then the
@@ -64,12 +65,12 @@ class Contestant:
     #: Exactly what the clock covers, in a line.
     timed: str = ""
 
-    def set_up(self, settings: Settings) -> None:
+    def set_up(self, settings: Settings) -> None:  # noqa: B027  nothing to make is common
         """Make arrays; raise MissingError if this can't be done here."""
 
+    @abstractmethod
     def check(self, inputs: Any) -> None:
-        """Do the work once and raise WrongError unless the answer is right; every contestant has its own."""
-        raise NotImplementedError(f"{self.name} has no check, and what isn't checked has no time")
+        """Do the work once and raise WrongError unless the answer is right: what isn't checked has no time."""
 
     def prepare(self, inputs: Any) -> Any:
         """Return what `run` takes."""
@@ -77,7 +78,7 @@ class Contestant:
 
     def run(self, prepared: Any) -> object:
         """Do the work; one that has a `measure` of its own needs none."""
-        raise NotImplementedError(f"{self.name} has neither run() nor a measure() of its own")
+        raise TypeError(f"{self.name} has neither run() nor a measure() of its own")
 
     def given(self, prepared: Any) -> Any:
         """Return those of the prepared arrays that are warm when the clock starts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,9 +105,9 @@ class Searcher(Contestant):
         if not self.recall >= self.least_recall:
             raise WrongError(f"recall@{K} is {self.recall:.4f}, less than {self.least_recall}")
 
+    @abstractmethod
     def find(self, queries: Float32) -> Ids:
         """Return (n, K) row numbers."""
-        raise NotImplementedError(f"{self.name} finds nothing")
 
     def prepare(self, inputs: list[Float32]) -> list[Float32]:
         return [queries.copy() for queries in inputs]

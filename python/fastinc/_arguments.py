@@ -24,6 +24,14 @@ def as_number(value: Any, name: str) -> float:
         raise ValueError(f"{name} = {value!r} doesn't fit a float") from None
 
 
+def as_share(value: Any, name: str) -> float:
+    """Return a finite number, 0 or more."""
+    share = as_number(value, name)
+    if not 0.0 <= share < float("inf"):
+        raise ValueError(f"{name} = {value} must be a number, 0 or more")
+    return share
+
+
 def as_flag(value: Any, name: str) -> bool:
     """Return True or False."""
     if value is False or value is True:

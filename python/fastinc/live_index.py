@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_flag, as_number, as_whole
+from fastinc._arguments import as_flag, as_share, as_whole
 from fastinc._background import Background
 from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, Parameters, reason, row_norms
 from fastinc._queries import IdLists, as_id_lists, as_query_matrix
@@ -125,8 +125,8 @@ class LiveIndex:
             raise ValueError(f"device = {device!r} must be 'cpu' or 'cuda'")
         if device == "cuda" and factory == "exact":
             raise ValueError("device = 'cuda': factory = 'exact' is for the CPU; name a FAISS index, such as 'Flat'")
-        self._rebuild_share = _as_share(rebuild_share, "rebuild_share")
-        self._drift_share = _as_share(drift_share, "drift_share")
+        self._rebuild_share = as_share(rebuild_share, "rebuild_share")
+        self._drift_share = as_share(drift_share, "drift_share")
         self._rebuild_rows = as_whole(rebuild_rows, "rebuild_rows", 0)
         self._fold_rows = as_whole(fold_rows, "fold_rows", 0)
         self._table, self._name, self._metric, self._device = table, factory, metric, device
@@ -493,13 +493,6 @@ class LiveIndex:
             "exact_because": self._exact_because,
             "error": self._error,
         }
-
-
-def _as_share(value: Any, name: str) -> float:
-    share = as_number(value, name)
-    if not 0.0 <= share < float("inf"):
-        raise ValueError(f"{name} = {value} must be a number, 0 or more")
-    return share
 
 
 def _renew_all() -> None:
