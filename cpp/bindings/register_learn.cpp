@@ -203,6 +203,7 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   take("hidden", config.hidden);
   take("hidden_lr_scale", config.hidden_lr_scale);
   take("init_std", config.init_std);
+  take("batch_size", config.batch_size);
   take("seed", config.seed);
   return std::make_shared<Recommender>(config, std::move(optimizer));
 }

@@ -121,6 +121,7 @@ class Recommender(StreamModel):
         hidden: int = 0,
         hidden_lr_scale: float = 1 / 6,
         init_std: float = 0.05,
+        batch_size: int = 1,
         seed: int = 0,
     ) -> None:
         if optimizer is None:
@@ -145,6 +146,7 @@ class Recommender(StreamModel):
             "hidden": as_whole(hidden, "hidden", 0, 65536),
             "hidden_lr_scale": as_number(hidden_lr_scale, "hidden_lr_scale"),
             "init_std": as_number(init_std, "init_std"),
+            "batch_size": as_whole(batch_size, "batch_size", 1, 4096),
             "seed": as_seed(seed),
         }
         self._optimizer = optimizer

@@ -37,12 +37,13 @@ class Histories {
     if (static_cast<std::size_t>(user) >= users_.size()) users_.resize(static_cast<std::size_t>(user) + 1);
   }
 
-  /// Room for one more entry of a user: the next push() can't fail.
-  void reserve(std::int64_t user) {
+  /// Room for more entries of a user: so many push() can't fail.
+  void reserve(std::int64_t user, std::size_t more = 1) {
     ensure_user(user);
     std::vector<HistoryEntry>& entries = users_[static_cast<std::size_t>(user)].entries;
-    if (entries.size() < entries.capacity() || entries.size() == capacity_) return;
-    entries.reserve(std::min(capacity_, std::max<std::size_t>(2 * entries.size(), 4)));
+    const std::size_t wanted = std::min(capacity_, entries.size() + more);
+    if (entries.capacity() >= wanted) return;
+    entries.reserve(std::min(capacity_, std::max({wanted, 2 * entries.size(), std::size_t{4}})));
   }
 
   void push(std::int64_t user, std::int64_t item, double time) {

@@ -16,6 +16,7 @@
 
 namespace fastinc {
 
+class EventGroup;
 class ModelTables;
 class UserQuery;
 
@@ -38,6 +39,7 @@ struct RecommenderConfig {
   std::size_t hidden = 0;              // units of the residual network; 0: none
   double hidden_lr_scale = 1.0 / 6.0;  // its learning rate is this share of the optimizer's
   double init_std = 0.05;
+  std::size_t batch_size = 1;  // events learned together
   std::uint64_t seed = 0;
 };
 
@@ -59,7 +61,11 @@ struct RecommenderState {
 /// stage: bit length of the length of h; gap: bit length of t - t_1, in whole seconds; W2 and S start at 0.
 /// Losses: softmax over the target and the negatives, whose logits get + log((items - 1) / negatives);
 /// bpr: -mean log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0);
-/// mse on the label. Every event takes one optimizer step per row and part of the formula.
+/// mse on the label.
+/// Events are learned batch_size at a time, those of a call whose number, from 0, is in the same multiple of
+/// it: all scored against the rows as they were before the first, with histories as of each event, and
+/// negatives drawn for all of them, of which each leaves out its item and its user's last 100; then every row
+/// takes one optimizer step with the sum of its gradients.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
@@ -95,18 +101,16 @@ class Recommender : public StreamModel {
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
 
  private:
-  struct Scratch;
   double offset() const;
-  void begin_batch(const EventBatch& events);
-  void learn_event(std::int64_t user, std::int64_t item, float label, bool labelled, double time);
-  void sample_negatives(std::int64_t user, std::int64_t item);
+  void reserve(const EventBatch& events);
+  void learn_group(const EventBatch& events);
 
   const RecommenderConfig config_;
   std::unique_ptr<ModelTables> tables_;
   std::unique_ptr<UserQuery> query_;
   std::uint64_t skipped_ = 0;
   double label_sum_ = 0.0, label_count_ = 0.0;
-  std::unique_ptr<Scratch> scratch_;
+  std::unique_ptr<EventGroup> group_;
 };
 
 }  // namespace fastinc

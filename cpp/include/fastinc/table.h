@@ -44,6 +44,9 @@ struct TableState {
 
 class RowStore;
 
+/// Whether a table keeps int8 copies of its rows, which only searches and lookup_quantized() read.
+enum class ServingCopies : std::uint8_t { kKept, kNone };
+
 /// The right to write to a table. Methods that write take one from the caller, or wait for their own.
 using WriteTurn = std::unique_lock<SharedMutex>;
 
@@ -52,7 +55,7 @@ using WriteTurn = std::unique_lock<SharedMutex>;
 class Table {
  public:
   Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-        const TableBounds& bounds = {});
+        const TableBounds& bounds = {}, ServingCopies copies = ServingCopies::kKept);
   ~Table();
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;

@@ -22,23 +22,32 @@ struct UpdateTask {
 };
 using UpdateFn = void (*)(const UpdateTask& task, float* scratch);
 
-/// Step n rows, row r[j] with gradient coefficients[j] * direction. The rows are distinct. Versions and int8
-/// copies of a table's stay as they are: RowStore::publish() brings them up to date.
-struct ScaledStepTask {
+/// coefficients[coefficient] * directions[direction]: a part of a row's gradient.
+struct GradientTerm {
+  std::uint32_t coefficient, direction;
+};
+
+/// Step n distinct rows; the gradient of row r[j] is the sum of terms[starts[j]] .. terms[starts[j + 1] - 1],
+/// in order.
+struct SumStepTask {
   const void* params;
   const RowSet* rows;
   const std::uint32_t* row_numbers;  // (n,)
-  const float* coefficients;         // (n,)
-  const float* direction;            // (dim,)
+  const std::uint32_t* starts;       // (n + 1,)
   std::size_t n;
+  const GradientTerm* terms;
+  const float* coefficients;
+  const float* directions;  // (directions, stride), the first dim of each
+  std::size_t stride;
+  std::uint64_t version;  // stamped on the rows of a table
 };
-using ScaledStepFn = void (*)(const ScaledStepTask& task);
+using SumStepFn = void (*)(const SumStepTask& task, float* scratch);  // scratch: dim floats
 
 struct Kernels {
   const char* isa;
 
   UpdateFn update[kOptimizerCount];
-  ScaledStepFn scaled_step[kOptimizerCount];
+  SumStepFn sum_step[kOptimizerCount];
 
   /// The largest bit pattern of |x|: at least 0x7f800000 when any value is inf or NaN.
   std::uint32_t (*max_abs_bits)(const float* x, std::size_t n);

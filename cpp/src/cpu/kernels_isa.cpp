@@ -11,13 +11,13 @@ namespace FASTINC_ISA_NAMESPACE {
 #define FASTINC_STRING2(x) #x
 #define FASTINC_STRING(x) FASTINC_STRING2(x)
 #define FASTINC_UPDATE(Name) update_segments<Name>,
-#define FASTINC_SCALED_STEP(Name) scaled_step<Name>,
+#define FASTINC_SUM_STEP(Name) sum_step<Name>,
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
     .isa = FASTINC_STRING(FASTINC_ISA),
     .update = {FASTINC_FOR_EACH_OPTIMIZER(FASTINC_UPDATE)},
-    .scaled_step = {FASTINC_FOR_EACH_OPTIMIZER(FASTINC_SCALED_STEP)},
+    .sum_step = {FASTINC_FOR_EACH_OPTIMIZER(FASTINC_SUM_STEP)},
     .max_abs_bits = max_abs_bits,
     .segment_is_finite = segment_is_finite,
     .start_row = start_row,

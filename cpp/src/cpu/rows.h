@@ -23,12 +23,13 @@ struct RowSet {
   Column weights;
   Column element_state[2];
   Column row_state;
-  // A table's own; null for a caller's arrays. Its rows have a RowHeader before their weights, their state
-  // after them, and int8 serving copies of (dim + 8) bytes, each after a CodeStamp.
+  // A table's rows have a RowHeader before their weights and their state after them. If it keeps int8 serving
+  // copies, those are rows of (dim + 8) bytes, each after a CodeStamp.
+  bool is_table = false;
   std::uint8_t* const* code_pages = nullptr;
   std::size_t code_stride = 0;
 
-  __attribute__((always_inline)) bool is_table() const { return code_pages != nullptr; }
+  __attribute__((always_inline)) bool has_codes() const { return code_pages != nullptr; }
 };
 
 inline __attribute__((always_inline)) float* row_pointer(const RowSet& rows, const Column& column,

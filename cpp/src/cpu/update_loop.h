@@ -4,6 +4,7 @@
 #include "cpu/kernels.h"
 #include "cpu/quantize_loop.h"
 #include "cpu/rows.h"
+#include "cpu/wide.h"
 #include "math/lane_sum.h"
 #include "math/optimizers.h"
 
@@ -106,15 +107,27 @@ template <class Params>
 inline __attribute__((always_inline)) void prefetch_row(const RowSet& rows, std::uint64_t row) {
   const std::size_t row_bytes = rows.dim * sizeof(float);
   const RowPointers<Params> p(rows, row);
-  if (rows.is_table()) {  // header, weights and state are one run
+  if (rows.is_table) {  // header, weights and state are one run
     prefetch_to_write(header_of(p.w), rows.weights.stride * sizeof(float));
-    prefetch_to_write(code_pointer(rows, row) - sizeof(CodeStamp), rows.code_stride);
+    if (rows.has_codes()) {
+      prefetch_to_write(code_pointer(rows, row) - sizeof(CodeStamp), rows.code_stride);
+    }
     return;
   }
   prefetch_to_write(p.w, row_bytes);
   if constexpr (Params::kElementStates > 0) prefetch_to_write(p.state0, row_bytes);
   if constexpr (Params::kElementStates > 1) prefetch_to_write(p.state1, row_bytes);
   if constexpr (Params::kRowStates > 0) __builtin_prefetch(p.row_state, 1);
+}
+
+/// Bring a row's serving copy up to date.
+inline __attribute__((always_inline)) void write_codes(const RowSet& rows, std::uint64_t row,
+                                                       const float* weights, std::size_t dim) {
+  if (!rows.has_codes()) return;
+  std::uint8_t* const codes = code_pointer(rows, row);
+  const CodeStamp stamp = begin_codes(codes);
+  quantize_row(weights, dim, codes);
+  end_codes(codes, stamp, true);
 }
 
 /// One optimizer step of a row of a row set. A table's may be read meanwhile: finish(weights, stamp) does
@@ -124,7 +137,7 @@ inline __attribute__((always_inline)) void write_row(const Functor& functor, Gra
                                                      const RowSet& rows, std::uint64_t row, std::size_t dim,
                                                      Finish finish) {
   const RowPointers<typename Functor::Params> p(rows, row);
-  RowHeader* const header = rows.is_table() ? header_of(p.w) : nullptr;
+  RowHeader* const header = rows.is_table ? header_of(p.w) : nullptr;
   const std::uint64_t stamp = header != nullptr ? begin_write(header) : 0;
   step_row(functor, gradient, p.w, p.state0, p.state1, p.row_state, dim);
   if (header != nullptr) end_write(header, finish(p.w, stamp));
@@ -154,10 +167,7 @@ static void update_segments_of(const UpdateTask& task, float* scratch) {
     write_row(
         functor, [g](std::size_t i) { return g[i]; }, rows, row, dim,
         [&](const float* weights, std::uint64_t stamp) {
-          std::uint8_t* const codes = code_pointer(rows, row);
-          const CodeStamp code_stamp = begin_codes(codes);
-          quantize_row(weights, dim, codes);
-          end_codes(codes, code_stamp, true);
+          write_codes(rows, row, weights, dim);
           return next_stamp(stamp, task.version);
         });
   }
@@ -179,19 +189,56 @@ static void update_segments(const UpdateTask& task, float* scratch) {
   }
 }
 
-template <class Functor>
-static void scaled_step(const ScaledStepTask& task) {
+/// out = sum of the terms. Registers hold a block of the sum while the terms go by.
+inline __attribute__((always_inline)) void sum_terms(const SumStepTask& task, std::size_t j, std::size_t dim,
+                                                     float* __restrict out) {
+  const GradientTerm* const begin = task.terms + task.starts[j];
+  const GradientTerm* const end = task.terms + task.starts[j + 1];
+  for_each_block(dim, [&](std::size_t at, auto block) {
+    for (const GradientTerm* t = begin; t != end; ++t) {
+      block.add(task.coefficients[t->coefficient], task.directions + t->direction * task.stride + at);
+    }
+    block.store(out + at);
+  });
+}
+
+template <class Functor, std::size_t Dim>
+static void sum_step_of(const SumStepTask& task, float* scratch) {
   using Params = typename Functor::Params;
   const Functor functor(*static_cast<const Params*>(task.params));
   const RowSet& rows = *task.rows;
-  const std::size_t dim = rows.dim;
-  const float* __restrict direction = task.direction;
+  const std::size_t dim = Dim != 0 ? Dim : rows.dim;
+  float* __restrict g = scratch;
   for (std::size_t j = 0; j < task.n; ++j) {
     if (j + kPrefetchDistance < task.n) prefetch_row<Params>(rows, task.row_numbers[j + kPrefetchDistance]);
-    const float c = task.coefficients[j];
+    sum_terms(task, j, dim, g);
     write_row(
-        functor, [=](std::size_t i) { return c * direction[i]; }, rows, task.row_numbers[j], dim,
-        [](const float*, std::uint64_t stamp) { return rewritten(stamp); });
+        functor, [g](std::size_t i) { return g[i]; }, rows, task.row_numbers[j], dim,
+        [&](const float* weights, std::uint64_t stamp) {
+          write_codes(rows, task.row_numbers[j], weights, dim);
+          return next_stamp(stamp, task.version);
+        });
+  }
+}
+
+/// Item rows have a bias after their vector.
+template <class Functor>
+static void sum_step(const SumStepTask& task, float* scratch) {
+  switch (task.rows->dim) {
+    case 32:
+      return sum_step_of<Functor, 32>(task, scratch);
+    case 33:
+      return sum_step_of<Functor, 33>(task, scratch);
+    case 64:
+      return sum_step_of<Functor, 64>(task, scratch);
+    case 65:
+      return sum_step_of<Functor, 65>(task, scratch);
+    case 128:
+      return sum_step_of<Functor, 128>(task, scratch);
+    case 129:
+      return sum_step_of<Functor, 129>(task, scratch);
+    default:
+      return sum_step_of<Functor, 0>(task, scratch);
   }
 }
 

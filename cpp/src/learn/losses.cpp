@@ -40,7 +40,7 @@ void differentiate_bpr(float* c, std::size_t n) {
 
 }  // namespace
 
-bool LossTerms::differentiate(std::vector<float>& scores) const {
+bool LossTerms::differentiate(std::span<float> scores) const {
   float* const c = scores.data();
   const std::size_t n = scores.size();
   switch (loss) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
+#include <span>
 
 #include "fastinc/recommender.h"
 
@@ -16,7 +16,7 @@ struct LossTerms {
   bool labelled;
 
   /// Turn scores, the event's item first, into d loss / d score. False where one isn't finite.
-  bool differentiate(std::vector<float>& scores) const;
+  bool differentiate(std::span<float> scores) const;
 };
 
 float sigmoid(float x);

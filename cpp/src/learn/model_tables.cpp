@@ -6,6 +6,7 @@
 #include <variant>
 
 #include "cpu/kernels.h"
+#include "cpu/threads.h"
 #include "learn/user_query.h"
 #include "math/random.h"
 #include "store/row_store.h"
@@ -26,10 +27,7 @@ class NewRows {
     std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(known));
     store.reserve_rows(ids_.size());
   }
-  void create(Touched& touched) {
-    store_.find_or_create(ids_, slots_.data());
-    for (const Slot slot : slots_) touched.add(slot);
-  }
+  void create() { store_.find_or_create(ids_, slots_.data()); }
   std::span<const Slot> slots() const { return slots_; }
 
  private:
@@ -39,13 +37,15 @@ class NewRows {
 };
 
 std::shared_ptr<Table> make_table(std::size_t dim, double std_deviation, std::uint64_t seed,
-                                  std::shared_ptr<Optimizer> optimizer) {
+                                  std::shared_ptr<Optimizer> optimizer, ServingCopies copies) {
   Initializer init;
   init.kind = std_deviation > 0.0 ? InitializerKind::kNormal : InitializerKind::kConstant;
   init.b = std_deviation;
   init.seed = seed;
-  return std::make_shared<Table>(dim, std::move(optimizer), init);
+  return std::make_shared<Table>(dim, std::move(optimizer), init, TableBounds{}, copies);
 }
+
+constexpr std::size_t kFloatsEach = 8;  // work of a float's step, in floats read
 
 const void* raw(const OptimizerParams& params) {
   return std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
@@ -58,7 +58,8 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   const double root = 1.0 / std::sqrt(static_cast<double>(config.dim));
   const auto make = [&](Name name, std::size_t dim, double std_deviation) -> Part& {
     const std::uint64_t seed = base::random_bits(config.seed, name);
-    parts_[name].table = make_table(dim, std_deviation, seed, optimizer_);
+    const auto copies = name == kItems ? ServingCopies::kKept : ServingCopies::kNone;
+    parts_[name].table = make_table(dim, std_deviation, seed, optimizer_, copies);
     return parts_[name];
   };
   Part& items = make(kItems, config.dim + 1, config.init_std);
@@ -72,6 +73,7 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   Part& out = make(kHiddenOut, config.dim, 0.0);
   in.fixed = out.fixed = config.hidden;
   in.has_bias = in.is_hidden = out.is_hidden = true;
+  scratch_.resize(kMostChunks * (config.dim + 1));
 }
 
 ModelTables::Locks ModelTables::lock() const {
@@ -84,16 +86,17 @@ ModelTables::Locks ModelTables::lock() const {
 void ModelTables::grow(std::size_t items, std::size_t users) {
   std::vector<NewRows> fresh;
   fresh.reserve(kCount);
-  for (Part& part : parts_) {
-    const std::size_t rows = part.rows(items, users);
-    part.touched.resize(std::max(rows, part.table->store().size()));
-    fresh.emplace_back(part.table->store(), rows);
-  }
+  for (Part& part : parts_) fresh.emplace_back(part.table->store(), part.rows(items, users));
   for (std::size_t i = 0; i < kCount; ++i) {  // from here on nothing allocates
-    Part& part = parts_[i];
-    fresh[i].create(part.touched);
-    if (!part.has_bias) continue;
-    for (const Slot slot : fresh[i].slots()) part.table->store().weights(slot)[part.table->dim() - 1] = 0.0f;
+    if (fresh[i].slots().empty()) continue;
+    RowStore& store = parts_[i].table->store();
+    fresh[i].create();
+    if (parts_[i].has_bias) {
+      for (const Slot slot : fresh[i].slots()) store.weights(slot)[store.dim() - 1] = 0.0f;
+    }
+    const std::uint64_t version = store.version() + 1;
+    store.publish(fresh[i].slots(), version);
+    store.commit(version, fresh[i].slots());
   }
 }
 
@@ -109,27 +112,48 @@ bool ModelTables::have(std::size_t items, std::size_t users) const {
   });
 }
 
-void ModelTables::take_parameters() {
-  params_ = hidden_params_ = optimizer_->params();
-  std::visit([&](auto& p) { p.lr *= hidden_lr_scale_; }, hidden_params_);
-}
-
-void ModelTables::step(Name name, const std::vector<std::uint32_t>& rows, const float* coefficients,
-                       const float* direction) {
-  Part& part = parts_[name];
-  const OptimizerParams& params = part.is_hidden ? hidden_params_ : params_;
-  kernels().scaled_step[params.index()](
-      {raw(params), &part.table->store().rows(), rows.data(), coefficients, direction, rows.size()});
-  for (const std::uint32_t row : rows) part.touched.add(row);
-}
-
-void ModelTables::publish() noexcept {
-  for (Part& part : parts_) {
-    RowStore& store = part.table->store();
-    if (part.touched.rows().empty()) continue;
-    store.publish(part.touched.rows(), store.version() + 1);
-    store.commit(store.version() + 1, part.touched.rows());
-    part.touched.clear();
+void ModelTables::step(const Steps& steps) noexcept {
+  const OptimizerParams params = optimizer_->params();
+  OptimizerParams hidden_params = params;
+  std::visit([&](auto& p) { p.lr *= hidden_lr_scale_; }, hidden_params);
+  const auto rows_of = [&](std::size_t t) {
+    return steps.gradients[t] != nullptr ? steps.gradients[t]->rows() : std::span<const std::uint32_t>{};
+  };
+  std::size_t floats = 0;
+  for (std::size_t t = 0; t < kCount; ++t) floats += rows_of(t).size() * parts_[t].table->dim();
+  floats *= kFloatsEach;
+  const std::size_t parts = std::min(parts_for(floats), kMostChunks - kCount);
+  std::size_t count = 0;
+  for (std::size_t t = 0; t < kCount; ++t) {
+    const RowStore& store = parts_[t].table->store();
+    const std::size_t n = rows_of(t).size();
+    const std::size_t each = floats / parts / (store.dim() * kFloatsEach) + 1;
+    for (std::size_t begin = 0; begin < n; begin += each) {
+      Chunk& chunk = chunks_[count];
+      chunk.task = {.params = raw(parts_[t].is_hidden ? hidden_params : params),
+                    .rows = &store.rows(),
+                    .row_numbers = rows_of(t).data() + begin,
+                    .starts = steps.gradients[t]->starts() + begin,
+                    .n = std::min(each, n - begin),
+                    .terms = steps.gradients[t]->terms(),
+                    .coefficients = steps.coefficients[t],
+                    .directions = steps.directions,
+                    .stride = steps.stride,
+                    .version = store.version() + 1};
+      chunk.scratch = scratch_.data() + count++ * (scratch_.size() / kMostChunks);
+    }
+  }
+  const auto run = [&, step = kernels().sum_step[params.index()]](std::size_t i) noexcept {
+    step(chunks_[i].task, chunks_[i].scratch);
+  };
+  if (parts > 1) {
+    parallel_tasks(count, [&](std::size_t i) noexcept { run(i); });
+  } else {
+    for (std::size_t i = 0; i < count; ++i) run(i);
+  }
+  for (std::size_t t = 0; t < kCount; ++t) {
+    RowStore& store = parts_[t].table->store();
+    if (!rows_of(t).empty()) store.commit(store.version() + 1, rows_of(t));
   }
 }
 

@@ -14,7 +14,7 @@
 #include "fastinc/recommender.h"
 #include "fastinc/shared_mutex.h"
 #include "fastinc/table.h"
-#include "learn/touched.h"
+#include "learn/row_gradients.h"
 
 namespace fastinc {
 
@@ -44,16 +44,22 @@ class ModelTables {
 
   /// Make the rows that are missing for so many items and users, or none: throws std::bad_alloc.
   void grow(std::size_t items, std::size_t users);
+  /// Rows that a table has then.
+  std::size_t rows(Name name, std::size_t items, std::size_t users) const {
+    return parts_[name].rows(items, users);
+  }
   /// Whether every table has the rows of so many items and users, and no others.
   bool have(std::size_t items, std::size_t users) const;
 
-  /// One optimizer step for distinct rows, row r[j] with gradient coefficients[j] * direction.
-  void step(Name name, const std::vector<std::uint32_t>& rows, const float* coefficients,
-            const float* direction);
-  /// The optimizer's parameters as they are now, for the steps of a batch.
-  void take_parameters();
-  /// What was touched since the last time becomes the next version.
-  void publish() noexcept;
+  /// What a group of events adds up to.
+  struct Steps {
+    std::array<const RowGradients*, kCount> gradients{};  // null: none
+    std::array<const float*, kCount> coefficients{};
+    const float* directions = nullptr;
+    std::size_t stride = 0;
+  };
+  /// One optimizer step for every row with a gradient; they become the next version.
+  void step(const Steps& steps) noexcept;
 
   /// Bytes of each, by name.
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
@@ -61,7 +67,6 @@ class ModelTables {
  private:
   struct Part {
     std::shared_ptr<Table> table;
-    Touched touched;
     std::size_t fixed = 0;  // rows it has from the first event on
     bool by_item = false, by_user = false;
     bool has_bias = false;  // the last value, which starts at 0
@@ -71,10 +76,17 @@ class ModelTables {
     }
   };
 
+  struct Chunk {
+    SumStepTask task;
+    float* scratch;
+  };
+  static constexpr std::size_t kMostChunks = 32;
+
   std::array<Part, kCount> parts_;
   std::shared_ptr<Optimizer> optimizer_;
   double hidden_lr_scale_;
-  OptimizerParams params_, hidden_params_;
+  std::array<Chunk, kMostChunks> chunks_;
+  std::vector<float> scratch_;  // (kMostChunks, dim + 1)
 };
 
 }  // namespace fastinc

@@ -7,20 +7,17 @@
 
 #include "cpu/kernels.h"
 #include "fastinc/runtime.h"
+#include "learn/event_group.h"
 #include "learn/losses.h"
 #include "learn/model_tables.h"
-#include "learn/touched.h"
 #include "learn/user_query.h"
-#include "math/random.h"
 #include "math/scalar.h"
 #include "store/row_store.h"
 
 namespace fastinc {
 namespace {
 
-constexpr std::size_t kBatch = 256;               // events between two versions of the tables
-constexpr std::size_t kHistoryNotNegative = 100;  // the last items of a user are never negatives
-constexpr float kMostFinite = 1e15f;              // beyond, a product of three could overflow
+constexpr std::size_t kMostBatch = 4096;
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -46,31 +43,21 @@ void validate(const RecommenderConfig& c) {
   require(c.long_window <= c.history_size,
           "long_window = " + std::to_string(c.long_window) + " must be from 0 to history_size");
   require(c.hidden <= 65536, "hidden = " + std::to_string(c.hidden) + " must be from 0 to 65536");
+  require(c.batch_size >= 1 && c.batch_size <= kMostBatch, "batch_size = " + std::to_string(c.batch_size) +
+                                                               " must be from 1 to " +
+                                                               std::to_string(kMostBatch));
   require(std::isfinite(static_cast<float>(c.init_std)) && c.init_std >= 0.0,
           "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
 }
 
 }  // namespace
 
-/// Working memory of one event.
-struct Recommender::Scratch {
-  UserQuery::Trace trace;
-  std::vector<float> gradient;            // (dim + 1,) by the query
-  std::vector<std::uint32_t> candidates;  // the target, then the negatives
-  std::vector<float> coefficients;        // scores, then d loss / d score
-  Marks excluded;                         // not to be drawn as negatives
-};
-
 Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
     : StreamModel(config.history_size), config_(config) {
   validate(config_);
   tables_ = std::make_unique<ModelTables>(config_, std::move(optimizer));
   query_ = std::make_unique<UserQuery>(config_, *tables_);
-  scratch_ = std::make_unique<Scratch>();
-  scratch_->trace = query_->make_trace();
-  scratch_->gradient.resize(config_.dim + 1);
-  scratch_->candidates.reserve(config_.negatives + 1);
-  scratch_->coefficients.reserve(config_.negatives + 1);
+  group_ = std::make_unique<EventGroup>(config_, *tables_, *query_);
 }
 
 Recommender::~Recommender() = default;
@@ -113,101 +100,48 @@ void Recommender::check(const EventBatch& events) const {
 
 void Recommender::learn(const EventBatch& events) {
   check(events);
-  for (std::size_t begin = 0; begin < events.size(); begin += kBatch) {
-    const EventBatch batch = events.slice(begin, std::min(events.size(), begin + kBatch));
-    const ModelTables::Locks locks = tables_->lock();
-    try {
-      begin_batch(batch);
-      for (std::size_t i = 0; i < batch.size(); ++i) {
-        learn_event(batch.users[i], batch.items[i], batch.label(i), !batch.labels.empty(), batch.time(i));
-      }
-    } catch (...) {  // out of memory: events before event_count() are learned whole, and none after
-      tables_->publish();
-      throw;
-    }
-    tables_->publish();
+  const ModelTables::Locks locks = tables_->lock();
+  for (std::size_t begin = 0, end = 0; begin < events.size(); begin = end) {
+    end = std::min(events.size(), begin + config_.batch_size - event_count_ % config_.batch_size);
+    learn_group(events.slice(begin, end));
   }
 }
 
-/// Make rows for everything new first: no event is learned if that fails.
-void Recommender::begin_batch(const EventBatch& events) {
+/// All that a group needs, rows for everything new last: if it fails nothing of the group is learned.
+void Recommender::reserve(const EventBatch& events) {
   const std::int64_t last_item = *std::max_element(events.items.begin(), events.items.end());
   const std::int64_t last_user = *std::max_element(events.users.begin(), events.users.end());
   const std::size_t items = std::max(item_count_, static_cast<std::size_t>(last_item) + 1);
   histories_.ensure_user(last_user);
-  scratch_->excluded.resize(items);
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    const auto before = events.users.first(i);
+    const auto same = std::count(before.begin(), before.end(), events.users[i]);
+    histories_.reserve(events.users[i], static_cast<std::size_t>(same) + 1);
+  }
+  group_->reserve(events.size(), items, histories_.size());
   tables_->grow(items, histories_.size());
-  tables_->take_parameters();
 }
 
-/// Uniform and distinct from the items seen, the target and the user's recent items left out.
-void Recommender::sample_negatives(std::int64_t user, std::int64_t item) {
-  Scratch& s = *scratch_;
-  s.excluded.start();
-  std::size_t available = item_count_ - s.excluded.mark(static_cast<std::size_t>(item));
-  const std::size_t recent = std::min(histories_.length(user), kHistoryNotNegative);
-  for (std::size_t l = 0; l < recent; ++l) {
-    available -= s.excluded.mark(static_cast<std::size_t>(histories_.recent(user, l).item));
-  }
-  if (available <= config_.negatives) {
-    for (std::size_t j = 0; j < item_count_; ++j) {
-      if (s.excluded.mark(j)) s.candidates.push_back(static_cast<std::uint32_t>(j));
+void Recommender::learn_group(const EventBatch& events) {
+  reserve(events);
+  for (const std::int64_t item : events.items) see_item(item);
+  group_->start(item_count_, event_count_);
+  const bool labelled = !events.labels.empty();
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    const float label = events.label(i);
+    const auto shift = static_cast<float>(offset());
+    group_->add(histories_, events.users[i], events.time(i), {events.items[i], label, shift, labelled});
+    if (labelled) {
+      label_sum_ += static_cast<double>(label);
+      label_count_ += 1.0;
     }
-    return;
+    remember(events.users[i], events.items[i], events.time(i), config_.loss == Loss::kMse || label > 0.0f);
   }
-  const std::uint64_t key = base::row_key(config_.seed + 3, static_cast<std::int64_t>(event_count_));
-  std::uint64_t draw = 0;
-  while (s.candidates.size() < config_.negatives + 1) {
-    const std::uint64_t bits = base::random_bits(key, draw++) >> 32;
-    const std::size_t j = static_cast<std::size_t>(bits * item_count_ >> 32);
-    if (s.excluded.mark(j)) s.candidates.push_back(static_cast<std::uint32_t>(j));
-  }
-}
-
-void Recommender::learn_event(std::int64_t user, std::int64_t item, float label, bool labelled, double time) {
-  Scratch& s = *scratch_;
-  UserQuery::Trace& trace = s.trace;
-  const Kernels& kernel = kernels();
-  const RowSet& item_rows = tables_->store(ModelTables::kItems).rows();
-  histories_.reserve(user);  // nothing allocates after the first row is changed
-  see_item(item);
-  s.candidates.assign(1, static_cast<std::uint32_t>(item));
-  if (!labelled) sample_negatives(user, item);
-  const std::size_t n = s.candidates.size();
-  s.coefficients.resize(n);
-  query_->compute(histories_, user, time, trace, &s.excluded);
-  kernel.score_rows(item_rows, s.candidates.data(), n, trace.query.data(), s.coefficients.data());
-  const LossTerms terms{config_.loss, item_count_, static_cast<float>(offset()), label, labelled};
-  const bool finite = terms.differentiate(s.coefficients);
-
-  std::fill(s.gradient.begin(), s.gradient.end(), 0.0f);
-  if (finite) {
-    kernel.accumulate_rows(item_rows, s.candidates.data(), n, s.coefficients.data(), s.gradient.data());
-    query_->propagate(s.gradient.data(), trace);
-  }
-  // A product of two finite numbers can still overflow: such an event is counted and not learned from.
-  const auto is_small = [&](const std::vector<float>& x) {
-    return base::bits_float(kernel.max_abs_bits(x.data(), x.size())) < kMostFinite;
-  };
-  if (finite && is_small(s.gradient) && is_small(s.coefficients) && is_small(trace.query) &&
-      is_small(trace.sum) && is_small(trace.sum_gradient) && is_small(trace.activations) &&
-      is_small(trace.gradients)) {
-    tables_->step(ModelTables::kItems, s.candidates, s.coefficients.data(), trace.query.data());
-    query_->step(s.gradient.data(), trace);
-  } else {
-    ++skipped_;
-  }
-  if (labelled) {
-    label_sum_ += static_cast<double>(label);
-    label_count_ += 1.0;
-  }
-  remember(user, item, time, config_.loss == Loss::kMse || label > 0.0f);
+  skipped_ += group_->learn();
 }
 
 void Recommender::user_vector(std::int64_t user, double time, float* out) const {
-  UserQuery::Trace trace = query_->make_trace();
-  query_->compute(histories_, user, std::isnan(time) ? latest_time_ : time, trace, nullptr);
-  std::copy(trace.query.begin(), trace.query.end(), out);
+  query_->compute(histories_, user, std::isnan(time) ? latest_time_ : time, out);
 }
 
 void Recommender::score_items(std::int64_t user, double time, std::span<float> scores) const {
@@ -316,6 +250,7 @@ void Recommender::import_state(const RecommenderState& state) {
 std::vector<std::pair<std::string, std::size_t>> Recommender::memory_usage() const {
   std::vector<std::pair<std::string, std::size_t>> parts = tables_->memory_usage();
   parts.emplace_back("histories", histories_.bytes());
+  parts.emplace_back("scratch", group_->bytes());
   std::size_t sum = 0;
   for (const auto& part : parts) sum += part.second;
   parts.emplace_back("total", sum);

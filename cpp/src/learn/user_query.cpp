@@ -16,140 +16,137 @@ std::uint32_t bit_length(double x, std::size_t buckets) {
   return static_cast<std::uint32_t>(std::min<std::size_t>(std::bit_width(whole), buckets - 1));
 }
 
-void add(UserQuery::Trace::Sum& sum, std::uint32_t row, float weight, Marks* merged) {
-  if (merged != nullptr && !merged->mark(row)) {
-    const auto at = std::find(sum.rows.begin(), sum.rows.end(), row) - sum.rows.begin();
-    sum.weights[static_cast<std::size_t>(at)] += weight;
-    return;
-  }
-  sum.rows.push_back(row);
-  sum.weights.push_back(weight);
-}
-
 }  // namespace
 
 UserQuery::UserQuery(const RecommenderConfig& config, ModelTables& tables)
-    : config_(config), tables_(tables), recency_(config.window) {
+    : config_(config), tables_(tables), recency_(config.window), all_hidden_(config.hidden) {
   for (std::size_t l = 0; l < recency_.size(); ++l) {
     recency_[l] = static_cast<float>(std::pow(static_cast<double>(l + 1), -config.recency_exponent));
   }
+  std::iota(all_hidden_.begin(), all_hidden_.end(), 0u);
 }
 
-UserQuery::Trace UserQuery::make_trace() const {
-  Trace trace;
-  const auto add_sum = [&](ModelTables::Name table, std::size_t most) {
-    Trace::Sum& sum = trace.sums.emplace_back();
-    sum.table = table;
-    sum.rows.reserve(most);
-    sum.weights.reserve(most);
-  };
-  if (config_.user != UserModel::kVector) {
-    add_sum(ModelTables::kContexts, config_.window);
-    if (config_.tie_weight > 0.0) add_sum(ModelTables::kItems, config_.window);
-    if (config_.long_window > 0) add_sum(ModelTables::kLongTerms, config_.long_window);
+std::size_t UserQuery::most_uses(ModelTables::Name table) const {
+  const bool by_history = config_.user != UserModel::kVector;
+  switch (table) {
+    case ModelTables::kContexts:
+      return by_history ? config_.window : 0;
+    case ModelTables::kItems:
+      return by_history && config_.tie_weight > 0.0 ? config_.window : 0;
+    case ModelTables::kLongTerms:
+      return by_history ? config_.long_window : 0;
+    case ModelTables::kSituations:
+      return config_.situations ? 3 : 0;
+    case ModelTables::kUsers:
+      return config_.user != UserModel::kHistory ? 1 : 0;
+    default:
+      return 0;
   }
-  if (config_.situations) add_sum(ModelTables::kSituations, 3);
-  if (config_.user != UserModel::kHistory) add_sum(ModelTables::kUsers, 1);
-  trace.sum.resize(config_.dim + 1);
-  trace.query.resize(config_.dim + 1);
-  trace.sum_gradient.resize(config_.dim + 1);
-  trace.activations.resize(config_.hidden);
-  trace.gradients.resize(config_.hidden);
-  trace.all_hidden.resize(config_.hidden);
-  std::iota(trace.all_hidden.begin(), trace.all_hidden.end(), 0u);
-  return trace;
 }
 
-void UserQuery::gather(const Histories& histories, std::int64_t user, double time, Trace& trace,
-                       Marks* merged) const {
-  for (Trace::Sum& sum : trace.sums) {
-    sum.rows.clear();
-    sum.weights.clear();
-    if (merged != nullptr) merged->start();
-    const std::size_t length = histories.length(user);
-    if (sum.table == ModelTables::kSituations) gather_situation(histories, user, time, trace);
-    if (sum.table == ModelTables::kUsers && user >= 0 &&
-        static_cast<std::size_t>(user) < tables_.store(ModelTables::kUsers).size()) {
-      add(sum, static_cast<std::uint32_t>(user), 1.0f, nullptr);
+UseRanges UserQuery::gather(const Histories& histories, std::int64_t user, double time,
+                            UsesByTable& uses) const {
+  UseRanges ranges;
+  for (std::size_t t = 0; t < uses.size(); ++t) {
+    ranges.begin[t] = static_cast<std::uint32_t>(uses[t].rows.size());
+  }
+  const std::size_t length = histories.length(user);
+  if (config_.user != UserModel::kVector) gather_window(histories, user, time, uses);
+  if (most_uses(ModelTables::kLongTerms) > 0) {
+    const std::size_t n = std::min(length, config_.long_window);
+    const auto weight = static_cast<float>(config_.long_weight / std::sqrt(static_cast<double>(n)));
+    for (std::size_t l = 0; l < n; ++l) {
+      uses[ModelTables::kLongTerms].add(static_cast<std::uint32_t>(histories.recent(user, l).item), weight);
     }
-    if (sum.table == ModelTables::kLongTerms && length > 0) {
-      const std::size_t n = std::min(length, config_.long_window);
-      const auto weight = static_cast<float>(config_.long_weight / std::sqrt(static_cast<double>(n)));
-      for (std::size_t l = 0; l < n; ++l) {
-        add(sum, static_cast<std::uint32_t>(histories.recent(user, l).item), weight, merged);
-      }
+  }
+  if (tables_.store(ModelTables::kSituations).size() > 0) {  // else nothing has been learned
+    gather_situation(histories, user, time, uses[ModelTables::kSituations]);
+  }
+  if (user >= 0 && static_cast<std::size_t>(user) < tables_.store(ModelTables::kUsers).size()) {
+    uses[ModelTables::kUsers].add(static_cast<std::uint32_t>(user), 1.0f);
+  }
+  for (std::size_t t = 0; t < uses.size(); ++t) {
+    ranges.end[t] = static_cast<std::uint32_t>(uses[t].rows.size());
+  }
+  return ranges;
+}
+
+void UserQuery::gather_window(const Histories& histories, std::int64_t user, double time,
+                              UsesByTable& uses) const {
+  const auto tie = static_cast<float>(config_.tie_weight);
+  const std::size_t n = std::min(histories.length(user), config_.window);
+  for (std::size_t l = 0; l < n; ++l) {
+    const HistoryEntry& entry = histories.recent(user, l);
+    float weight = recency_[l];
+    if (config_.time_scale > 0.0) {
+      const double age = std::max(0.0, time - entry.time);
+      weight *= static_cast<float>(1.0 / (1.0 + age / config_.time_scale));
     }
-    if (sum.table != ModelTables::kContexts && sum.table != ModelTables::kItems) continue;
-    const float share = sum.table == ModelTables::kItems ? static_cast<float>(config_.tie_weight) : 1.0f;
-    for (std::size_t l = 0; l < std::min(length, config_.window); ++l) {
-      const HistoryEntry& entry = histories.recent(user, l);
-      float weight = share * recency_[l];
-      if (config_.time_scale > 0.0) {
-        const double age = std::max(0.0, time - entry.time);
-        weight *= static_cast<float>(1.0 / (1.0 + age / config_.time_scale));
-      }
-      add(sum, static_cast<std::uint32_t>(entry.item), weight, merged);
-    }
+    const auto row = static_cast<std::uint32_t>(entry.item);
+    uses[ModelTables::kContexts].add(row, weight);
+    if (tie > 0.0f) uses[ModelTables::kItems].add(row, tie * weight);
   }
 }
 
 void UserQuery::gather_situation(const Histories& histories, std::int64_t user, double time,
-                                 Trace& trace) const {
-  if (tables_.store(ModelTables::kSituations).size() == 0) return;  // nothing has been learned
-  const auto sum = std::find_if(trace.sums.begin(), trace.sums.end(),
-                                [](const Trace::Sum& s) { return s.table == ModelTables::kSituations; });
+                                 Uses& uses) const {
   const std::size_t length = histories.length(user);
-  const std::uint32_t stage = bit_length(static_cast<double>(length), situation::kStages);
-  add(*sum, situation::kEverybody, 1.0f, nullptr);
-  add(*sum, situation::kFirstStage + stage, 1.0f, nullptr);
+  uses.add(situation::kEverybody, 1.0f);
+  uses.add(situation::kFirstStage + bit_length(static_cast<double>(length), situation::kStages), 1.0f);
   if (length == 0) return;
-  const std::uint32_t gap = bit_length(time - histories.recent(user, 0).time, situation::kGaps);
-  add(*sum, situation::kFirstGap + gap, 1.0f, nullptr);
+  const double gap = time - histories.recent(user, 0).time;
+  uses.add(situation::kFirstGap + bit_length(gap, situation::kGaps), 1.0f);
 }
 
-void UserQuery::compute(const Histories& histories, std::int64_t user, double time, Trace& trace,
-                        Marks* merged) const {
+void UserQuery::compute(const UsesByTable& uses, const UseRanges& ranges, const QueryVectors& vectors) const {
+  constexpr ModelTables::Name kSummed[] = {ModelTables::kContexts, ModelTables::kItems,
+                                           ModelTables::kLongTerms, ModelTables::kSituations,
+                                           ModelTables::kUsers};
   const Kernels& kernel = kernels();
   const auto rows = [&](ModelTables::Name name) -> const RowSet& { return tables_.store(name).rows(); };
-  gather(histories, user, time, trace, merged);
-  std::fill(trace.sum.begin(), trace.sum.end(), 0.0f);
-  for (const Trace::Sum& sum : trace.sums) {
-    kernel.accumulate_rows(rows(sum.table), sum.rows.data(), sum.rows.size(), sum.weights.data(),
-                           trace.sum.data());
+  std::fill_n(vectors.sum, config_.dim + 1, 0.0f);
+  for (const ModelTables::Name name : kSummed) {
+    const std::uint32_t begin = ranges.begin[name], n = ranges.end[name] - begin;
+    if (n == 0) continue;
+    kernel.accumulate_rows(rows(name), uses[name].rows.data() + begin, n, uses[name].weights.data() + begin,
+                           vectors.sum);
   }
-  trace.sum[config_.dim] = 1.0f;  // tied item rows have a bias there
-  trace.query = trace.sum;
+  vectors.sum[config_.dim] = 1.0f;  // tied item rows have a bias there
+  std::copy_n(vectors.sum, config_.dim + 1, vectors.query);
   if (tables_.store(ModelTables::kHiddenIn).size() == 0) return;
-  kernel.score_rows(rows(ModelTables::kHiddenIn), nullptr, config_.hidden, trace.sum.data(),
-                    trace.activations.data());
-  for (float& a : trace.activations) a = a > 0.0f ? a : 0.0f;
-  kernel.accumulate_rows(rows(ModelTables::kHiddenOut), trace.all_hidden.data(), config_.hidden,
-                         trace.activations.data(), trace.query.data());
+  kernel.score_rows(rows(ModelTables::kHiddenIn), nullptr, config_.hidden, vectors.sum, vectors.activations);
+  for (std::size_t h = 0; h < config_.hidden; ++h) {
+    vectors.activations[h] = vectors.activations[h] > 0.0f ? vectors.activations[h] : 0.0f;
+  }
+  kernel.accumulate_rows(rows(ModelTables::kHiddenOut), all_hidden_.data(), config_.hidden,
+                         vectors.activations, vectors.query);
 }
 
-void UserQuery::propagate(const float* gradient, Trace& trace) const {
+void UserQuery::propagate(const QueryVectors& vectors) const {
   const Kernels& kernel = kernels();
-  std::copy_n(gradient, config_.dim, trace.sum_gradient.begin());
+  std::copy_n(vectors.query_gradient, config_.dim, vectors.sum_gradient);
   if (config_.hidden > 0) {
-    kernel.score_rows(tables_.store(ModelTables::kHiddenOut).rows(), nullptr, config_.hidden, gradient,
-                      trace.gradients.data());
+    kernel.score_rows(tables_.store(ModelTables::kHiddenOut).rows(), nullptr, config_.hidden,
+                      vectors.query_gradient, vectors.hidden_gradient);
     for (std::size_t h = 0; h < config_.hidden; ++h) {
-      trace.gradients[h] = trace.activations[h] > 0.0f ? trace.gradients[h] : 0.0f;
+      vectors.hidden_gradient[h] = vectors.activations[h] > 0.0f ? vectors.hidden_gradient[h] : 0.0f;
     }
-    kernel.accumulate_rows(tables_.store(ModelTables::kHiddenIn).rows(), trace.all_hidden.data(),
-                           config_.hidden, trace.gradients.data(), trace.sum_gradient.data());
+    kernel.accumulate_rows(tables_.store(ModelTables::kHiddenIn).rows(), all_hidden_.data(), config_.hidden,
+                           vectors.hidden_gradient, vectors.sum_gradient);
   }
-  trace.sum_gradient[config_.dim] = 0.0f;  // that of the 1
+  vectors.sum_gradient[config_.dim] = 0.0f;  // that of the 1
 }
 
-void UserQuery::step(const float* gradient, Trace& trace) {
-  if (config_.hidden > 0) {
-    tables_.step(ModelTables::kHiddenOut, trace.all_hidden, trace.activations.data(), gradient);
-    tables_.step(ModelTables::kHiddenIn, trace.all_hidden, trace.gradients.data(), trace.sum.data());
-  }
-  for (const Trace::Sum& sum : trace.sums) {
-    tables_.step(sum.table, sum.rows, sum.weights.data(), trace.sum_gradient.data());
-  }
+void UserQuery::compute(const Histories& histories, std::int64_t user, double time, float* query) const {
+  thread_local UsesByTable uses;
+  thread_local std::vector<float> vectors;
+  for (Uses& table : uses) table.clear();
+  vectors.resize(config_.dim + 1 + config_.hidden);
+  QueryVectors view{};
+  view.sum = vectors.data();
+  view.activations = view.sum + config_.dim + 1;
+  view.query = query;
+  compute(uses, gather(histories, user, time, uses), view);
 }
 
 }  // namespace fastinc

@@ -1,6 +1,7 @@
 // What a recommender makes of a user at a moment: a query, whose inner products with item rows are scores.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -8,7 +9,6 @@
 #include "fastinc/history.h"
 #include "fastinc/recommender.h"
 #include "learn/model_tables.h"
-#include "learn/touched.h"
 
 namespace fastinc {
 
@@ -20,43 +20,67 @@ inline constexpr std::uint32_t kEverybody = 0, kFirstStage = 1, kFirstGap = kFir
 inline constexpr std::size_t kCount = kFirstGap + kGaps;
 }  // namespace situation
 
+/// Rows of a table that something is a weighted sum of; a row may be there more than once.
+struct Uses {
+  std::vector<std::uint32_t> rows;
+  std::vector<float> weights;
+
+  void add(std::uint32_t row, float weight) {
+    rows.push_back(row);
+    weights.push_back(weight);
+  }
+  void reserve(std::size_t n) {
+    rows.reserve(n);
+    weights.reserve(n);
+  }
+  void clear() {
+    rows.clear();
+    weights.clear();
+  }
+};
+using UsesByTable = std::array<Uses, ModelTables::kCount>;
+
+/// Where the uses of one query are in each table's.
+struct UseRanges {
+  std::array<std::uint32_t, ModelTables::kCount> begin{}, end{};
+};
+
+/// The vectors of one query and of its gradient.
+struct QueryVectors {
+  float* sum;              // (dim + 1,) q0 and a 1
+  float* query;            // (dim + 1,) q and a 1
+  float* activations;      // (hidden,)
+  float* query_gradient;   // (dim + 1,)
+  float* hidden_gradient;  // (hidden,) by the activations
+  float* sum_gradient;     // (dim + 1,), the last 0
+};
+
 /// The formula stands at Recommender.
 class UserQuery {
  public:
   UserQuery(const RecommenderConfig& config, ModelTables& tables);
 
-  /// A query, and what led to it.
-  struct Trace {
-    struct Sum {  // a weighted sum of rows of one table
-      ModelTables::Name table;
-      std::vector<std::uint32_t> rows;
-      std::vector<float> weights;
-    };
-    std::vector<Sum> sums;
-    std::vector<float> sum,
-        query;  // (dim + 1): what the sums add up to, and what the network makes of it; a 1
-    std::vector<float> activations;         // (hidden,)
-    std::vector<float> sum_gradient;        // (dim + 1), the last 0
-    std::vector<float> gradients;           // (hidden,) by the activations
-    std::vector<std::uint32_t> all_hidden;  // 0, 1, 2, ...
-  };
-  Trace make_trace() const;
+  /// Most uses of a table that a query has.
+  std::size_t most_uses(ModelTables::Name table) const;
 
-  /// trace.query: (dim + 1,). merged: an item that a history holds twice is one row with the sum of its
-  /// weights, as steps need it.
-  void compute(const Histories& histories, std::int64_t user, double time, Trace& trace, Marks* merged) const;
-  /// What the gradient by the query is by everything that led to it; nothing is changed.
-  void propagate(const float* gradient, Trace& trace) const;
-  /// A step for all of that.
-  void step(const float* gradient, Trace& trace);
+  /// Append what a query is the sum of.
+  UseRanges gather(const Histories& histories, std::int64_t user, double time, UsesByTable& uses) const;
+  /// sum, activations, query
+  void compute(const UsesByTable& uses, const UseRanges& ranges, const QueryVectors& vectors) const;
+  /// hidden_gradient and sum_gradient, of query_gradient
+  void propagate(const QueryVectors& vectors) const;
+
+  /// The whole way, for one query. query: (dim + 1,)
+  void compute(const Histories& histories, std::int64_t user, double time, float* query) const;
 
  private:
-  void gather(const Histories& histories, std::int64_t user, double time, Trace& trace, Marks* merged) const;
-  void gather_situation(const Histories& histories, std::int64_t user, double time, Trace& trace) const;
+  void gather_window(const Histories& histories, std::int64_t user, double time, UsesByTable& uses) const;
+  void gather_situation(const Histories& histories, std::int64_t user, double time, Uses& uses) const;
 
   const RecommenderConfig& config_;
   ModelTables& tables_;
-  std::vector<float> recency_;  // (window,) l^-recency_exponent
+  std::vector<float> recency_;             // (window,) l^-recency_exponent
+  std::vector<std::uint32_t> all_hidden_;  // 0, 1, 2, ...
 };
 
 }  // namespace fastinc

@@ -1,5 +1,6 @@
 // Reading rows while they may be written: without a lock, and many at a time.
 #include <algorithm>
+#include <stdexcept>
 #include <thread>
 #include <type_traits>
 
@@ -116,7 +117,7 @@ std::size_t RowStore::read_block(std::span<const std::int64_t> ids, Kernel kerne
                                  std::size_t width, T* out) const {
   constexpr bool kCodes = std::is_same_v<T, std::uint8_t>;
   const auto fetch = [&](Slot slot) {
-    if (!kCodes) return prefetch_row(slot);
+    if constexpr (!kCodes) return prefetch_row(slot);
     prefetch_id(slot);
     prefetch_lines(codes(slot), width);
   };
@@ -147,6 +148,7 @@ std::size_t RowStore::read(std::span<const std::int64_t> ids, float* out) const 
 }
 
 std::size_t RowStore::read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const {
+  if (!has_codes()) throw std::logic_error("table: it keeps no serving copies");
   const Kernels& kernel = kernels();
   const std::size_t width = dim() + kQuantizedTail;
   const std::size_t parts = parts_for(ids.size() * (dim() / 4 + 48));

@@ -11,6 +11,7 @@
 #include "cpu/threads.h"
 #include "fastinc/ops.h"
 #include "fastinc/runtime.h"
+#include "fastinc/table.h"
 #include "math/random.h"
 
 namespace fastinc {
@@ -61,7 +62,7 @@ std::uint64_t process_salt() {
 }  // namespace
 
 RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-                   const TableBounds& bounds)
+                   const TableBounds& bounds, ServingCopies copies)
     : optimizer_(std::move(optimizer)),
       init_(init),
       stride_(stride_for(checked_dim(dim), state_shape())),
@@ -81,8 +82,11 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
     rows_.element_state[k] = {pages, offset, stride_};
   }
   if (state_shape().row_states > 0) rows_.row_state = {pages, offset, stride_};
-  rows_.code_pages = code_pages_.directory();
-  rows_.code_stride = code_stride_for(dim);
+  rows_.is_table = true;
+  if (copies == ServingCopies::kKept) {
+    rows_.code_pages = code_pages_.directory();
+    rows_.code_stride = code_stride_for(dim);
+  }
   if (bounds.any()) {
     bounds_ = std::make_unique<Bounds>(bounds, base::mix_bits(init.seed), rows_.page_shift,
                                        max_pages_for(rows_.page_shift));
@@ -93,11 +97,11 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
 
 RowStore::Bytes RowStore::bytes() const {
   const std::size_t slots = slot_count(), state = state_shape().floats(dim());
+  const std::size_t code_bytes = has_codes() ? dim() + kQuantizedTail : 0;
   return {.weights = slots * dim() * sizeof(float),
           .state = slots * state * sizeof(float),
-          .codes = slots * (dim() + kQuantizedTail),
-          .headers = slots * ((stride_ - dim() - state) * sizeof(float) + rows_.code_stride - dim() -
-                              kQuantizedTail) +
+          .codes = slots * code_bytes,
+          .headers = slots * ((stride_ - dim() - state) * sizeof(float) + rows_.code_stride - code_bytes) +
                      free_bytes_.load(std::memory_order_relaxed),
           .index = index_.bytes(),
           .change_log = changes_.bytes(),
@@ -114,7 +118,7 @@ void RowStore::reserve_pages(std::size_t new_rows) {
     throw std::length_error("table: more than " + std::to_string(kNoSlot) + " rows");
   }
   while (row_pages_.rows() < wanted) row_pages_.add_page();
-  while (code_pages_.rows() < wanted) code_pages_.add_page();
+  while (has_codes() && code_pages_.rows() < wanted) code_pages_.add_page();
   if (bounds_) bounds_->reserve(wanted);
 }
 
@@ -252,6 +256,7 @@ void RowStore::reserve_free(std::size_t more) {
 }
 
 void RowStore::quantize(const Kernels& kernel, Slot slot) {
+  if (!has_codes()) return;
   std::uint8_t* const q = codes(slot);
   const CodeStamp stamp = begin_codes(q);
   kernel.quantize_rows(weights(slot), 1, dim(), q);
@@ -262,7 +267,7 @@ void RowStore::quantize(const Kernels& kernel, Slot slot) {
 void RowStore::retire(Slot slot, std::uint64_t version) {
   RowHeader* const row = header(slot);
   end_write(row, next_stamp(begin_write(row), version) & ~kLive);
-  end_codes(codes(slot), begin_codes(codes(slot)), false);
+  if (has_codes()) end_codes(codes(slot), begin_codes(codes(slot)), false);
 }
 
 void RowStore::set_row(Slot slot, const float* from, const float* from_state, std::uint64_t version) {

@@ -22,6 +22,7 @@
 namespace fastinc {
 
 struct Kernels;
+enum class ServingCopies : std::uint8_t;
 
 /// Writers hold `mutex` exclusively, and so there is one at a time. What is marked "any thread" needs no
 /// lock: pages and index entries stay where they are, and a row's header tells if what was read is one state
@@ -29,7 +30,7 @@ struct Kernels;
 class RowStore {
  public:
   RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-           const TableBounds& bounds);
+           const TableBounds& bounds, ServingCopies copies);
   RowStore(const RowStore&) = delete;
   RowStore& operator=(const RowStore&) = delete;
 
@@ -61,6 +62,7 @@ class RowStore {
 
   float* weights(Slot slot) const { return row_pointer(rows_, rows_.weights, slot); }
   float* state(Slot slot) const { return weights(slot) + dim(); }
+  bool has_codes() const { return rows_.has_codes(); }
   std::uint8_t* codes(Slot slot) const { return code_pointer(rows_, slot); }
   RowHeader* header(Slot slot) const { return header_of(weights(slot)); }
   std::int64_t id(Slot slot) const { return load_id(header(slot)); }
@@ -74,7 +76,8 @@ class RowStore {
     return (stamp & kLive) != 0 ? version_of(stamp) : 0;
   }
 
-  /// Whole rows of ids, start rows where there are none; returns how many had one.
+  /// Whole rows of ids, start rows where there are none; returns how many had one. read_codes() throws
+  /// std::logic_error where no serving copies are kept.
   ///   ids: (n,) -> out: (n, dim), or (n, dim + 8) int8 copies
   std::size_t read(std::span<const std::int64_t> ids, float* out) const;
   std::size_t read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const;

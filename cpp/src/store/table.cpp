@@ -33,8 +33,8 @@ void count_lookups(const RowStore& store, std::size_t n, std::size_t found) {
 }  // namespace
 
 Table::Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-             const TableBounds& bounds)
-    : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init, bounds)) {}
+             const TableBounds& bounds, ServingCopies copies)
+    : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init, bounds, copies)) {}
 Table::~Table() = default;
 
 std::size_t Table::dim() const {

@@ -54,7 +54,7 @@ BOOST_AUTO_TEST_CASE(every_kernel_is_there) {
     const Kernels& k = kernels();
     for (std::size_t i = 0; i < kOptimizerCount; ++i) {
       BOOST_CHECK(k.update[i] != nullptr);
-      BOOST_CHECK(k.scaled_step[i] != nullptr);
+      BOOST_CHECK(k.sum_step[i] != nullptr);
     }
   }
 }

@@ -240,37 +240,51 @@ BOOST_AUTO_TEST_CASE(many_bad_rows_are_counted_once_each) {
   check_same_rows(rows, expected, "skipped: ");
 }
 
-BOOST_AUTO_TEST_CASE(a_scaled_step_is_an_update_with_the_product) {
-  constexpr std::size_t kRows = 40, kDim = 33;
-  Generator random(9);
-  const std::vector<float> direction = uniform_floats(random, kDim),
-                           coefficients = uniform_floats(random, 20);
-  std::vector<std::uint32_t> row_numbers;
-  std::vector<std::int64_t> ids;
-  std::vector<float> grads;
-  for (std::uint32_t j = 0; j < 20; ++j) {
-    row_numbers.push_back(j * 7 % static_cast<std::uint32_t>(kRows));
-    ids.push_back(row_numbers.back());
-    for (const float d : direction) grads.push_back(coefficients[j] * d);
-  }
-  for (const OptimizerParams& params : optimizer_settings()) {
-    const Rows start = random_rows(params, kRows, kDim);
-    Rows expected = start;
-    reference_update(params, expected, std::span<const std::int64_t>(ids), grads.data());
-    for (const std::string& isa : available_isas()) {
-      const UseIsa use(isa);
-      Rows rows = start;
-      float* pages[] = {rows.weights.data(), rows.state0.data(), rows.state1.data(), rows.row_state.data()};
-      RowSet set;
-      set.dim = kDim;
-      set.weights = {&pages[0], 0, kDim};
-      set.element_state[0] = {&pages[1], 0, kDim};
-      set.element_state[1] = {&pages[2], 0, kDim};
-      set.row_state = {&pages[3], 0, 1};
-      const void* raw = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
-      kernels().scaled_step[params.index()](
-          {raw, &set, row_numbers.data(), coefficients.data(), direction.data(), row_numbers.size()});
-      check_same_rows(rows, expected, isa + ", " + describe(params));
+// The terms of a row are gradients of one id: its update, whose order of summing fewer than 64 is theirs.
+BOOST_AUTO_TEST_CASE(a_sum_step_is_an_update_with_the_products) {
+  constexpr std::size_t kRows = 40, kDirections = 7, kStepped = 20;
+  for (const std::size_t dim : {1u, 13u, 32u, 33u, 64u, 65u, 100u, 128u, 129u}) {
+    const std::size_t stride = dim + 5;
+    Generator random(dim);
+    const std::vector<float> directions = uniform_floats(random, kDirections * stride),
+                             coefficients = uniform_floats(random, 50);
+    std::vector<std::uint32_t> row_numbers, starts = {0};
+    std::vector<GradientTerm> terms;
+    std::vector<std::int64_t> ids;
+    std::vector<float> grads;
+    for (std::uint32_t j = 0; j < kStepped; ++j) {
+      row_numbers.push_back(j * 7 % static_cast<std::uint32_t>(kRows));
+      for (std::uint32_t t = 0; t <= j % 5; ++t) {
+        const GradientTerm term = {static_cast<std::uint32_t>(below(random, 50)),
+                                   static_cast<std::uint32_t>(below(random, kDirections))};
+        terms.push_back(term);
+        ids.push_back(row_numbers.back());
+        const float* const direction = directions.data() + term.direction * stride;
+        for (std::size_t i = 0; i < dim; ++i) grads.push_back(coefficients[term.coefficient] * direction[i]);
+      }
+      starts.push_back(static_cast<std::uint32_t>(terms.size()));
+    }
+    for (const OptimizerParams& params : optimizer_settings()) {
+      const Rows start = random_rows(params, kRows, dim);
+      Rows expected = start;
+      reference_update(params, expected, std::span<const std::int64_t>(ids), grads.data());
+      for (const std::string& isa : available_isas()) {
+        const UseIsa use(isa);
+        Rows rows = start;
+        float* pages[] = {rows.weights.data(), rows.state0.data(), rows.state1.data(), rows.row_state.data()};
+        RowSet set;
+        set.dim = dim;
+        set.weights = {&pages[0], 0, dim};
+        set.element_state[0] = {&pages[1], 0, dim};
+        set.element_state[1] = {&pages[2], 0, dim};
+        set.row_state = {&pages[3], 0, 1};
+        std::vector<float> scratch(dim);
+        const void* raw = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
+        kernels().sum_step[params.index()]({raw, &set, row_numbers.data(), starts.data(), kStepped,
+                                            terms.data(), coefficients.data(), directions.data(), stride, 1},
+                                           scratch.data());
+        check_same_rows(rows, expected, isa + ", " + describe(params));
+      }
     }
   }
 }

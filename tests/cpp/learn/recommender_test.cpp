@@ -85,6 +85,7 @@ Snapshot snapshot(const Recommender& model) {
     const TableState state = table->export_state();
     out.floats.insert(out.floats.end(), state.weights.begin(), state.weights.end());
     out.floats.insert(out.floats.end(), state.state.begin(), state.state.end());
+    if (name != "items") continue;  // the others keep none
     std::vector<std::uint8_t> codes(state.ids.size() * (table->dim() + kQuantizedTail)),
         expected(codes.size());
     table->lookup_quantized(state.ids, codes.data());

@@ -1,0 +1,74 @@
+// Events that are learned together: scored against the rows as they were before the first, then one optimizer
+// step for every row with the sum of its gradients.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "fastinc/history.h"
+#include "fastinc/recommender.h"
+#include "learn/losses.h"
+#include "learn/model_tables.h"
+#include "learn/negatives.h"
+#include "learn/row_gradients.h"
+#include "learn/user_query.h"
+
+namespace fastinc {
+
+struct LabelledItem {
+  std::int64_t item;
+  float label, offset;
+  bool labelled;
+};
+
+/// reserve(), start(), add() for each event in order, learn(). What is in it between groups is scratch.
+class EventGroup {
+ public:
+  EventGroup(const RecommenderConfig& config, ModelTables& tables, const UserQuery& query);
+
+  /// Room for so many events of a model of so many items and users: what follows can't fail.
+  void reserve(std::size_t events, std::size_t items, std::size_t users);
+  /// `draw` seeds the negatives, which are drawn from so many items.
+  void start(std::size_t items, std::uint64_t draw);
+  /// The history is as it was before the event.
+  void add(const Histories& histories, std::int64_t user, double time, const LabelledItem& target);
+  /// Step the tables' rows. Returns how many events were left out because a step would not have been finite.
+  std::size_t learn();
+
+  std::size_t bytes() const;
+
+ private:
+  struct Event {
+    UseRanges sums;
+    std::uint32_t begin, end;  // its candidates among the uses of items, the target first
+    LossTerms terms;
+    bool is_finite;
+  };
+  enum Vector : std::size_t { kQuery, kSum, kQueryGradient, kSumGradient, kVectors };
+
+  float* vector(std::size_t event, Vector which) {
+    return vectors_.data() + (event * kVectors + which) * stride_;
+  }
+  QueryVectors vectors_of(std::size_t event);
+  void collect(std::size_t event);
+  void collect_hidden();
+  void differentiate(std::size_t event) noexcept;
+  bool is_small(std::size_t event);
+  void leave_out(std::size_t event);
+
+  const RecommenderConfig& config_;
+  ModelTables& tables_;
+  const UserQuery& query_;
+  Negatives negatives_;
+  std::size_t stride_;
+  std::size_t items_ = 0;
+  std::size_t hidden_events_ = 0;  // that the gradients of hidden units are collected for
+  std::vector<Event> events_;
+  UsesByTable uses_;            // for hidden units: (events, hidden) weights
+  std::vector<float> vectors_;  // (events, kVectors, stride)
+  std::array<RowGradients, ModelTables::kCount> gradients_;
+};
+
+}  // namespace fastinc
