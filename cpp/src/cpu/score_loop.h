@@ -60,7 +60,8 @@ static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std
     const Four c = fold_product(query, at(j + 2), dim), d = fold_product(query, at(j + 3), dim);
     const Four ab = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
     const Four cd = __builtin_shufflevector(c, d, 0, 1, 4, 5) + __builtin_shufflevector(c, d, 2, 3, 6, 7);
-    const Four sums = __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
+    const Four sums =
+        __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
     __builtin_memcpy(out + j, &sums, sizeof sums);
   }
   for (; j < n; ++j) out[j] = dot(query, at(j), dim);

@@ -97,12 +97,8 @@ QueryVectors EventGroup::vectors_of(std::size_t event) {
   const auto hidden = [&](ModelTables::Name name) {
     return uses_[name].weights.data() + event * config_.hidden;
   };
-  return {vector(event, kSum),
-          vector(event, kQuery),
-          hidden(ModelTables::kHiddenOut),
-          vector(event, kQueryGradient),
-          hidden(ModelTables::kHiddenIn),
-          vector(event, kSumGradient)};
+  return {vector(event, kSum),           vector(event, kQuery),          hidden(ModelTables::kHiddenOut),
+          vector(event, kQueryGradient), hidden(ModelTables::kHiddenIn), vector(event, kSumGradient)};
 }
 
 void EventGroup::differentiate(std::size_t index) noexcept {
@@ -172,8 +168,8 @@ std::size_t EventGroup::learn() {
 }
 
 std::size_t EventGroup::bytes() const {
-  std::size_t bytes = negatives_.bytes() + events_.capacity() * sizeof(Event) +
-                      vectors_.capacity() * sizeof(float);
+  std::size_t bytes =
+      negatives_.bytes() + events_.capacity() * sizeof(Event) + vectors_.capacity() * sizeof(float);
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     bytes += gradients_[t].bytes() + uses_[t].rows.capacity() * sizeof(std::uint32_t) +
              uses_[t].weights.capacity() * sizeof(float);

@@ -43,9 +43,9 @@ void validate(const RecommenderConfig& c) {
   require(c.long_window <= c.history_size,
           "long_window = " + std::to_string(c.long_window) + " must be from 0 to history_size");
   require(c.hidden <= 65536, "hidden = " + std::to_string(c.hidden) + " must be from 0 to 65536");
-  require(c.batch_size >= 1 && c.batch_size <= kMostBatch, "batch_size = " + std::to_string(c.batch_size) +
-                                                               " must be from 1 to " +
-                                                               std::to_string(kMostBatch));
+  require(
+      c.batch_size >= 1 && c.batch_size <= kMostBatch,
+      "batch_size = " + std::to_string(c.batch_size) + " must be from 1 to " + std::to_string(kMostBatch));
   require(std::isfinite(static_cast<float>(c.init_std)) && c.init_std >= 0.0,
           "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
 }

@@ -129,4 +129,9 @@ class ReferenceLoss {
   std::vector<std::pair<std::size_t, double>> history_;
 };
 
+/// Of all tables, in their order.
+inline std::vector<double> all_weights(const Recommender& model) {
+  return ReferenceLoss(model, 0, 0, 0.0).weights;
+}
+
 }  // namespace fastinc::test
