@@ -98,7 +98,7 @@ py::list decode_strings(SharedIdMap& map, py::handle codes_in) {
   return ids;
 }
 
-/// Events learned while readers wait: some ms.
+/// Events learned while readers wait: some ms. Turns end where groups of events do.
 constexpr std::size_t kTurn = 256;
 
 /// Keeps the columns alive while they are learned without the GIL.
@@ -143,9 +143,10 @@ void partial_fit(StreamModel& model, py::handle users, py::handle items, const p
   without_gil([&] {
     validate(events);
     model.check(events);
-    for (std::size_t begin = 0; begin < events.size(); begin += kTurn) {
+    for (std::size_t begin = 0, end = 0; begin < events.size(); begin = end) {
       const std::unique_lock lock(model.mutex);  // readers come in between the turns
-      model.learn(events.slice(begin, std::min(events.size(), begin + kTurn)));
+      end = std::min(events.size(), begin + kTurn - model.event_count() % kTurn);
+      model.learn(events.slice(begin, end));
     }
   });
 }
@@ -192,6 +193,7 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   };
   take("dim", config.dim);
   take("negatives", config.negatives);
+  if (!in["hard_negatives"].is_none()) config.hard_negatives = in["hard_negatives"].cast<double>();
   take("window", config.window);
   take("history_size", config.history_size);
   take("recency_exponent", config.recency_exponent);

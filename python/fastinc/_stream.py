@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.float64] | None]
 
 
-#: Events learned between two looks for Ctrl-C. How a stream is cut makes no difference to what is learned.
+#: Events learned between two looks for Ctrl-C; cuts are at its multiples, where no group of events is cut.
 _PART = 16_384
 
 
@@ -97,8 +97,10 @@ class StreamModel:
         """Check everything, then learn in parts: Ctrl-C gets in between, and what fails leaves no unlearned ids."""
         users, items = self._user_ids.check(users), self._item_ids.check(items)
         columns = self._check_columns(users, items, labels, timestamps)
-        for begin in range(0, len(users), _PART):
-            part = slice(begin, begin + _PART)
+        begin = 0
+        while begin < len(users):
+            part = slice(begin, begin + _PART - self._core.event_count % _PART)
+            begin = part.stop
             with self._adding_ids():
                 self._core.partial_fit(*self._encode_columns(*(None if c is None else c[part] for c in columns)))
 

@@ -9,14 +9,17 @@ from numpy.typing import NDArray
 
 from fastinc import _core
 from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
+from fastinc._presets import OPTIMIZERS, PRESET, PRESETS, FromPreset, Preset
 from fastinc._stream import StreamModel, _request_time
-from fastinc.optimizers import Adagrad, Optimizer
+from fastinc.optimizers import Optimizer
 from fastinc.table import EmbeddingTable
 
 __all__ = ["Recommender"]
 
 #: Losses that learn from labels.
 _LABELLED = ("logistic", "mse")
+#: Parts of a history.
+_WINDOWS = ("window", "long_window")
 
 
 class Recommender(StreamModel):
@@ -32,38 +35,47 @@ class Recommender(StreamModel):
 
     ``w_l = l**-recency_exponent / (1 + (t - t_l) / time_scale)``, ``L = min(long_window, len(h))``,
 
-    stage being the bit length of ``len(h)`` and gap that of ``t - t_1`` in whole seconds. Parts can be left out; by
-    default q is the sum over the window of X alone.
+    stage being the bit length of ``len(h)`` and gap that of ``t - t_1`` in whole seconds. Parts can be left out.
 
     One inner product, so any index can serve it; the item rows are an :class:`EmbeddingTable`
-    (:attr:`item_table`), and a :class:`fastinc.LiveIndex` over it is always up to date. Every event takes one
-    optimizer step per row and part of the formula, in C++, in order; the same events and seed give the same bytes for
-    any batching, number of threads and instruction set.
+    (:attr:`item_table`), and a :class:`fastinc.LiveIndex` over it is always up to date. All learning is in C++.
+
+    Events that one call learns are learned `batch_size` at a time: all of a group are scored against the rows as
+    they were before it, each with its user's history as of itself, and then every row takes one optimizer step with
+    the sum of its gradients. Groups begin at multiples of `batch_size` in the count of events, so the same events
+    and seed give the same bytes for any number of threads, any instruction set, and any cut of the stream into calls
+    at such multiples. An event learned by a call of its own is learned at once.
 
     Parameters
     ----------
     dim
         Length of the vectors.
     loss
-        "softmax": over the item and the negatives, whose logits get ``log((items - 1) / negatives)``.
-        "bpr": Bayesian personalised ranking (Rendle et al. 2009), the mean over the negatives.
-        "logistic": on labels in [0, 1], or without labels on 1 for the event against 0 for the negatives.
-        "mse": on labels, such as ratings.
+        "softmax": over the item and the negatives. "bpr": Bayesian personalised ranking (Rendle et al. 2009), the
+        mean over the negatives. "logistic": on labels in [0, 1], or without labels on 1 for the event against 0 for
+        the negatives. "mse": on labels, such as ratings.
     user
         "history" (the sum over recent items), "vector" (U alone: online matrix factorisation) or "both".
     optimizer
-        For all rows; default ``Adagrad(lr=0.12, initial_accumulator_value=0.1)``.
+        For all rows; default the preset's, ``Adagrad(lr=0.12, initial_accumulator_value=0.1)``.
+    preset
+        What the arguments below are if not given: "quality", or "fast", which learns several times as many events a
+        second and ranks a little worse. docs/quality.md has the figures of both.
     negatives
-        Items drawn per event, uniformly and without repeats from the items seen, the user's last 100 left out.
+        Items drawn per event, uniformly and without repeats from the items seen, its own and its user's last 100
+        left out.
+    hard_negatives
+        Of the items drawn, only those are negatives whose score is at least so many standard deviations above their
+        mean. None: all are, and under "softmax" their logits get ``log((items - 1) / negatives)``.
     window
         Recent items in the user's sum.
     history_size
-        Items remembered per user, for `window` and to leave out of recommendations.
+        Items remembered per user, for the windows and to leave out of recommendations.
     recency_exponent
         How fast weights fall with rank; 0 weighs all alike.
     time_scale
         Seconds; weights fall with age as ``1 / (1 + age / time_scale)``, so a user who has been away for many times
-        as long gets a list close to a new user's. Minutes favour the session under way; None: age doesn't count.
+        as long gets what the long-term sum and the popularity of items say. None: age doesn't count.
     tie_weight
         The share of an item's own vector in what it says of its user.
     long_window, long_weight
@@ -75,7 +87,10 @@ class Recommender(StreamModel):
     hidden_lr_scale
         Its learning rate is this share of the optimizer's.
     init_std
-        Standard deviation of start vectors X, V, Y and U. W1 starts with that of ``dim ** -0.5``, all others at 0.
+        Standard deviation of start vectors V, Y and U, and of X where tie_weight is 0. W1 starts with that of
+        ``dim ** -0.5``, all others at 0.
+    batch_size
+        Events of one call that are learned together: 1, 2, 4, ... 256.
     seed
         Of start vectors and negatives.
 
@@ -109,50 +124,64 @@ class Recommender(StreamModel):
         user: Literal["history", "vector", "both"] = "history",
         optimizer: Optimizer | None = None,
         *,
-        negatives: int = 200,
-        window: int = 20,
+        preset: Preset = "quality",
+        negatives: int | FromPreset = PRESET,
+        hard_negatives: float | FromPreset | None = PRESET,
+        window: int | FromPreset = PRESET,
         history_size: int = 1000,
-        recency_exponent: float = 0.7,
-        time_scale: float | None = 86_400.0,
-        tie_weight: float = 0.0,
-        long_window: int = 0,
-        long_weight: float = 0.5,
-        situations: bool = False,
-        hidden: int = 0,
+        recency_exponent: float | FromPreset = PRESET,
+        time_scale: float | FromPreset | None = PRESET,
+        tie_weight: float | FromPreset = PRESET,
+        long_window: int | FromPreset = PRESET,
+        long_weight: float | FromPreset = PRESET,
+        situations: bool | FromPreset = PRESET,
+        hidden: int | FromPreset = PRESET,
         hidden_lr_scale: float = 1 / 6,
         init_std: float = 0.05,
-        batch_size: int = 1,
+        batch_size: int | FromPreset = PRESET,
         seed: int = 0,
     ) -> None:
+        name = as_choice(preset, "preset", tuple(PRESETS))
+        history_size = as_whole(history_size, "history_size", 1, 1_000_000)
+        # What is longer than histories are can only be what the preset says.
+        defaults = {k: min(v, history_size) if k in _WINDOWS else v for k, v in PRESETS[name].items()}
+
+        def of(value: Any, argument: str) -> Any:
+            return defaults[argument] if value is PRESET else value
+
         if optimizer is None:
-            optimizer = Adagrad(lr=0.12, initial_accumulator_value=0.1)
+            optimizer = OPTIMIZERS[name]()
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
+        time_scale = of(time_scale, "time_scale")
         if time_scale is not None and not as_number(time_scale, "time_scale") > 0:
             raise ValueError(f"time_scale = {time_scale} must be > 0, or None")
+        hard_negatives = of(hard_negatives, "hard_negatives")
         self._config: dict[str, Any] = {
             "dim": as_whole(dim, "dim", 1, 65536),
             "loss": as_choice(loss, "loss", ("softmax", "bpr", "logistic", "mse")),
             "user": as_choice(user, "user", ("history", "vector", "both")),
-            "negatives": as_whole(negatives, "negatives", 1, 65536),
-            "window": as_whole(window, "window", 1),
-            "history_size": as_whole(history_size, "history_size", 1, 1_000_000),
-            "recency_exponent": as_number(recency_exponent, "recency_exponent"),
+            "negatives": as_whole(of(negatives, "negatives"), "negatives", 1, 65536),
+            "hard_negatives": None if hard_negatives is None else as_number(hard_negatives, "hard_negatives"),
+            "window": as_whole(of(window, "window"), "window", 1),
+            "history_size": history_size,
+            "recency_exponent": as_number(of(recency_exponent, "recency_exponent"), "recency_exponent"),
             "time_scale": None if time_scale is None else float(time_scale),
-            "tie_weight": as_number(tie_weight, "tie_weight"),
-            "long_window": as_whole(long_window, "long_window", 0),
-            "long_weight": as_number(long_weight, "long_weight"),
-            "situations": as_flag(situations, "situations"),
-            "hidden": as_whole(hidden, "hidden", 0, 65536),
+            "tie_weight": as_number(of(tie_weight, "tie_weight"), "tie_weight"),
+            "long_window": as_whole(of(long_window, "long_window"), "long_window", 0),
+            "long_weight": as_number(of(long_weight, "long_weight"), "long_weight"),
+            "situations": as_flag(of(situations, "situations"), "situations"),
+            "hidden": as_whole(of(hidden, "hidden"), "hidden", 0, 65536),
             "hidden_lr_scale": as_number(hidden_lr_scale, "hidden_lr_scale"),
             "init_std": as_number(init_std, "init_std"),
-            "batch_size": as_whole(batch_size, "batch_size", 1, 4096),
+            "batch_size": as_whole(of(batch_size, "batch_size"), "batch_size", 1, 256),
             "seed": as_seed(seed),
         }
         self._optimizer = optimizer
         core = _core.Recommender(optimizer._core, {**self._config, "time_scale": time_scale or 0.0})
         super().__init__(core)
         self._core: _core.Recommender = core
+        self._preset = name
         self.uses_labels = loss in _LABELLED
 
     @property
@@ -174,7 +203,7 @@ class Recommender(StreamModel):
         >>> fi.Recommender(dim=8).get_params()["dim"]
         8
         """
-        return {**self._config, "optimizer": self._optimizer}
+        return {**self._config, "preset": self._preset, "optimizer": self._optimizer}
 
     def __repr__(self) -> str:
         return (

@@ -326,3 +326,14 @@ def bytes_of(*arrays) -> tuple[bytes, ...]:
     """The bytes of arrays and of dicts of arrays, for comparisons that -0.0 and NaN can't hide from."""
     flat = itertools.chain.from_iterable(a.values() if isinstance(a, dict) else (a,) for a in arrays)
     return tuple(np.asarray(a).tobytes() for a in flat)
+
+
+#: A Recommender with none of the parts that presets add, learning one event after the other.
+PLAIN_RECOMMENDER = {
+    "hard_negatives": None,
+    "tie_weight": 0.0,
+    "long_window": 0,
+    "situations": False,
+    "hidden": 0,
+    "batch_size": 1,
+}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastinc as fi
-from _reference import PLAIN_CASES, bytes_of
+from _reference import PLAIN_CASES, PLAIN_RECOMMENDER, bytes_of
 
 LOSSES = ("softmax", "bpr", "logistic", "mse")
 USERS = ("history", "vector", "both")
@@ -24,8 +24,12 @@ def alternating(n_users=12, rounds=40):
     return np.array(users), np.array(items)
 
 
+def plain(*arguments, **more):
+    return fi.Recommender(*arguments, **{**PLAIN_RECOMMENDER, **more})
+
+
 def tiny_model(**more):
-    return fi.Recommender(**{"dim": 16, "negatives": 20, "window": 4, "time_scale": None, "seed": 3, **more})
+    return plain(**{"dim": 16, "negatives": 20, "window": 4, "time_scale": None, "seed": 3, **more})
 
 
 # --- the formulas, in float64 -------------------------------------------------------------------------------
@@ -114,7 +118,7 @@ class Reference:
 def test_three_events_of_t1_softmax_by_hand():
     """Spelled out once, without the class above: two users, three items, weights 1 and 2**-0.7."""
     d, lr, eps = 4, 0.12, 1e-8
-    model = fi.Recommender(dim=d, time_scale=100.0, seed=5)
+    model = plain(dim=d, time_scale=100.0, seed=5)
     v = np.empty((3, d + 1), np.float32)
     x = np.empty((3, d), np.float32)
     model._core.items.lookup(np.arange(3), v)
@@ -156,7 +160,7 @@ def test_matches_the_float64_reference(loss, user, time_scale):
     rng = np.random.default_rng(0)
     n, n_users, n_items, lr, start = 60, 5, 9, 0.12, 0.1
     optimizer = fi.Adagrad(lr=lr, initial_accumulator_value=start)
-    model = fi.Recommender(7, loss, user, optimizer, window=3, time_scale=time_scale, seed=1, init_std=0.5)
+    model = plain(7, loss, user, optimizer, window=3, time_scale=time_scale, seed=1, init_std=0.5)
     reference = Reference(model, n_items, n_users, lr, start)
     users, items = rng.integers(0, n_users, n), rng.integers(0, n_items, n)
     users[:n_users], items[:n_items] = range(n_users), range(n_items)  # codes in this order
@@ -173,7 +177,7 @@ def test_matches_the_float64_reference(loss, user, time_scale):
 def test_mse_by_hand():
     """The offset is the mean label so far, this event's not among them."""
     lr = 0.5
-    model = fi.Recommender(3, "mse", "vector", fi.SGD(lr=lr), seed=2)
+    model = plain(3, "mse", "vector", fi.SGD(lr=lr), seed=2)
     v, u = np.empty((2, 4), np.float32), np.empty((1, 3), np.float32)
     model._core.items.lookup(np.arange(2), v)
     model._core.tables["users"].lookup(np.arange(1), u)
@@ -194,7 +198,7 @@ def test_mse_by_hand():
 
 def test_logistic_with_labels_by_hand():
     lr = 0.5
-    model = fi.Recommender(3, "logistic", "vector", fi.SGD(lr=lr), seed=2)
+    model = plain(3, "logistic", "vector", fi.SGD(lr=lr), seed=2)
     v, u = np.empty((2, 4), np.float32), np.empty((1, 3), np.float32)
     model._core.items.lookup(np.arange(2), v)
     model._core.tables["users"].lookup(np.arange(1), u)
@@ -345,7 +349,7 @@ def fingerprint(model):
 
 
 def small(loss, user):
-    return fi.Recommender(16, loss, user, negatives=30, seed=8)
+    return plain(16, loss, user, negatives=30, seed=8)
 
 
 WHOLE = [slice(None)]
@@ -360,12 +364,20 @@ def test_one_event_per_call_equals_all_in_one(loss, user):
     assert fingerprint(fit(small(loss, user), odd)) == expected
 
 
+def test_calls_may_be_cut_where_groups_of_events_are():
+    expected = fingerprint(fit(fi.Recommender(16, negatives=30, seed=8, batch_size=32), WHOLE))
+    assert expected != fingerprint(fit(fi.Recommender(16, negatives=30, seed=8, batch_size=16), WHOLE))
+    for cuts in ([0, 32, 32, 320, 896, 900], [0, 480, 512, 900]):
+        parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+        assert fingerprint(fit(fi.Recommender(16, negatives=30, seed=8, batch_size=32), parts)) == expected
+
+
 EVERY_PART = {"tie_weight": 0.5, "long_window": 60, "situations": True, "hidden": 8, "time_scale": 50.0}
 
 
 @pytest.mark.parametrize("user", ["history", "both"])
 def test_a_model_of_every_part_is_kept_and_goes_on_the_same(user, tmp_path):
-    model = fit(fi.Recommender(16, user=user, negatives=30, seed=8, **EVERY_PART), [slice(0, 600)])
+    model = fit(plain(16, user=user, negatives=30, seed=8, **EVERY_PART), [slice(0, 600)])
     assert {name: len(table) for name, table in model._core.tables.items() if name.startswith(("hid", "sit"))} == {
         "situations": 42,
         "hidden_in": 8,
@@ -375,13 +387,13 @@ def test_a_model_of_every_part_is_kept_and_goes_on_the_same(user, tmp_path):
     copy = fi.checkpoint.load(tmp_path)[0]
     rest = [slice(600, 700), slice(700, 900)]
     assert fingerprint(fit(copy, rest)) == fingerprint(fit(model, rest))
-    ones = fit(fi.Recommender(16, user=user, negatives=30, seed=8, **EVERY_PART), [slice(i, i + 1) for i in range(900)])
+    ones = fit(plain(16, user=user, negatives=30, seed=8, **EVERY_PART), [slice(i, i + 1) for i in range(900)])
     assert fingerprint(ones) == fingerprint(model)
 
 
 def test_every_part_is_in_the_query():
     """What each of them adds, by hand, from what the tables hold."""
-    model = fit(fi.Recommender(16, negatives=30, seed=8, init_std=0.3, **EVERY_PART), WHOLE)
+    model = fit(plain(16, negatives=30, seed=8, init_std=0.3, **EVERY_PART), WHOLE)
     rows = {}
     for name, table in model._core.tables.items():
         rows[name] = np.empty((len(table), table.dim), np.float32)
@@ -426,7 +438,7 @@ def test_asking_changes_nothing():
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_seed_decides(loss):
     def of(seed):
-        return fingerprint(fit(fi.Recommender(16, loss, "both", negatives=30, seed=seed), WHOLE))
+        return fingerprint(fit(plain(16, loss, "both", negatives=30, seed=seed), WHOLE))
 
     assert of(1) == of(1)
     assert of(1) != of(2)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastinc as fi
+from _reference import PLAIN_RECOMMENDER
 
 EXTREMES = [-(2**63), -1, 0, 1, 2**63 - 1]
 NAN, INF = float("nan"), float("inf")
@@ -252,11 +253,11 @@ def test_older_timestamps_are_accepted():
 
 
 def test_age_counts_from_the_request():
-    model = fitted(time_scale=100.0)
+    model = fitted(time_scale=100.0, **PLAIN_RECOMMENDER)
     now, later, before = (model.user_vectors([1], at=at)[0] for at in (150.0, 1e9, -1e9))
     assert np.linalg.norm(later[:-1]) < 1e-3 * np.linalg.norm(now[:-1])
     np.testing.assert_array_equal(before, model.user_vectors([1], at=0.0)[0])  # a negative age is none
-    timeless = fitted(time_scale=None)
+    timeless = fitted(time_scale=None, **PLAIN_RECOMMENDER)
     np.testing.assert_array_equal(timeless.user_vectors([1], at=1e9), timeless.user_vectors([1]))
 
 
@@ -392,7 +393,7 @@ def test_history_size_bounds_what_is_remembered():
 
 def test_only_the_window_counts():
     """The same last items give the same user, whatever came before."""
-    model = model_of(window=2, time_scale=None)
+    model = model_of(window=2, time_scale=None, **PLAIN_RECOMMENDER)
     model.partial_fit([1, 1, 1, 2, 2], [10, 11, 12, 11, 12])
     vectors = model.user_vectors([1, 2])
     np.testing.assert_array_equal(vectors[0], vectors[1])

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -27,10 +28,11 @@ struct RecommenderConfig {
   std::size_t dim = 64;
   UserModel user = UserModel::kHistory;
   Loss loss = Loss::kSoftmax;
-  std::size_t negatives = 200;      // sampled per event, distinct
-  std::size_t window = 20;          // most recent items in the user's sum
-  std::size_t history_size = 1000;  // items kept per user
-  double recency_exponent = 0.7;    // the l-th most recent item weighs l^-recency_exponent
+  std::size_t negatives = 200;           // sampled per event, distinct
+  std::optional<double> hard_negatives;  // of those, only the ones scored so many deviations above their mean
+  std::size_t window = 20;               // most recent items in the user's sum
+  std::size_t history_size = 1000;       // items kept per user
+  double recency_exponent = 0.7;         // the l-th most recent item weighs l^-recency_exponent
   double time_scale = 0.0;  // seconds; item l also weighs 1 / (1 + age / time_scale); 0: age doesn't count
   double tie_weight = 0.0;  // item l of the window also counts by its own vector, weighed by this
   std::size_t long_window = 0;         // most recent items in the long-term sum; 0: none
@@ -39,7 +41,7 @@ struct RecommenderConfig {
   std::size_t hidden = 0;              // units of the residual network; 0: none
   double hidden_lr_scale = 1.0 / 6.0;  // its learning rate is this share of the optimizer's
   double init_std = 0.05;
-  std::size_t batch_size = 1;  // events learned together
+  std::size_t batch_size = 1;  // events learned together: a power of two
   std::uint64_t seed = 0;
 };
 
@@ -58,14 +60,14 @@ struct RecommenderState {
 ///      + S[0] + S[stage] + S[gap]  (+ U[user])
 ///   w_l = l^-recency_exponent / (1 + (t - t_l) / time_scale)
 ///   q = q0 + W2 relu(W1 q0 + b1);  score(j) = <q, V_j> + b_j (+ offset for logistic and mse)
-/// stage: bit length of the length of h; gap: bit length of t - t_1, in whole seconds; W2 and S start at 0.
-/// Losses: softmax over the target and the negatives, whose logits get + log((items - 1) / negatives);
-/// bpr: -mean log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0);
-/// mse on the label.
-/// Events are learned batch_size at a time, those of a call whose number, from 0, is in the same multiple of
-/// it: all scored against the rows as they were before the first, with histories as of each event, and
-/// negatives drawn for all of them, of which each leaves out its item and its user's last 100; then every row
-/// takes one optimizer step with the sum of its gradients.
+/// stage: bit length of the length of h; gap: bit length of t - t_1, in whole seconds. W2, S and b1 start at
+/// 0, and so does X where it has tie_weight V beside it. Losses: softmax over the target and the negatives,
+/// whose logits get + log((items - 1) / negatives), or nothing where hard_negatives picks them; bpr: -mean
+/// log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0); mse on the
+/// label. Events are learned batch_size at a time, those of a call whose number, from 0, is in the same
+/// multiple of it: all scored against the rows as they were before the first, with histories as of each
+/// event; then every row takes one optimizer step with the sum of its gradients. An event's negatives are
+/// drawn from the items seen, its own and its user's last 100 left out.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);

@@ -1,6 +1,7 @@
 #include "learn/event_group.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -22,9 +23,14 @@ EventGroup::EventGroup(const RecommenderConfig& config, ModelTables& tables, con
       stride_((config.dim + 1 + 15) / 16 * 16) {}
 
 void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t users) {
-  const std::size_t candidates = std::min(config_.negatives, items) + 1;
-  negatives_.reserve(items);
+  const std::size_t candidates = negatives_.most(items) + 1;
+  items_ = items;
+  parts_ = parts_for(events * stride_ *
+                     (2 * candidates + 4 * config_.hidden + 2 * config_.window + config_.long_window));
+  if (marks_.size() < parts_) marks_.resize(parts_);
+  for (Marks& marks : marks_) marks.resize(items);
   events_.reserve(events);
+  recent_.reserve(events * NegativeSampler::kRecent);
   if (vectors_.size() < events * kVectors * stride_) vectors_.resize(events * kVectors * stride_);
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     const auto name = static_cast<ModelTables::Name>(t);
@@ -35,33 +41,39 @@ void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t user
     uses_[t].reserve(events * each);
     gradients_[t].reserve(tables_.rows(name, items, users), events * each);
     if (is_hidden && uses_[t].weights.size() < events * each) uses_[t].weights.resize(events * each);
+    if (name != ModelTables::kItems) continue;
+    uses_[t].rows.resize(events * candidates);
+    uses_[t].weights.resize(events * candidates);
   }
 }
 
-void EventGroup::start(std::size_t items, std::uint64_t draw) {
-  items_ = items;
+void EventGroup::start(std::uint64_t first_event) {
+  first_event_ = first_event;
   events_.clear();
+  recent_.clear();
   for (std::size_t t = 0; t < ModelTables::kHiddenIn; ++t) {
-    uses_[t].clear();
+    if (t != ModelTables::kItems) uses_[t].clear();
     gradients_[t].start();
   }
-  negatives_.draw(items, draw);
 }
 
 void EventGroup::add(const Histories& histories, std::int64_t user, double time, const LabelledItem& target) {
+  const auto begin = static_cast<std::uint32_t>(events_.size() * (negatives_.most(items_) + 1));
   Event& event = events_.emplace_back();
   event.sums = query_.gather(histories, user, time, uses_);
-  Uses& items = uses_[ModelTables::kItems];
-  event.begin = static_cast<std::uint32_t>(items.rows.size());
-  items.rows.push_back(static_cast<std::uint32_t>(target.item));
-  if (!target.labelled) negatives_.append(histories, user, target.item, items.rows);
-  event.end = static_cast<std::uint32_t>(items.rows.size());
-  items.weights.resize(event.end);
-  event.terms = {config_.loss, items_, target.offset, target.label, target.labelled};
-  collect(events_.size() - 1);
+  event.begin = begin;
+  event.negatives = 0;
+  event.target = target;
+  uses_[ModelTables::kItems].rows[begin] = static_cast<std::uint32_t>(target.item);
+  event.recent_begin = static_cast<std::uint32_t>(recent_.size());
+  const std::size_t recent = std::min(histories.length(user), NegativeSampler::kRecent);
+  for (std::size_t l = 0; l < recent; ++l) {
+    recent_.push_back(static_cast<std::uint32_t>(histories.recent(user, l).item));
+  }
+  event.recent_end = static_cast<std::uint32_t>(recent_.size());
 }
 
-/// Whose gradients the event adds to: only the coefficients of candidates are still to come.
+/// Whose gradients the event adds to.
 void EventGroup::collect(std::size_t index) {
   const Event& event = events_[index];
   const auto direction = [&](Vector which) { return static_cast<std::uint32_t>(index * kVectors + which); };
@@ -71,7 +83,7 @@ void EventGroup::collect(std::size_t index) {
     }
   }
   const Uses& items = uses_[ModelTables::kItems];
-  for (std::uint32_t u = event.begin; u < event.end; ++u) {
+  for (std::uint32_t u = event.begin; u <= event.begin + event.negatives; ++u) {
     gradients_[ModelTables::kItems].add(items.rows[u], {u, direction(kQuery)});
   }
 }
@@ -101,24 +113,45 @@ QueryVectors EventGroup::vectors_of(std::size_t event) {
           vector(event, kQueryGradient), hidden(ModelTables::kHiddenIn), vector(event, kSumGradient)};
 }
 
-void EventGroup::differentiate(std::size_t index) noexcept {
-  const Kernels& kernel = kernels();
-  const RowSet& items = tables_.store(ModelTables::kItems).rows();
+void EventGroup::differentiate(std::size_t index, Marks& marks) noexcept {
   const QueryVectors vectors = vectors_of(index);
   Event& event = events_[index];
   query_.compute(uses_, event.sums, vectors);
-  const std::uint32_t* const candidates = uses_[ModelTables::kItems].rows.data() + event.begin;
-  float* const coefficients = uses_[ModelTables::kItems].weights.data() + event.begin;
-  const std::size_t n = event.end - event.begin;
-  kernel.score_rows(items, candidates, n, vectors.query, coefficients);
-  event.is_finite = event.terms.differentiate({coefficients, n});
+  event.is_finite = differentiate_scores(event, marks, vectors.query, first_event_ + index);
   if (event.is_finite) {
+    const Uses& items = uses_[ModelTables::kItems];
     std::fill_n(vectors.query_gradient, stride_, 0.0f);
-    kernel.accumulate_rows(items, candidates, n, coefficients, vectors.query_gradient);
+    kernels().accumulate_rows(tables_.store(ModelTables::kItems).rows(), items.rows.data() + event.begin,
+                              event.negatives + 1, items.weights.data() + event.begin,
+                              vectors.query_gradient);
     query_.propagate(vectors);
     event.is_finite = is_small(index);
   }
   if (!event.is_finite) leave_out(index);
+}
+
+/// Draw negatives and make of all scores what the loss is by them. False where one isn't finite.
+bool EventGroup::differentiate_scores(Event& event, Marks& marks, const float* query, std::uint64_t number) {
+  const Kernels& kernel = kernels();
+  const LabelledItem& target = event.target;
+  std::uint32_t* const rows = uses_[ModelTables::kItems].rows.data() + event.begin;
+  float* const scores = uses_[ModelTables::kItems].weights.data() + event.begin;
+  std::size_t negatives = 0;
+  if (!target.labelled) {
+    const std::span recent(recent_.data() + event.recent_begin, recent_.data() + event.recent_end);
+    negatives = negatives_.draw(items_, number, rows[0], recent, marks, rows + 1);
+  }
+  kernel.score_rows(tables_.store(ModelTables::kItems).rows(), rows, negatives + 1, query, scores);
+  if (base::bits_float(kernel.max_abs_bits(scores, negatives + 1)) >= kMostFinite) return false;
+  LossTerms terms{config_.loss, 0.0f, target.offset, target.label, target.labelled};
+  if (config_.hard_negatives && negatives > 0) {
+    negatives = keep_hard(*config_.hard_negatives, rows + 1, scores + 1, negatives);
+  } else if (negatives > 0) {
+    terms.correction =
+        static_cast<float>(std::log(static_cast<double>(items_ - 1) / static_cast<double>(negatives)));
+  }
+  event.negatives = static_cast<std::uint32_t>(negatives);
+  return terms.differentiate({scores, negatives + 1});
 }
 
 /// A product of finite numbers can still overflow.
@@ -129,7 +162,7 @@ bool EventGroup::is_small(std::size_t index) {
   };
   const QueryVectors vectors = vectors_of(index);
   const Event& event = events_[index];
-  return check(uses_[ModelTables::kItems].weights.data() + event.begin, event.end - event.begin) &&
+  return check(uses_[ModelTables::kItems].weights.data() + event.begin, event.negatives + 1) &&
          check(vectors.query, config_.dim) && check(vectors.sum, config_.dim) &&
          check(vectors.query_gradient, config_.dim) && check(vectors.sum_gradient, config_.dim) &&
          check(vectors.activations, config_.hidden) && check(vectors.hidden_gradient, config_.hidden);
@@ -140,18 +173,17 @@ void EventGroup::leave_out(std::size_t index) {
   const Event& event = events_[index];
   const QueryVectors vectors = vectors_of(index);
   std::fill_n(vector(index, kQuery), kVectors * stride_, 0.0f);
-  std::fill_n(uses_[ModelTables::kItems].weights.data() + event.begin, event.end - event.begin, 0.0f);
+  std::fill_n(uses_[ModelTables::kItems].weights.data() + event.begin, event.negatives + 1, 0.0f);
   std::fill_n(vectors.activations, config_.hidden, 0.0f);
   std::fill_n(vectors.hidden_gradient, config_.hidden, 0.0f);
 }
 
 std::size_t EventGroup::learn() {
   const std::size_t n = events_.size();
-  const std::size_t floats_each =
-      stride_ * (2 * (config_.negatives + 1) + 4 * config_.hidden + 2 * config_.window + config_.long_window);
-  parallel_ranges(n, floats_each, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-    for (std::size_t e = begin; e < end; ++e) differentiate(e);
+  parallel_parts(n, parts_, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
+    for (std::size_t e = begin; e < end; ++e) differentiate(e, marks_[part]);
   });
+  for (std::size_t e = 0; e < n; ++e) collect(e);
   collect_hidden();
   ModelTables::Steps steps;
   steps.directions = vectors_.data();
@@ -168,8 +200,9 @@ std::size_t EventGroup::learn() {
 }
 
 std::size_t EventGroup::bytes() const {
-  std::size_t bytes =
-      negatives_.bytes() + events_.capacity() * sizeof(Event) + vectors_.capacity() * sizeof(float);
+  std::size_t bytes = events_.capacity() * sizeof(Event) + recent_.capacity() * sizeof(std::uint32_t) +
+                      vectors_.capacity() * sizeof(float);
+  for (const Marks& marks : marks_) bytes += marks.bytes();
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     bytes += gradients_[t].bytes() + uses_[t].rows.capacity() * sizeof(std::uint32_t) +
              uses_[t].weights.capacity() * sizeof(float);

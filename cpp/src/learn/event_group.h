@@ -23,15 +23,15 @@ struct LabelledItem {
   bool labelled;
 };
 
-/// reserve(), start(), add() for each event in order, learn(). What is in it between groups is scratch.
+/// reserve(), start(), add() for each event in order, learn(). What it holds between groups is scratch.
 class EventGroup {
  public:
   EventGroup(const RecommenderConfig& config, ModelTables& tables, const UserQuery& query);
 
   /// Room for so many events of a model of so many items and users: what follows can't fail.
   void reserve(std::size_t events, std::size_t items, std::size_t users);
-  /// `draw` seeds the negatives, which are drawn from so many items.
-  void start(std::size_t items, std::uint64_t draw);
+  /// The number of the first event, which seeds its negatives.
+  void start(std::uint64_t first_event);
   /// The history is as it was before the event.
   void add(const Histories& histories, std::int64_t user, double time, const LabelledItem& target);
   /// Step the tables' rows. Returns how many events were left out because a step would not have been finite.
@@ -42,8 +42,9 @@ class EventGroup {
  private:
   struct Event {
     UseRanges sums;
-    std::uint32_t begin, end;  // its candidates among the uses of items, the target first
-    LossTerms terms;
+    std::uint32_t begin, negatives;  // its item's place among the uses of items; those of negatives follow
+    std::uint32_t recent_begin, recent_end;
+    LabelledItem target;
     bool is_finite;
   };
   enum Vector : std::size_t { kQuery, kSum, kQueryGradient, kSumGradient, kVectors };
@@ -52,21 +53,25 @@ class EventGroup {
     return vectors_.data() + (event * kVectors + which) * stride_;
   }
   QueryVectors vectors_of(std::size_t event);
-  void collect(std::size_t event);
-  void collect_hidden();
-  void differentiate(std::size_t event) noexcept;
+  void differentiate(std::size_t event, Marks& marks) noexcept;
+  bool differentiate_scores(Event& event, Marks& marks, const float* query, std::uint64_t number);
   bool is_small(std::size_t event);
   void leave_out(std::size_t event);
+  void collect(std::size_t event);
+  void collect_hidden();
 
   const RecommenderConfig& config_;
   ModelTables& tables_;
   const UserQuery& query_;
-  Negatives negatives_;
+  NegativeSampler negatives_;
   std::size_t stride_;
-  std::size_t items_ = 0;
+  std::size_t items_ = 0, parts_ = 1;
+  std::uint64_t first_event_ = 0;
   std::size_t hidden_events_ = 0;  // that the gradients of hidden units are collected for
   std::vector<Event> events_;
-  UsesByTable uses_;            // for hidden units: (events, hidden) weights
+  std::vector<std::uint32_t> recent_;
+  std::vector<Marks> marks_;  // (parts,)
+  UsesByTable uses_;          // for items, candidates come first; for hidden units, (events, hidden) weights
   std::vector<float> vectors_;  // (events, kVectors, stride)
   std::array<RowGradients, ModelTables::kCount> gradients_;
 };

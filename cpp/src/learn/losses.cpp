@@ -14,14 +14,11 @@ float sigmoid(float x) {
 
 namespace {
 
-void differentiate_softmax(float* c, std::size_t n, std::size_t item_count) {
-  const std::size_t negatives = n - 1;
-  if (negatives == 0) {
+void differentiate_softmax(float* c, std::size_t n, float correction) {
+  if (n == 1) {
     c[0] = 0.0f;
     return;
   }
-  const auto correction =
-      static_cast<float>(std::log(static_cast<double>(item_count - 1) / static_cast<double>(negatives)));
   for (std::size_t j = 1; j < n; ++j) c[j] += correction;
   const float sum = kernels().exponentiate(c, n, *std::max_element(c, c + n));
   for (std::size_t j = 0; j < n; ++j) c[j] /= sum;
@@ -45,7 +42,7 @@ bool LossTerms::differentiate(std::span<float> scores) const {
   const std::size_t n = scores.size();
   switch (loss) {
     case Loss::kSoftmax:
-      differentiate_softmax(c, n, item_count);
+      differentiate_softmax(c, n, correction);
       break;
     case Loss::kBpr:
       differentiate_bpr(c, n);

@@ -10,8 +10,8 @@ namespace fastinc {
 
 struct LossTerms {
   Loss loss;
-  std::size_t item_count;  // items that negatives were drawn from, the event's item among them
-  float offset;            // what labelled losses start from
+  float correction;  // added to the logits of negatives under the softmax: what sampling them takes away
+  float offset;      // what labelled losses start from
   float label;
   bool labelled;
 

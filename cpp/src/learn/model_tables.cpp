@@ -64,7 +64,7 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   };
   Part& items = make(kItems, config.dim + 1, config.init_std);
   items.by_item = items.has_bias = true;
-  make(kContexts, config.dim, config.init_std).by_item = true;
+  make(kContexts, config.dim, config.tie_weight > 0.0 ? 0.0 : config.init_std).by_item = true;
   Part& users = make(kUsers, config.dim, config.init_std);
   users.by_user = config.user != UserModel::kHistory;
   make(kLongTerms, config.dim, config.init_std).by_item = config.long_window > 0;

@@ -3,33 +3,34 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <span>
 
-#include "fastinc/history.h"
 #include "learn/marks.h"
 
 namespace fastinc {
 
-/// A group of events shares its draw; each event leaves out what its user had lately.
-class Negatives {
+/// Draws up to `count` items uniformly and without repeats from items 0 .. items - 1.
+class NegativeSampler {
  public:
-  Negatives(std::size_t count, std::uint64_t seed) : count_(count), seed_(seed) {}
+  NegativeSampler(std::size_t count, std::uint64_t seed) : count_(count), seed_(seed) {}
 
-  /// Room to draw from items 0 .. items - 1: what follows can't fail.
-  void reserve(std::size_t items);
-  /// Items uniformly and without repeats; all of them where there are not enough. `draw` seeds it.
-  void draw(std::size_t items, std::uint64_t draw);
-  /// Append those that are neither the item nor among the user's recent ones.
-  void append(const Histories& histories, std::int64_t user, std::int64_t item,
-              std::vector<std::uint32_t>& out);
+  /// The last items of a user, never negatives of that user's events.
+  static constexpr std::size_t kRecent = 100;
 
-  std::size_t bytes() const { return drawn_.capacity() * sizeof(std::uint32_t) + marks_.bytes(); }
+  std::size_t most(std::size_t items) const { return count_ < items ? count_ : items; }
+  /// Neither the target nor what is in `recent`; all others where there are not enough. `draw` seeds it;
+  /// marks: for that many items. out: (most(items),) Returns how many.
+  std::size_t draw(std::size_t items, std::uint64_t draw, std::uint32_t target,
+                   std::span<const std::uint32_t> recent, Marks& marks, std::uint32_t* out) const;
 
  private:
   std::size_t count_;
   std::uint64_t seed_;
-  std::vector<std::uint32_t> drawn_;
-  Marks marks_;
 };
+
+/// Keep the negatives that are the hardest to tell from the target: those whose score is at least
+/// `deviations` standard deviations above their mean, in their order. rows, scores: (n,) Returns how many;
+/// some are left.
+std::size_t keep_hard(double deviations, std::uint32_t* rows, float* scores, std::size_t n);
 
 }  // namespace fastinc

@@ -1,6 +1,7 @@
 #include "fastinc/recommender.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -17,7 +18,7 @@
 namespace fastinc {
 namespace {
 
-constexpr std::size_t kMostBatch = 4096;
+constexpr std::size_t kMostBatch = 256;
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -27,6 +28,8 @@ void validate(const RecommenderConfig& c) {
   require(c.dim >= 1 && c.dim <= 65536, "dim = " + std::to_string(c.dim) + " must be from 1 to 65536");
   require(c.negatives >= 1 && c.negatives <= 65536,
           "negatives = " + std::to_string(c.negatives) + " must be from 1 to 65536");
+  require(!c.hard_negatives || std::isfinite(*c.hard_negatives),
+          "hard_negatives = " + number_text(c.hard_negatives.value_or(0.0)) + " must be finite");
   require(c.window >= 1 && c.window <= c.history_size,
           "window = " + std::to_string(c.window) + " must be from 1 to history_size");
   require(std::isfinite(c.recency_exponent) && c.recency_exponent >= 0.0,
@@ -43,9 +46,9 @@ void validate(const RecommenderConfig& c) {
   require(c.long_window <= c.history_size,
           "long_window = " + std::to_string(c.long_window) + " must be from 0 to history_size");
   require(c.hidden <= 65536, "hidden = " + std::to_string(c.hidden) + " must be from 0 to 65536");
-  require(
-      c.batch_size >= 1 && c.batch_size <= kMostBatch,
-      "batch_size = " + std::to_string(c.batch_size) + " must be from 1 to " + std::to_string(kMostBatch));
+  require(std::has_single_bit(c.batch_size) && c.batch_size <= kMostBatch,
+          "batch_size = " + std::to_string(c.batch_size) + " must be a power of two from 1 to " +
+              std::to_string(kMostBatch));
   require(std::isfinite(static_cast<float>(c.init_std)) && c.init_std >= 0.0,
           "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
 }
@@ -125,7 +128,7 @@ void Recommender::reserve(const EventBatch& events) {
 void Recommender::learn_group(const EventBatch& events) {
   reserve(events);
   for (const std::int64_t item : events.items) see_item(item);
-  group_->start(item_count_, event_count_);
+  group_->start(event_count_);
   const bool labelled = !events.labels.empty();
   for (std::size_t i = 0; i < events.size(); ++i) {
     const float label = events.label(i);

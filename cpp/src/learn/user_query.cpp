@@ -99,27 +99,38 @@ void UserQuery::gather_situation(const Histories& histories, std::int64_t user, 
 }
 
 void UserQuery::compute(const UsesByTable& uses, const UseRanges& ranges, const QueryVectors& vectors) const {
-  constexpr ModelTables::Name kSummed[] = {ModelTables::kContexts, ModelTables::kItems,
-                                           ModelTables::kLongTerms, ModelTables::kSituations,
-                                           ModelTables::kUsers};
-  const Kernels& kernel = kernels();
-  const auto rows = [&](ModelTables::Name name) -> const RowSet& { return tables_.store(name).rows(); };
-  std::fill_n(vectors.sum, config_.dim + 1, 0.0f);
-  for (const ModelTables::Name name : kSummed) {
-    const std::uint32_t begin = ranges.begin[name], n = ranges.end[name] - begin;
-    if (n == 0) continue;
-    kernel.accumulate_rows(rows(name), uses[name].rows.data() + begin, n, uses[name].weights.data() + begin,
-                           vectors.sum);
-  }
-  vectors.sum[config_.dim] = 1.0f;  // tied item rows have a bias there
+  add_up(uses, ranges, vectors.sum);
   std::copy_n(vectors.sum, config_.dim + 1, vectors.query);
   if (tables_.store(ModelTables::kHiddenIn).size() == 0) return;
-  kernel.score_rows(rows(ModelTables::kHiddenIn), nullptr, config_.hidden, vectors.sum, vectors.activations);
+  const Kernels& kernel = kernels();
+  kernel.score_rows(tables_.store(ModelTables::kHiddenIn).rows(), nullptr, config_.hidden, vectors.sum,
+                    vectors.activations);
   for (std::size_t h = 0; h < config_.hidden; ++h) {
     vectors.activations[h] = vectors.activations[h] > 0.0f ? vectors.activations[h] : 0.0f;
   }
-  kernel.accumulate_rows(rows(ModelTables::kHiddenOut), all_hidden_.data(), config_.hidden,
+  kernel.accumulate_rows(tables_.store(ModelTables::kHiddenOut).rows(), all_hidden_.data(), config_.hidden,
                          vectors.activations, vectors.query);
+  if (!is_finite(vectors.query)) std::copy_n(vectors.sum, config_.dim + 1, vectors.query);
+}
+
+/// Weights that ran away may overflow on the way: such a user is one without a history.
+void UserQuery::add_up(const UsesByTable& uses, const UseRanges& ranges, float* sum) const {
+  constexpr ModelTables::Name kSummed[] = {ModelTables::kContexts, ModelTables::kItems,
+                                           ModelTables::kLongTerms, ModelTables::kSituations,
+                                           ModelTables::kUsers};
+  std::fill_n(sum, config_.dim + 1, 0.0f);
+  for (const ModelTables::Name name : kSummed) {
+    const std::uint32_t begin = ranges.begin[name], n = ranges.end[name] - begin;
+    if (n == 0) continue;
+    kernels().accumulate_rows(tables_.store(name).rows(), uses[name].rows.data() + begin, n,
+                              uses[name].weights.data() + begin, sum);
+  }
+  sum[config_.dim] = 1.0f;  // tied item rows have a bias there
+  if (!is_finite(sum)) std::fill_n(sum, config_.dim, 0.0f);
+}
+
+bool UserQuery::is_finite(const float* vector) const {
+  return kernels().max_abs_bits(vector, config_.dim + 1) < 0x7f800000u;
 }
 
 void UserQuery::propagate(const QueryVectors& vectors) const {

@@ -74,6 +74,8 @@ class UserQuery {
   void compute(const Histories& histories, std::int64_t user, double time, float* query) const;
 
  private:
+  void add_up(const UsesByTable& uses, const UseRanges& ranges, float* sum) const;
+  bool is_finite(const float* vector) const;
   void gather_window(const Histories& histories, std::int64_t user, double time, UsesByTable& uses) const;
   void gather_situation(const Histories& histories, std::int64_t user, double time, Uses& uses) const;
 

@@ -235,6 +235,7 @@ BOOST_AUTO_TEST_CASE(configurations_out_of_range_are_refused) {
   refused([](RecommenderConfig& c) { c.dim = 0; }, "dim = 0");
   refused([](RecommenderConfig& c) { c.dim = 65537; }, "dim = 65537");
   refused([](RecommenderConfig& c) { c.negatives = 0; }, "negatives = 0");
+  refused([](RecommenderConfig& c) { c.hard_negatives = std::nan(""); }, "hard_negatives = ");
   refused([](RecommenderConfig& c) { c.window = 0; }, "window = 0");
   refused([](RecommenderConfig& c) { c.window = 13; }, "window = 13");
   refused([](RecommenderConfig& c) { c.history_size = 0; }, "history_size = 0");
@@ -247,7 +248,8 @@ BOOST_AUTO_TEST_CASE(configurations_out_of_range_are_refused) {
   refused([](RecommenderConfig& c) { c.hidden = 65537; }, "hidden = 65537");
   refused([](RecommenderConfig& c) { c.hidden_lr_scale = -1.0; }, "hidden_lr_scale = -1");
   refused([](RecommenderConfig& c) { c.batch_size = 0; }, "batch_size = 0");
-  refused([](RecommenderConfig& c) { c.batch_size = 4097; }, "batch_size = 4097");
+  refused([](RecommenderConfig& c) { c.batch_size = 24; }, "batch_size = 24");
+  refused([](RecommenderConfig& c) { c.batch_size = 512; }, "batch_size = 512");
   refused([](RecommenderConfig& c) { c.init_std = -0.1; }, "std = -0.1");
 }
 

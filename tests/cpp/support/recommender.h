@@ -33,10 +33,11 @@ struct Setting {
   Loss loss;
   double time_scale;
   bool whole = false;  // all the formula's parts
+  bool hard = false;   // hard negatives alone
   bool labelled() const { return loss == Loss::kMse; }
   std::string name() const {
     return "user " + std::to_string(static_cast<int>(user)) + ", loss " +
-           std::to_string(static_cast<int>(loss)) + ": ";
+           std::to_string(static_cast<int>(loss)) + (hard ? ", hard: " : ": ");
   }
 };
 
@@ -47,13 +48,16 @@ inline constexpr Setting kSettings[] = {{UserModel::kHistory, Loss::kSoftmax, 0.
                                         {UserModel::kHistory, Loss::kLogistic, 7.0},
                                         {UserModel::kBoth, Loss::kMse, 0.0},
                                         {UserModel::kHistory, Loss::kSoftmax, 9.0, true},
-                                        {UserModel::kBoth, Loss::kLogistic, 0.0, true}};
+                                        {UserModel::kBoth, Loss::kLogistic, 0.0, true},
+                                        {UserModel::kHistory, Loss::kSoftmax, 9.0, true, true},
+                                        {UserModel::kBoth, Loss::kBpr, 9.0, false, true}};
 
 inline RecommenderConfig configure(const Setting& setting) {
   RecommenderConfig config = small_config();
   config.user = setting.user;
   config.loss = setting.loss;
   config.time_scale = setting.time_scale;
+  if (setting.hard) config.hard_negatives = 0.3;
   if (!setting.whole) return config;
   config.tie_weight = 0.5;
   config.long_window = 10;

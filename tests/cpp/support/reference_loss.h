@@ -44,6 +44,7 @@ class ReferenceLoss {
     const std::size_t length = model.histories().length(user);
     situations_ = {0, 1 + bit_length(static_cast<double>(length))};
     if (length > 0) situations_.push_back(17 + bit_length(time - model.histories().recent(user, 0).time));
+    if (config_.hard_negatives && !negatives_.empty()) keep_hard_negatives();
   }
 
   std::vector<double> weights;  // of all tables, in their order
@@ -54,7 +55,9 @@ class ReferenceLoss {
     switch (config_.loss) {
       case Loss::kSoftmax: {
         const double correction =
-            std::log(static_cast<double>(items_ - 1) / static_cast<double>(negatives_.size()));
+            config_.hard_negatives
+                ? 0.0
+                : std::log(static_cast<double>(items_ - 1) / static_cast<double>(negatives_.size()));
         total = std::exp(target);
         for (const std::size_t j : negatives_) total += std::exp(score(j) + correction);
         return std::log(total) - target;
@@ -78,6 +81,15 @@ class ReferenceLoss {
     std::size_t bits = 0;
     for (auto whole = static_cast<std::uint64_t>(x); whole > 0; whole /= 2) ++bits;
     return bits;
+  }
+
+  void keep_hard_negatives() {
+    const auto n = static_cast<double>(negatives_.size());
+    double mean = 0.0, variance = 0.0;
+    for (const std::size_t j : negatives_) mean += score(j) / n;
+    for (const std::size_t j : negatives_) variance += (score(j) - mean) * (score(j) - mean) / n;
+    const double bar = mean + *config_.hard_negatives * std::sqrt(variance);
+    std::erase_if(negatives_, [&](std::size_t j) { return score(j) < bar; });
   }
 
   double weight(const char* table, std::size_t row, std::size_t column, std::size_t width) const {

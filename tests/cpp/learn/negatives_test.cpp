@@ -1,0 +1,86 @@
+#include "learn/negatives.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <set>
+#include <vector>
+
+#include "support/support.h"
+
+namespace fastinc::test {
+
+BOOST_AUTO_TEST_SUITE(negatives)
+
+BOOST_AUTO_TEST_CASE(draws_are_distinct_uniform_and_leave_out_what_the_user_had) {
+  constexpr std::size_t kItems = 60, kCount = 20, kDraws = 4000;
+  const NegativeSampler sampler(kCount, 7);
+  const std::vector<std::uint32_t> recent = {3, 5, 3, 59};
+  Marks marks;
+  marks.resize(kItems);
+  std::vector<std::size_t> times(kItems, 0);
+  std::vector<std::uint32_t> out(sampler.most(kItems));
+  for (std::size_t d = 0; d < kDraws; ++d) {
+    BOOST_REQUIRE_EQUAL(sampler.draw(kItems, d, 11, recent, marks, out.data()), kCount);
+    const std::set<std::uint32_t> distinct(out.begin(), out.end());
+    BOOST_REQUIRE_EQUAL(distinct.size(), kCount);
+    for (const std::uint32_t j : out) ++times.at(j);
+  }
+  const double expected = static_cast<double>(kDraws * kCount) / (kItems - 4);
+  for (std::size_t j = 0; j < kItems; ++j) {
+    if (j == 11 || j == 3 || j == 5 || j == 59) {
+      BOOST_CHECK_EQUAL(times[j], 0u);
+    } else {  // 6 standard deviations
+      BOOST_CHECK_SMALL(static_cast<double>(times[j]) - expected, 6.0 * std::sqrt(expected));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(where_there_are_not_enough_all_are_drawn) {
+  const NegativeSampler sampler(50, 7);
+  BOOST_CHECK_EQUAL(sampler.most(8), 8u);
+  Marks marks;
+  marks.resize(8);
+  std::vector<std::uint32_t> out(8);
+  const std::vector<std::uint32_t> recent = {0, 2};
+  out.resize(sampler.draw(8, 0, 7, recent, marks, out.data()));
+  BOOST_CHECK(out == (std::vector<std::uint32_t>{1, 3, 4, 5, 6}));
+  const std::vector<std::uint32_t> all = {0, 1, 2, 3, 4, 5, 6, 7};
+  BOOST_CHECK_EQUAL(sampler.draw(8, 0, 7, all, marks, out.data()), 0u);
+}
+
+BOOST_AUTO_TEST_CASE(hard_ones_are_those_above_the_bar_in_their_order) {
+  Generator random(3);
+  for (const std::size_t n : {1u, 2u, 7u, 8u, 100u, 401u}) {
+    const std::vector<float> scores = uniform_floats(random, n);
+    const double mean = std::accumulate(scores.begin(), scores.end(), 0.0) / static_cast<double>(n);
+    double variance = 0.0;
+    for (const float x : scores) {
+      variance += (static_cast<double>(x) - mean) * (static_cast<double>(x) - mean) / static_cast<double>(n);
+    }
+    for (const double deviations : {-1.0, 0.0, 0.67, 50.0}) {
+      std::vector<std::uint32_t> rows(n), expected_rows;
+      std::vector<float> kept = scores, expected;
+      std::iota(rows.begin(), rows.end(), 10u);
+      const double bar = mean + deviations * std::sqrt(variance);
+      const float best = *std::max_element(scores.begin(), scores.end());
+      for (std::size_t j = 0; j < n; ++j) {
+        if (static_cast<double>(scores[j]) < bar && scores[j] != best) continue;
+        expected.push_back(scores[j]);
+        expected_rows.push_back(rows[j]);
+      }
+      const std::size_t count = keep_hard(deviations, rows.data(), kept.data(), n);
+      rows.resize(count);
+      kept.resize(count);
+      BOOST_CHECK(rows == expected_rows);
+      BOOST_CHECK(kept == expected);
+    }
+  }
+  std::vector<std::uint32_t> rows = {4, 5, 6};
+  std::vector<float> equal(3, 0.1f);
+  BOOST_CHECK_EQUAL(keep_hard(0.67, rows.data(), equal.data(), 3), 3u);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace fastinc::test
