@@ -125,7 +125,7 @@ def test_slices_as_tables_and_json(report):
     found = json.loads(json.dumps(report.to_dict(), allow_nan=False))["models"]["popularity"]["slices"]
     mine = report.models["popularity"].slices["history"]["2-4"]["mrr"]
     assert found["history"]["2-4"]["mrr"] == {"value": mine.value, "low": mine.low, "high": mine.high, "n": mine.n}
-    with pytest.raises(ValueError, match="metric must be one of ranks .*got 'auc'"):
+    with pytest.raises(ValueError, match=r"metric must be one of ranks .*got 'auc'"):
         report.slices("auc")
 
 
@@ -138,7 +138,7 @@ def test_recall_and_precision_up_to_k(report):
     assert len(recall) == len(precision) == 10
     assert (np.diff(recall) >= 0).all()
     np.testing.assert_allclose(precision, recall / np.arange(1, 11))
-    with pytest.raises(ValueError, match="name must be a model of the report .*got 'mine'"):
+    with pytest.raises(ValueError, match=r"name must be a model of the report .*got 'mine'"):
         report.recall_precision("mine")
     with pytest.raises(ValueError, match="k = 0 must be at least 1"):
         report.recall_precision("popularity", k=0)
@@ -150,7 +150,7 @@ def test_lists_reach_no_further_than_they_were_asked_to():
     engine = fi.evaluate.prequential(fi.baselines.Popularity(), events, ["recall@5"], baselines=False)
     assert (listed.models["Lists"].depth, engine.models["popularity"].depth) == (5, None)
     np.testing.assert_array_equal(listed.recall_precision("Lists", 5), engine.recall_precision("popularity", 5))
-    with pytest.raises(ValueError, match="k must be at most 5, .*got 6"):
+    with pytest.raises(ValueError, match=r"k must be at most 5, .*got 6"):
         listed.recall_precision("Lists", k=6)
 
 
