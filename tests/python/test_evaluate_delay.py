@@ -27,7 +27,7 @@ class Recorder(Scripted):
 
 
 def reference_calls(events, warm_up, delay):
-    """The rule, word by word. Every event is of another item, and of one user."""
+    """The rule, word by word. All events are of one user, who is known from the second on."""
     times = events.timestamps.tolist()
     waiting, calls = [], []
     for i, now in enumerate(times):
@@ -46,7 +46,6 @@ def reference_calls(events, warm_up, delay):
 )
 def test_events_are_learned_before_the_first_ranking_at_which_they_are_known(gaps, delay, warmup):
     times = np.cumsum(gaps)
-    # Items come twice, the second time to another user, who is therefore asked about a known item.
     n = len(times)
     events = stream(np.zeros(n, dtype=int), np.arange(n), timestamps=times)
     model = Recorder()

@@ -155,8 +155,9 @@ def prequential(
     words = _words(stream, ties, seed, asked, window)
     judged = results[name]
     left_out = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in judged.skipped.items() if count)
+    new = "of items new or not learned yet" if delay else "new items"
     words.append(
-        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them new items; "
+        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them {new}; "
         f"not scored: {left_out or 'none'}"
     )
     if judged.depth is not None:

@@ -51,7 +51,7 @@ class ModelResult:
         label of at most 0), ``"no_history"`` (a user's first event), ``"repeat"`` (an item that the user had
         before).
     new_items
-        How many scored events were misses because their item was new.
+        How many scored events were misses because their item was new (with a delay: or not learned yet).
     nonfinite
         How many scored events were misses because a score was not finite.
     outcomes
