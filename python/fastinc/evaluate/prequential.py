@@ -95,7 +95,7 @@ def prequential(
         ``"novelty@k"``, the mean over lists of the mean over their items of -log2(the item's share of the
         events so far). Keeping the lists takes 4 k bytes a scored event while a model runs.
     window
-        How many scored events the windowed curves average over.
+        How many scored events (metrics of labels: predicted ones) the windowed curves are over.
     warmup
         The fraction of events that are learned and not scored, from 0 to below 1.
     baselines
@@ -118,6 +118,7 @@ def prequential(
     PrequentialReport
         The results, named ``"fastinc"`` for a recommender (by its ``name`` or class for a model that is not
         fastinc's), and ``"popularity"``, ``"item-kNN"`` and ``"item-kNN (recency)"`` for the baselines.
+        It prints as a table; each `ModelResult` also has curves, and slices by the user's and the item's past.
 
     See Also
     --------
@@ -152,19 +153,7 @@ def prequential(
         key: _evaluate(key, contestant, stream, parsed, window, asked, progress)
         for key, contestant in contestants.items()
     }
-    words = _words(stream, ties, seed, asked, window)
-    judged = results[name]
-    left_out = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in judged.skipped.items() if count)
-    new = "of items new or not learned yet" if delay else "new items"
-    words.append(
-        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them {new}; "
-        f"not scored: {left_out or 'none'}"
-    )
-    if judged.depth is not None:
-        words.append(
-            f"{name}: read from the lists of {judged.depth} that recommend() gives; "
-            "candidates, equal scores and seen items as the model has them"
-        )
+    words = [*_words(stream, ties, seed, asked, window), *_words_on(results[name], stream, delay)]
     return PrequentialReport(
         results,
         "\n".join(words),
@@ -267,6 +256,22 @@ def _words(stream: Stream, ties: str, seed: int, asked: Asked, window: int) -> l
         lines.append("predicted labels: every event after the warm-up, skipped ones too, before it is learned")
     if asked.list_size:
         lines.append("lists: the best candidates at every scored event; none where a score is NaN or +inf")
+    return lines
+
+
+def _words_on(judged: ModelResult, stream: Stream, delay: float) -> list[str]:
+    """Return what became of the events, a line for each thing to say."""
+    left_out = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in judged.skipped.items() if count)
+    new = "of items new or not learned yet" if delay else "new items"
+    lines = [
+        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them {new}; "
+        f"not scored: {left_out or 'none'}"
+    ]
+    if judged.depth is not None:
+        lines.append(
+            f"{judged.name}: read from the lists of {judged.depth} that recommend() gives; "
+            "candidates, equal scores and seen items as the model has them"
+        )
     return lines
 
 
