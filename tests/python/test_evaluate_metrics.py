@@ -195,3 +195,24 @@ def test_curves(n, window):
     for end, last, all_of_them in zip(curve.events.astype(int), curve.window, curve.cumulative, strict=True):
         assert last == pytest.approx(values[max(0, end - window) : end].mean())
         assert all_of_them == pytest.approx(values[:end].mean())
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.99])
+def test_where_nothing_is_scored_there_is_nothing_to_say(warmup):
+    events = fi.datasets.Events(users=[1, 2, 3], items=[1, 1, 2], labels=[0, 1, 1])
+    names = ["recall@5", "mrr", "auc", "log_loss", "rmse", "coverage@2", "novelty@2"]
+    model = fi.Recommender(loss="logistic", dim=4)
+    report = fi.evaluate.prequential(model, events, names, warmup=warmup)
+    for result in report.models.values():
+        assert result.scored == 0
+        for name in ("recall@5", "mrr", "coverage@2", "novelty@2"):
+            assert math.isnan(result.metrics[name].value)
+            assert (result.metrics[name].n, len(result.curves[name].events)) == (0, 0)
+    assert report.models["fastinc"].metrics["rmse"].n == (3 if warmup == 0 else 0)  # labels are predicted all the same
+    assert np.isnan(report.recall_precision("fastinc", 3)).all()
+    for draw in (report.plot, report.plot_recall_precision):
+        assert draw().axes
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert "0 of 3 events" in str(report)
+    with pytest.raises(ValueError, match="needs at least 2 users, got 0"):
+        fi.evaluate.compare(report, "fastinc", "popularity")
