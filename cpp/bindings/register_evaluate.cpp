@@ -1,6 +1,7 @@
 // The baselines, and test-then-train over a stream.
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <string>
@@ -31,11 +32,12 @@ std::span<const T> optional_column(const py::object& column, const char* name, D
   return keep->span<T>();
 }
 
-/// users, items: (n,) int64 codes; labels: (n,) float32, times: (n,) float64, targets: (n,) uint8, or None
-/// -> outcomes: (n,) int32
+/// users, items: (n,) int64 codes; labels: (n,) float32, times: (n,) float64, targets: (n,) uint8, or None;
+/// predictions: (n,) float32, lists: (n, k) int32, written, or None -> outcomes: (n,) int32
 py::array_t<std::int32_t> run(PrequentialRun& self, StreamModel& model, py::handle users_in,
                               py::handle items_in, const py::object& labels_in, const py::object& times_in,
-                              const py::object& targets_in) {
+                              const py::object& targets_in, const py::object& predictions_in,
+                              const py::object& lists_in) {
   const Tensor users = int64_vector(users_in, "users");
   const auto n = static_cast<std::int64_t>(users.size(0));
   const Tensor items = int64_vector(items_in, "items", n);
@@ -45,7 +47,19 @@ py::array_t<std::int32_t> run(PrequentialRun& self, StreamModel& model, py::hand
   events.times = optional_column<double>(times_in, "timestamps", DType::kFloat64, n, times);
   const auto which = optional_column<std::uint8_t>(targets_in, "targets", DType::kUint8, n, targets);
   py::array_t<std::int32_t> outcomes(n);
-  const std::span<std::int32_t> out(outcomes.mutable_data(), static_cast<std::size_t>(n));
+  const auto rows = static_cast<std::size_t>(n);
+  PrequentialOutputs out{{outcomes.mutable_data(), rows}};
+  std::optional<Tensor> predictions, lists;
+  if (!predictions_in.is_none()) {
+    predictions.emplace(float32_vector(predictions_in, "predictions", Access::kWrite, n));
+    out.predictions = {predictions->data<float>(), rows};
+  }
+  if (!lists_in.is_none()) {
+    lists.emplace(lists_in, "lists", Access::kWrite, std::initializer_list<DType>{DType::kInt32},
+                  std::initializer_list<std::int64_t>{n, kAny});
+    out.list_size = lists->size(1);
+    out.lists = {lists->data<std::int32_t>(), rows * out.list_size};
+  }
   without_gil([&] {
     validate(events);
     const std::unique_lock lock(model.mutex);
@@ -64,13 +78,23 @@ void register_evaluate(py::module_& m) {
 
   py::class_<PrequentialRun> prequential(m, "PrequentialRun");
   prequential
-      .def(py::init([](std::size_t warm_up, bool exclude_seen) {
-             return std::make_unique<PrequentialRun>(PrequentialOptions{warm_up, exclude_seen});
+      .def(py::init([](std::size_t warm_up, bool exclude_seen, double delay) {
+             return std::make_unique<PrequentialRun>(PrequentialOptions{warm_up, exclude_seen, delay});
            }),
-           py::arg("warm_up"), py::arg("exclude_seen"))
+           py::arg("warm_up"), py::arg("exclude_seen"), py::arg("delay") = 0.0)
       .def_property_readonly("position", &PrequentialRun::position)
       .def("run", &run, py::arg("model"), py::arg("users"), py::arg("items"), py::arg("labels"),
-           py::arg("times"), py::arg("targets"));
+           py::arg("times"), py::arg("targets"), py::arg("predictions") = py::none(),
+           py::arg("lists") = py::none())
+      .def(
+          "finish",
+          [](PrequentialRun& self, StreamModel& model) {
+            without_gil([&] {
+              const std::unique_lock lock(model.mutex);
+              self.finish(model);
+            });
+          },
+          py::arg("model"));
   prequential.attr("NEW_ITEM") = outcome::kNewItem;
   prequential.attr("WARM_UP") = outcome::kWarmUp;
   prequential.attr("NOT_TARGET") = outcome::kNotTarget;

@@ -136,6 +136,19 @@ auto locked(const StreamModel& model) {
   });
 }
 
+/// What predictions are of; None without.
+const char* prediction_name(const StreamModel& model) {
+  switch (model.prediction()) {
+    case Prediction::kProbability:
+      return "probability";
+    case Prediction::kLabel:
+      return "label";
+    case Prediction::kNone:
+      break;
+  }
+  return nullptr;
+}
+
 void partial_fit(StreamModel& model, py::handle users, py::handle items, const py::object& labels,
                  const py::object& times) {
   const HeldEvents held(users, items, labels, times);
@@ -356,7 +369,8 @@ void register_learn(py::module_& m) {
       .def_property_readonly("item_count", &locked<&StreamModel::item_count>)
       .def_property_readonly("user_count", &locked<&StreamModel::user_count>)
       .def_property_readonly("event_count", &locked<&StreamModel::event_count>)
-      .def_property_readonly("latest_time", &locked<&StreamModel::latest_time>);
+      .def_property_readonly("latest_time", &locked<&StreamModel::latest_time>)
+      .def_property_readonly("prediction", &prediction_name);
   register_recommender(m);
 }
 

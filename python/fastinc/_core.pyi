@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +143,8 @@ class StreamModel:
     def event_count(self) -> int: ...
     @property
     def latest_time(self) -> float: ...
+    @property
+    def prediction(self) -> Literal["probability", "label"] | None: ...
 
 class Recommender(StreamModel):
     def __init__(
@@ -176,7 +178,7 @@ class PrequentialRun:
     NO_HISTORY: ClassVar[int]
     REPEAT: ClassVar[int]
     NON_FINITE: ClassVar[int]
-    def __init__(self, warm_up: int, exclude_seen: bool) -> None: ...
+    def __init__(self, warm_up: int, exclude_seen: bool, delay: float = ...) -> None: ...
     @property
     def position(self) -> int: ...
     def run(
@@ -187,4 +189,7 @@ class PrequentialRun:
         labels: NDArray[np.float32] | None,
         times: NDArray[np.float64] | None,
         targets: NDArray[np.uint8] | None,
+        predictions: NDArray[np.float32] | None = ...,
+        lists: NDArray[np.int32] | None = ...,
     ) -> NDArray[np.int32]: ...
+    def finish(self, model: StreamModel) -> None: ...

@@ -112,9 +112,13 @@ class StreamModel:
             try:
                 yield
             except BaseException:
-                self._user_ids.truncate(max(known[0], self._core.user_count))
-                self._item_ids.truncate(max(known[1], self._core.item_count))
+                self._forget_unlearned_ids(*known)
                 raise
+
+    def _forget_unlearned_ids(self, users: int, items: int) -> None:
+        """Forget ids that nothing was learned of, but not the first ones."""
+        self._user_ids.truncate(max(users, self._core.user_count))
+        self._item_ids.truncate(max(items, self._core.item_count))
 
     def _check_columns(self, users: Any, items: Any, labels: Any, timestamps: Any) -> tuple[Any, Any, Any, Any]:
         if len(users) != len(items):

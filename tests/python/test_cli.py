@@ -12,10 +12,12 @@ import pytest
 
 import fastinc as fi
 from fastinc.cli import main
+from fastinc.cli._console import _cell
 from fastinc.cli._fresh import FRESH, LIST, watch
 from fastinc.cli._options import to_json, write_json
 
 PNG = b"\x89PNG\r\n\x1a\n"
+NAMES = ("fastinc", "popularity")
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,43 @@ def test_evaluate_prints_writes_and_plots(capsys, folder, tmp_path):
     assert plot_file.read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("rich", [True, False])
+def test_evaluate_with_labels_lists_and_a_delay(capsys, folder, tmp_path, monkeypatch, rich):
+    if not rich:
+        monkeypatch.setattr("fastinc.cli._console.has_rich", lambda: False)
+    metrics = ["rmse", "coverage@5", "novelty@5", "precision@5", "f1@5", "hit_rate@5", "map@5"]
+    status, out, err = run(
+        capsys,
+        *("evaluate", "--events", folder, "--metrics", *metrics, "--loss", "mse", "--dim", 8),
+        *("--delay", 60, "--json", tmp_path / "r.json", "--plot", tmp_path / "plot.svg"),
+    )
+    assert status == 0, err
+    for text in (*metrics, "delay: an event is learned 60 s after it happened"):
+        assert text in out
+    rows = {name: next(line for line in out.splitlines() if line.lstrip("| ").startswith(name)) for name in NAMES}
+    cells = {name: [cell for cell in row.split() if cell not in ("|", "±")] for name, row in rows.items()}
+    assert cells["popularity"][1] == "-"  # predicts no labels
+    models = json.loads((tmp_path / "r.json").read_text())["models"]
+    assert models["popularity"]["metrics"]["rmse"]["value"] is None
+    assert cells["fastinc"][1] == f"{models['fastinc']['metrics']['rmse']['value']:.4f}"
+    assert (tmp_path / "plot.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_the_best_is_the_least_error_and_the_most_of_all_else():
+    events = fi.datasets.synthetic(1500, 60, 120, seed=2, labels=True)
+    good, bad = (
+        fi.evaluate.prequential(model, events, ["rmse", "recall@10"], baselines=False).models["fastinc"]
+        for model in (fi.Recommender(dim=4, loss="mse"), fi.Recommender(dim=4, loss="mse", optimizer=fi.SGD(lr=0.2)))
+    )
+    report = fi.evaluate.PrequentialReport({"good": good, "bad": bad}, "", "", ("rmse", "recall@10"), 100)
+    for metric, best in (("rmse", min), ("recall@10", max)):
+        values = {name: result.metrics[metric].value for name, result in report.models.items()}
+        assert values["good"] != values["bad"]
+        for name, value in values.items():
+            assert ("[bold]" in _cell(report, metric, name, bold=True)) == (value == best(values.values()))
+            assert "[bold]" not in _cell(report, metric, name, bold=False)
+
+
 def test_evaluate_works_without_rich_and_without_baselines(capsys, folder, monkeypatch):
     monkeypatch.setattr("fastinc.cli._console.has_rich", lambda: False)
     status, out, _ = run(capsys, "evaluate", "--events", folder, "--no-baselines", "--dim", 8)
@@ -190,6 +229,10 @@ def test_evaluate_counts_skipped_rows(capsys, folder, tmp_path):
     ("options", "name"),
     [
         (["--metrics", "accuracy"], "accuracy"),
+        (["--metrics", "auc"], "'auc' needs labels above 0 and labels at most 0"),
+        (["--metrics", "rmse"], "needs a model that predicts labels"),
+        (["--delay", "-1"], "delay"),
+        (["--plot", "plot.doc"], "plot.doc"),
         (["--window", "0"], "window"),
         (["--lr", "-1"], "lr"),
         (["--dim", "0"], "dim"),

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
+from _evaluate import Lists, Scripted, alone, as_strings, codes, stream
 from fastinc import _core
-from fastinc.evaluate.metrics import Estimate, Metric, parse_metrics
-from fastinc.evaluate.report import Curve
+from fastinc.evaluate import Estimate
+from fastinc.evaluate.metrics import Metric
 from test_baselines import ItemKnnReference, PopularityReference, random_stream
 
 Run = _core.PrequentialRun
@@ -43,12 +44,6 @@ def reference_outcomes(model, users, items, labels, warm_up, exclude_seen):
         if item not in known:
             known.append(item)
     return np.array(outcomes, dtype=np.int32)
-
-
-def codes(values):
-    """Return codes in the order of first appearance, as int64."""
-    first = {}
-    return np.array([first.setdefault(value, len(first)) for value in values.tolist()], dtype=np.int64)
 
 
 def engine_outcomes(core, users, items, labels, warm_up, exclude_seen, cuts=()):
@@ -117,44 +112,6 @@ def test_the_engine_refuses_bad_arrays_and_learns_nothing():
         _core.ItemKnn("time", 10)
 
 
-class Lists:
-    """A model that is not fastinc's: it only has a name of its own and the two methods."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def partial_fit(self, users, items, labels=None, timestamps=None):
-        self.model.partial_fit(users, items, labels, timestamps)
-
-    def recommend(self, users, k=10, at=None, exclude_seen=True):
-        return self.model.recommend(users, k=k, at=at, exclude_seen=exclude_seen)
-
-
-class Scripted(Lists):
-    """Gives the same list whatever it learns, and remembers how it was asked."""
-
-    def __init__(self, ids, scores):
-        self.answer = np.array([ids]), np.array([scores])
-        self.learned, self.asked = [], []
-
-    def partial_fit(self, users, items, labels=None, timestamps=None):
-        self.learned.append((users.tolist(), items.tolist(), labels, timestamps))
-
-    def recommend(self, users, k=10, at=None, exclude_seen=True):
-        self.asked.append((users.tolist(), k, at, exclude_seen))
-        return self.answer
-
-
-def alone(model, events, **options):
-    options = {"warmup": 0.0, "metrics": ["recall@10", "mrr@10"], **options}
-    (result,) = fi.evaluate.prequential(model, events, baselines=False, **options).models.values()
-    return result
-
-
-def stream(users, items, **columns):
-    return fi.datasets.Events(users=users, items=items, **columns)
-
-
 @pytest.fixture(scope="module")
 def synthetic():
     return fi.datasets.synthetic(3000, 60, 250, seed=2, labels=True)
@@ -163,14 +120,7 @@ def synthetic():
 @pytest.mark.parametrize("strings", [False, True])
 @pytest.mark.parametrize("make", [fi.baselines.Popularity, lambda: fi.baselines.ItemKNN(recency="rank")])
 def test_lists_and_engine_agree(synthetic, make, strings):
-    events = synthetic
-    if strings:
-        events = stream(
-            events.users.astype(str),
-            np.char.add("i", events.items.astype(str)),
-            labels=events.labels,
-            timestamps=events.timestamps,
-        )
+    events = as_strings(synthetic) if strings else synthetic
     options = {"metrics": ["recall@10", "ndcg@5", "mrr@7"], "window": 300, "warmup": 0.1, "ties": "shuffle"}
     engine, lists = alone(make(), events, **options), alone(Lists(make()), events, **options)
     assert lists.name == "Lists"
@@ -406,42 +356,3 @@ def test_a_label_that_the_model_refuses_stops_it_before_it_learns():
 def test_a_list_with_fewer_scores_than_ids_is_refused():
     with pytest.raises(ValueError, match="as many ids as scores, got 2 and 1"):
         alone(Scripted([6, 7], [1.0]), stream([1, 2, 1], [5, 6, 6]))
-
-
-def test_metrics_of_ranks():
-    ranks = np.array([0, 1, 2, 10, 11], dtype=np.int32)
-    values = {metric.name: metric.values(ranks) for metric in parse_metrics(["recall@10", "ndcg@10", "mrr", "mrr@10"])}
-    np.testing.assert_array_equal(values["recall@10"], [0, 1, 1, 1, 0])
-    np.testing.assert_allclose(values["ndcg@10"], [0, 1, 1 / np.log2(3), 1 / np.log2(11), 0])
-    np.testing.assert_allclose(values["mrr"], [0, 1, 1 / 2, 1 / 10, 1 / 11])
-    np.testing.assert_allclose(values["mrr@10"], [0, 1, 1 / 2, 1 / 10, 0])
-
-
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    ranks = rng.geometric(0.05, (400, 200))
-    for name in ("recall@5", "mrr", "ndcg@20"):
-        metric = Metric.parse(name)
-        truth = metric.values(rng.geometric(0.05, 1_000_000)).mean()
-        estimates = [Estimate.of(metric, metric.values(row)) for row in ranks]
-        held = np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
-        assert 0.91 < held < 0.985
-
-
-def test_intervals_of_few_events():
-    recall, mrr = Metric.parse("recall@1"), Metric.parse("mrr")
-    assert Estimate.of(recall, np.zeros(10)).low == 0
-    assert Estimate.of(recall, np.zeros(10)).high == pytest.approx(0.2775, abs=1e-4)  # Wilson: never just 0
-    assert Estimate.of(mrr, np.array([0.5])) == Estimate(0.5, 0.0, 1.0, 1)
-    assert math.isnan(Estimate.of(mrr, np.empty(0)).value)
-
-
-@pytest.mark.parametrize(("n", "window"), [(1, 5), (7, 3), (1000, 30), (5000, 20), (23, 23)])
-def test_curves(n, window):
-    values = np.random.default_rng(n).random(n)
-    curve = Curve.of(values, window)
-    assert curve.events[-1] == n
-    assert len(curve.events) <= 502
-    for end, last, all_of_them in zip(curve.events.astype(int), curve.window, curve.cumulative, strict=True):
-        assert last == pytest.approx(values[max(0, end - window) : end].mean())
-        assert all_of_them == pytest.approx(values[:end].mean())

@@ -77,6 +77,9 @@ class Recommender : public StreamModel {
   void learn(const EventBatch& events) override;
   void score_items(std::int64_t user, double time, std::span<float> scores) const override;
 
+  Prediction prediction() const override;
+  float predict_label(std::int64_t user, std::int64_t item, double time) const override;
+
   /// score per pair, as a probability for logistic, in label units for mse. users, items, out: (n,)
   void predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items, double time,
                float* out) const;

@@ -31,6 +31,9 @@ struct EventBatch {
 /// [0, 2^31 - 2], a label or time that isn't finite.
 void validate(const EventBatch& events);
 
+/// What a model says of an event's label: nothing, its probability, or a value in units of labels.
+enum class Prediction : std::uint8_t { kNone, kProbability, kLabel };
+
 /// Not synchronised: callers hold `mutex`, exclusive to learn and shared for everything that only reads.
 class StreamModel {
  public:
@@ -50,6 +53,12 @@ class StreamModel {
   /// Score items 0 .. scores.size() - 1 for a user (an unknown user is one without history), as of `time`.
   /// Higher is better. scores: (items,), items <= item_count()
   virtual void score_items(std::int64_t user, double time, std::span<float> scores) const = 0;
+
+  virtual Prediction prediction() const { return Prediction::kNone; }
+
+  /// The label that an event would have, of users and items that may be unknown. Throws std::invalid_argument
+  /// for a model without predictions.
+  virtual float predict_label(std::int64_t user, std::int64_t item, double time) const;
 
   std::size_t item_count() const { return item_count_; }
   std::size_t user_count() const { return histories_.size(); }

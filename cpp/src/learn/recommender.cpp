@@ -155,6 +155,18 @@ void Recommender::score_items(std::int64_t user, double time, std::span<float> s
                        scores.data());
 }
 
+Prediction Recommender::prediction() const {
+  if (config_.loss == Loss::kLogistic) return Prediction::kProbability;
+  return config_.loss == Loss::kMse ? Prediction::kLabel : Prediction::kNone;
+}
+
+float Recommender::predict_label(std::int64_t user, std::int64_t item, double time) const {
+  if (prediction() == Prediction::kNone) return StreamModel::predict_label(user, item, time);
+  float out = 0.0f;
+  predict({&user, 1}, {&item, 1}, time, &out);
+  return out;
+}
+
 void Recommender::predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items,
                           double time, float* out) const {
   std::vector<float> query(config_.dim + 1);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "fastinc/runtime.h"
+#include "learn/top_items.h"
 
 namespace fastinc {
 
@@ -69,6 +70,10 @@ StreamModel::StreamModel(std::size_t history_size) : histories_(history_size) {
 
 StreamModel::~StreamModel() = default;
 
+float StreamModel::predict_label(std::int64_t, std::int64_t, double) const {
+  throw std::invalid_argument("predictions: this model ranks items and predicts no labels");
+}
+
 void StreamModel::see_item(std::int64_t item) {
   item_count_ = std::max(item_count_, static_cast<std::size_t>(item) + 1);
 }
@@ -98,16 +103,7 @@ void StreamModel::recommend(std::span<const std::int64_t> users, std::size_t k, 
       if (item >= 0 && static_cast<std::size_t>(item) < item_count_)
         all[static_cast<std::size_t>(item)] = kNothing;
     }
-    order.clear();
-    for (std::size_t j = 0; j < item_count_; ++j) {
-      if (all[j] > kNothing) order.push_back(static_cast<std::int32_t>(j));  // neither excluded nor NaN
-    }
-    const auto better = [&](std::int32_t a, std::int32_t b) {
-      const float x = all[static_cast<std::size_t>(a)], y = all[static_cast<std::size_t>(b)];
-      return x > y || (x == y && a < b);
-    };
-    const std::size_t found = std::min(k, order.size());
-    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(found), order.end(), better);
+    const std::size_t found = top_items(all, k, order);
     for (std::size_t j = 0; j < k; ++j) {
       items[u * k + j] = j < found ? order[j] : -1;
       scores[u * k + j] = j < found ? all[static_cast<std::size_t>(order[j])] : kNothing;

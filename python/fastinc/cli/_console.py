@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastinc._extras import require
+from fastinc.evaluate.metrics import Metric
 
 if TYPE_CHECKING:
     from fastinc.evaluate import PrequentialReport
@@ -67,6 +69,17 @@ def _lines(unit: str) -> Progress:
     return advance
 
 
+def _cell(report: PrequentialReport, metric: str, name: str, bold: bool) -> str:
+    estimate = report.models[name].metrics[metric]
+    if math.isnan(estimate.value):
+        return "-"
+    values = [value for result in report.models.values() if not math.isnan(value := result.metrics[metric].value)]
+    best = min(values) if Metric.parse(metric).lower_is_better else max(values)
+    half = (estimate.high - estimate.low) / 2
+    cell = f"{estimate.value:.4f}" + ("" if math.isnan(half) else f" ± {half:.4f}")
+    return f"[bold]{cell}[/bold]" if bold and estimate.value == best else cell
+
+
 def show_report(report: PrequentialReport) -> None:
     """Print the table of a report and the protocol it was made by."""
     if not has_rich():
@@ -84,14 +97,10 @@ def show_report(report: PrequentialReport) -> None:
     for metric in report.metrics:
         table.add_column(metric, justify="right", no_wrap=True)
     table.add_column("events/s", justify="right", no_wrap=True)
-    best = {m: max(result.metrics[m].value for result in report.models.values()) for m in report.metrics}
     for name, result in report.models.items():
-        cells = []
-        for metric in report.metrics:
-            estimate = result.metrics[metric]
-            cell = f"{estimate.value:.4f} ± {(estimate.high - estimate.low) / 2:.4f}"
-            cells.append(f"[bold]{cell}[/bold]" if terminal and estimate.value == best[metric] else cell)
-        table.add_row(name, *cells, f"{result.events_per_second:,.0f}")
+        cells = [_cell(report, metric, name, bold=terminal) for metric in report.metrics]
+        rate = result.events_per_second
+        table.add_row(name, *cells, "-" if math.isnan(rate) else f"{rate:,.0f}")
     out = console()
     # Better a line that the terminal wraps than figures that are cut off.
     out.width = max(out.width, out.measure(table, options=out.options.update(width=1000)).maximum)

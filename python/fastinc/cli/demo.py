@@ -10,7 +10,7 @@ from fastinc._extras import require
 from fastinc.cli._console import console, progress, show_report
 from fastinc.cli._fresh import Answer, Visit, watch
 from fastinc.cli._options import add_seed, open_events, write_json
-from fastinc.cli.plot import need_matplotlib, plot_report
+from fastinc.evaluate.plots import need_matplotlib
 
 if TYPE_CHECKING:
     from fastinc.datasets import Events
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     show_report(report)
     _show_visits(visits, events, out)
 
-    plot_report(report, folder / "recall.png", _METRICS[0])
+    report.plot(folder / "recall.png", _METRICS[0])
     document = {
         "events": {"name": events.name, "source": events.source, "count": len(events)},
         "seed": args.seed,

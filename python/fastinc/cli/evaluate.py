@@ -15,7 +15,7 @@ from fastinc.cli._options import (
     writable,
     write_json,
 )
-from fastinc.cli.plot import need_matplotlib, plot_report
+from fastinc.evaluate.plots import need_matplotlib
 
 
 def add_parser(commands: Any) -> None:
@@ -28,7 +28,8 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         default=["recall@10", "ndcg@10", "mrr"],
         metavar="METRIC",
-        help="recall@K, ndcg@K or mrr (default: recall@10 ndcg@10 mrr)",
+        help="recall@K, hit_rate@K, precision@K, f1@K, ndcg@K, mrr@K, map@K, mrr; coverage@K, novelty@K; with --loss "
+        "logistic or mse auc, log_loss, rmse (default: recall@10 ndcg@10 mrr)",
     )
     group.add_argument("--window", type=int, default=5000, metavar="N", help="events in a window (default: 5000)")
     group.add_argument(
@@ -36,6 +37,13 @@ def add_parser(commands: Any) -> None:
         choices=("file", "shuffle"),
         default="file",
         help="events with equal timestamps: in the order of the file, or shuffled (default: file)",
+    )
+    group.add_argument(
+        "--delay",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long after an event it is learned (default: 0)",
     )
     group.add_argument("--no-baselines", action="store_true", help="evaluate the model alone")
     group.add_argument("--json", metavar="OUT", help="write the report as JSON")
@@ -51,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     report_file, plot_file = writable(args.json, "--json"), writable(args.plot, "--plot")
     if plot_file:
-        need_matplotlib()
+        need_matplotlib(plot_file)
     model = make_model(args)
     events = open_events(args.events, args.columns, args.min_label, args.errors)
     with progress() as advance:
@@ -63,6 +71,7 @@ def run(args: argparse.Namespace) -> None:
             baselines=not args.no_baselines,
             ties=args.ties,
             seed=args.seed,
+            delay=args.delay,
             progress=advance,
         )
     show_report(report)
@@ -72,5 +81,5 @@ def run(args: argparse.Namespace) -> None:
         write_json(report_file, report.to_dict())
         print(f"report: {report_file}")
     if plot_file:
-        plot_report(report, plot_file)
+        report.plot(plot_file)
         print(f"plot: {plot_file}")

@@ -1,32 +1,47 @@
-"""Metrics of the rank of one item, and how sure their means are."""
+"""The metrics' names, and what each makes of the rank of an item."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Family = Literal["rank", "label", "list"]
 
-_NAME = re.compile(r"(recall|ndcg|mrr)(?:@([1-9][0-9]{0,8}))?")
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
+_RANKS = ("recall", "hit_rate", "precision", "f1", "ndcg", "mrr", "map")
+_LABELS = ("auc", "log_loss", "rmse")
+_LISTS = ("coverage", "novelty")
+_AT_K = re.compile(rf"({'|'.join(_RANKS + _LISTS)})@([1-9][0-9]{{0,8}})")
+_WHOLE = ("mrr", *_LABELS)
+NAMES = ", ".join([*(f"{kind}@k" for kind in _RANKS + _LISTS), *_WHOLE])
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a rank, between 0 and 1; a miss is worth 0.
+    """A metric of an item's rank, of an event's label or of the lists.
+
+    Of a rank, with one item to find, a miss being worth 0:
+
+    ================ ==================================================================================
+    ``recall@k``     1 within the first k; ``hit_rate@k`` is the same
+    ``precision@k``  1 / k within the first k
+    ``f1@k``         2 / (k + 1) within the first k: the harmonic mean of precision and recall
+    ``ndcg@k``       1 / log2(1 + rank) within the first k
+    ``mrr@k``        1 / rank within the first k; ``map@k`` is the same; ``mrr`` has no limit
+    ================ ==================================================================================
 
     Parameters
     ----------
     name
         As the caller wrote it.
     kind
-        ``"recall"`` (1 within the first k: with one item to find that is the hit rate), ``"ndcg"``
-        (1 / log2(1 + rank) within the first k) or ``"mrr"`` (1 / rank, within the first k if there is a k).
+        The name up to the ``@``.
     k
         How many places count, or None for all of them.
 
@@ -47,7 +62,8 @@ class Metric:
         Parameters
         ----------
         name
-            ``"recall@k"``, ``"ndcg@k"``, ``"mrr@k"`` (k a positive number) or ``"mrr"``.
+            One of the table above, ``"auc"``, ``"log_loss"``, ``"rmse"``, ``"coverage@k"`` or ``"novelty@k"``
+            (k a positive number).
 
         Returns
         -------
@@ -59,10 +75,40 @@ class Metric:
         >>> Metric.parse("recall@20").k
         20
         """
-        match = _NAME.fullmatch(name) if isinstance(name, str) else None
-        if match is None or (match[2] is None and match[1] != "mrr"):
-            raise ValueError(f"metrics must be recall@k, ndcg@k, mrr@k (k from 1) or mrr, got {name!r}")
-        return cls(name, match[1], None if match[2] is None else int(match[2]))
+        if isinstance(name, str) and name in _WHOLE:
+            return cls(name, name, None)
+        match = _AT_K.fullmatch(name) if isinstance(name, str) else None
+        if match is None:
+            raise ValueError(f"metrics must be among {NAMES} (k from 1), got {name!r}")
+        return cls(name, match[1], int(match[2]))
+
+    @property
+    def family(self) -> Family:
+        """What the metric is of: an item's ``"rank"``, an event's ``"label"``, or the ``"list"`` given."""
+        if self.kind in _RANKS:
+            return "rank"
+        return "label" if self.kind in _LABELS else "list"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether it measures an error."""
+        return self.kind in ("log_loss", "rmse")
+
+    @property
+    def most(self) -> float:
+        """The largest value that it can have."""
+        if self.kind in ("log_loss", "rmse", "novelty"):
+            return math.inf
+        return 1.0 if self.hit_value is None else self.hit_value
+
+    @property
+    def hit_value(self) -> float | None:
+        """What an item within the first k is worth, where all places are worth the same, else None."""
+        if self.kind in ("recall", "hit_rate"):
+            return 1.0
+        if self.k is None or self.kind not in ("precision", "f1"):
+            return None
+        return 1.0 / self.k if self.kind == "precision" else 2.0 / (1.0 + self.k)
 
     def values(self, ranks: npt.NDArray[Any]) -> Floats:
         """Return the metric of each rank.
@@ -70,21 +116,38 @@ class Metric:
         Parameters
         ----------
         ranks
-            (n,) integers: ranks from 1, and 0 for a miss.
+            (n,) integers: ranks from 1; 0 and below for a miss.
 
         Returns
         -------
         numpy.ndarray
             (n,) float64.
         """
+        if self.family != "rank":
+            raise ValueError(f"{self.name!r} is not a metric of ranks")
         hit = ranks > 0
         if self.k is not None:
             hit &= ranks <= self.k
-        if self.kind == "recall":
-            return hit.astype(np.float64)
+        if self.hit_value is not None:
+            return np.where(hit, self.hit_value, 0.0)
         places = np.where(hit, ranks, 1).astype(np.float64)
         gain = 1.0 / np.log2(1.0 + places) if self.kind == "ndcg" else 1.0 / places
         return np.where(hit, gain, 0.0)
+
+    def of_mean(self, mean: Any) -> Any:
+        """Return the metric of the mean of its events' values: the root for rmse, else the mean itself.
+
+        Parameters
+        ----------
+        mean
+            A number or an array.
+
+        Returns
+        -------
+        float or numpy.ndarray
+            As `mean`.
+        """
+        return np.sqrt(mean) if self.kind == "rmse" else mean
 
 
 def parse_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
@@ -115,62 +178,3 @@ def parse_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
         if listed.count(name) > 1:
             raise ValueError(f"metrics must differ, got {name!r} twice")
     return metrics
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over events, with a 95 % interval.
-
-    The interval treats events as independent. Events of one user resemble each other, so it is the
-    narrower side of the truth.
-
-    Parameters
-    ----------
-    value
-        The mean; NaN without events.
-    low, high
-        The ends of the interval, within [0, 1]; NaN without events.
-    n
-        How many events.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, metric: Metric, values: Floats) -> Estimate:
-        """Return the mean of a metric with its interval: Wilson's for recall, the normal one for the others.
-
-        Parameters
-        ----------
-        metric
-            Which metric the values are of.
-        values
-            (n,) the metric of each event.
-
-        Returns
-        -------
-        Estimate
-            The estimate.
-
-        Examples
-        --------
-        >>> recall = Metric.parse("recall@10")
-        >>> e = Estimate.of(recall, np.array([1.0, 0.0, 0.0, 1.0]))
-        >>> round(e.low, 2), e.value, round(e.high, 2), e.n
-        (0.15, 0.5, 0.85, 4)
-        """
-        n = len(values)
-        if n == 0:
-            return cls(np.nan, np.nan, np.nan, 0)
-        mean = float(values.mean())
-        if metric.kind == "recall":
-            centre = (mean + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-            half = _Z / (1 + _Z**2 / n) * np.sqrt(mean * (1 - mean) / n + _Z**2 / (4 * n**2))
-        elif n == 1:  # one value says nothing about its variance
-            return cls(mean, 0.0, 1.0, 1)
-        else:
-            centre, half = mean, _Z * float(values.std(ddof=1)) / np.sqrt(n)
-        return cls(mean, max(0.0, float(centre - half)), min(1.0, float(centre + half)), n)

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import time
+import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from fastinc import _core
+from fastinc._arguments import as_number
 from fastinc._stream import StreamModel
 from fastinc.baselines import ItemKNN, Popularity
 from fastinc.datasets.events import Events
-from fastinc.evaluate.metrics import Estimate, Metric, parse_metrics
-from fastinc.evaluate.report import Curve, ModelResult, PrequentialReport
+from fastinc.evaluate.labels import check_labels
+from fastinc.evaluate.metrics import Metric, parse_metrics
+from fastinc.evaluate.report import PrequentialReport
+from fastinc.evaluate.results import ModelResult, summarise
+from fastinc.evaluate.runs import Asked, ListModel, Outcomes, predicts, start
+from fastinc.evaluate.stream import Stream
 
-Ints = npt.NDArray[np.int32]
 Progress = Callable[[str, int, int], None]
-Run = _core.PrequentialRun  # its constants say what became of an event
 
 _CHUNK = 1000  # events between two reports of progress, and two chances to interrupt
-_BEYOND = np.iinfo(np.int32).max  # the rank of an item that a list does not hold
-
-
-class ListModel(Protocol):
-    """What `prequential` asks of a model that is not one of fastinc's."""
-
-    def partial_fit(self, users: Any, items: Any, labels: Any = None, timestamps: Any = None) -> Any:
-        """Learn events."""
-
-    def recommend(self, users: Any, k: int = 10, at: Any = None, exclude_seen: bool = True) -> tuple[Any, Any]:
-        """Return ids and scores, best first."""
 
 
 def prequential(
@@ -46,6 +36,7 @@ def prequential(
     ties: Literal["file", "shuffle"] = "file",
     seed: int = 0,
     exclude_seen: bool = True,
+    delay: float = 0.0,
     progress: Progress | None = None,
 ) -> PrequentialReport:
     """Rank the item of every event among the others, then learn the event, and see how well that went.
@@ -67,13 +58,24 @@ def prequential(
     - *Equal scores.* The item that the model met first ranks first.
     - *Scores that are not finite.* If the item's own score is not finite, or any candidate's is NaN or +inf,
       the event is a miss, and is counted in `ModelResult.nonfinite`.
+    - *Delay.* With `delay` what happened becomes known that many seconds later: an event is ranked at its time,
+      and learned before the first event at that time plus `delay` or later (all that are due at once, in
+      order); what is left at the end is learned then. Candidates, seen items and known users come from the
+      events at once, and are the same for all models. An item of which nothing has been learned yet is a miss.
+    - *Predicted labels.* Metrics of labels are over every event after the warm-up, those skipped above too
+      (users without history, new items, repeats, labels of at most 0): the model's `predict` for the event's
+      user, item and time, before the event is learned. A model without predictions shows "-".
+    - *Lists.* Metrics of lists are over the k best candidates at each scored event. Where a score is NaN or
+      +inf there is no list.
 
     Earlier events are those of `events`: what the model learned before this call gives it knowledge, but
     neither candidates nor seen items nor known users. So all models are asked exactly the same.
 
     A model that is not one of fastinc's is asked for its `recommend` list, as long as the largest k of the
-    metrics, for every event: candidates, equal scores and seen items are then as the model has them. That
-    takes longer. It is given labels unless it has an attribute ``uses_labels`` that is false.
+    metrics, for every event: candidates, equal scores and seen items are then as the model has them (with a
+    delay, items that the user had and the model cannot know of are taken out). That takes longer. It is given
+    labels unless it has an attribute ``uses_labels`` that is false, and asked for labels if it has a method
+    ``predict(users, items, at=)``.
 
     Parameters
     ----------
@@ -84,9 +86,16 @@ def prequential(
     events
         The stream.
     metrics
-        ``"recall@k"`` (with one item to find: the hit rate), ``"ndcg@k"``, ``"mrr@k"`` and ``"mrr"``.
+        Of the item's rank: ``"recall@k"``, ``"ndcg@k"``, ``"mrr@k"``, ``"mrr"``, ``"precision@k"``,
+        ``"f1@k"``, ``"hit_rate@k"`` and ``"map@k"``. With one item to find, hit rate is recall, precision is
+        recall / k, f1 is recall times 2 / (k + 1), and MAP is MRR.
+        Of predicted labels: ``"auc"`` (a label above 0 is positive, ties count half), ``"log_loss"`` (labels
+        in [0, 1], a model with loss "logistic") and ``"rmse"``. The model must have loss "logistic" or "mse".
+        Of the lists: ``"coverage@k"``, the share of the candidates that were in a list at all, and
+        ``"novelty@k"``, the mean over lists of the mean over their items of -log2(the item's share of the
+        events so far). Keeping the lists takes 4 k bytes a scored event while a model runs.
     window
-        How many scored events the windowed curves average over.
+        How many scored events (metrics of labels: predicted ones) the windowed curves are over.
     warmup
         The fraction of events that are learned and not scored, from 0 to below 1.
     baselines
@@ -99,6 +108,8 @@ def prequential(
         Seeds the shuffle.
     exclude_seen
         Whether to leave out items that the user had.
+    delay
+        Seconds from an event to its learning; needs timestamps.
     progress
         Called as ``progress(name of the model, events done, events in all)``.
 
@@ -107,6 +118,11 @@ def prequential(
     PrequentialReport
         The results, named ``"fastinc"`` for a recommender (by its ``name`` or class for a model that is not
         fastinc's), and ``"popularity"``, ``"item-kNN"`` and ``"item-kNN (recency)"`` for the baselines.
+        It prints as a table; each `ModelResult` also has curves, and slices by the user's and the item's past.
+
+    See Also
+    --------
+    compare : whether two of its models differ.
 
     References
     ----------
@@ -123,36 +139,34 @@ def prequential(
     True
     """
     parsed = parse_metrics(metrics)
-    _check(model, events, parsed, window, warmup)
+    delay = as_number(delay, "delay")
+    _check(model, events, window, warmup, delay)
+    _check_metrics(model, events, parsed)
     name = _name(model)
     contestants: dict[str, StreamModel | ListModel] = {name: model}
     if baselines:
         for baseline in (Popularity(), ItemKNN(), ItemKNN(recency="rank")):
             contestants[baseline.name if baseline.name != name else f"{name} (new)"] = baseline
-    stream = _in_order(events, ties, seed)
-    warm_up = round(warmup * len(stream))
+    stream = Stream.of(_in_order(events, ties, seed), round(warmup * len(events)))
+    asked = _asked(parsed, exclude_seen, delay)
     results = {
-        key: _evaluate(key, contestant, stream, parsed, window, warm_up, exclude_seen, progress)
+        key: _evaluate(key, contestant, stream, parsed, window, asked, progress)
         for key, contestant in contestants.items()
     }
-    words = _words(stream, ties, seed, warm_up, exclude_seen, window)
-    judged = results[name]
-    left_out = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in judged.skipped.items() if count)
-    words.append(
-        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them new items; "
-        f"not scored: {left_out or 'none'}"
+    words = [*_words(stream, ties, seed, asked, window), *_words_on(results[name], stream, delay)]
+    return PrequentialReport(
+        results,
+        "\n".join(words),
+        events.name,
+        tuple(metric.name for metric in parsed),
+        window,
+        users=stream.users,
+        items=stream.items,
+        labels=stream.events.labels,
     )
-    if not isinstance(model, StreamModel):
-        words.append(
-            f"{name}: read from the lists of {_longest(parsed)} that recommend() gives; "
-            "candidates, equal scores and seen items as the model has them"
-        )
-    return PrequentialReport(results, "\n".join(words), events.name, tuple(m.name for m in parsed), window)
 
 
-def _check(
-    model: StreamModel | ListModel, events: Events, metrics: tuple[Metric, ...], window: int, warmup: float
-) -> None:
+def _check(model: StreamModel | ListModel, events: Events, window: int, warmup: float, delay: float) -> None:
     if not isinstance(events, Events):
         raise TypeError(f"events must be fastinc.datasets.Events, got {type(events).__name__}")
     if len(events) == 0:
@@ -163,6 +177,10 @@ def _check(
         raise ValueError(f"window must be at least 1, got {window}")
     if not 0.0 <= warmup < 1.0:
         raise ValueError(f"warmup must be from 0 to below 1, got {warmup}")
+    if not 0.0 <= delay < math.inf:
+        raise ValueError(f"delay must be a number of seconds, 0 or more, got {delay}")
+    if delay > 0.0 and events.timestamps is None:
+        raise ValueError(f"delay={delay:g} needs events with timestamps, these have none")
     if isinstance(model, StreamModel):
         # All labels now: a bad one at the end must not stop a model that has learned all before it.
         model._check_labels(events.labels if model.uses_labels else None, len(events))
@@ -170,22 +188,30 @@ def _check(
     for method in ("partial_fit", "recommend"):
         if not callable(getattr(model, method, None)):
             raise TypeError(f"model must have partial_fit and recommend, got {type(model).__name__} without {method}")
+
+
+def _check_metrics(model: StreamModel | ListModel, events: Events, metrics: tuple[Metric, ...]) -> None:
+    kind = type(model).__name__
+    check_labels(metrics, events.labels)
     for metric in metrics:
-        if metric.k is None:
+        if metric.kind == "mrr" and metric.k is None and not isinstance(model, StreamModel):
             raise ValueError(
-                f"metrics: {metric.name!r} needs the rank among all items, which {type(model).__name__} "
+                f"metrics: {metric.name!r} needs the rank among all items, which {kind} "
                 f"does not give; use '{metric.name}@k'"
             )
+        if metric.family != "label":
+            continue
+        if not predicts(model):
+            how = "loss='logistic' or 'mse'" if isinstance(model, StreamModel) else "a method predict"
+            raise ValueError(f"metrics: {metric.name!r} needs a model that predicts labels, with {how}; got {kind}")
+        if metric.kind == "log_loss" and isinstance(model, StreamModel) and model._core.prediction != "probability":
+            raise ValueError(f"metrics: 'log_loss' needs probabilities: loss='logistic'; {model!r} predicts labels")
 
 
 def _name(model: StreamModel | ListModel) -> str:
     default = "fastinc" if isinstance(model, StreamModel) else type(model).__name__
     name = getattr(model, "name", default)
     return name if isinstance(name, str) else default
-
-
-def _longest(metrics: tuple[Metric, ...]) -> int:
-    return max(metric.k or 0 for metric in metrics)
 
 
 def _in_order(events: Events, ties: Literal["file", "shuffle"], seed: int) -> Events:
@@ -198,154 +224,92 @@ def _in_order(events: Events, ties: Literal["file", "shuffle"], seed: int) -> Ev
     return events
 
 
-def _words(events: Events, ties: str, seed: int, warm_up: int, exclude_seen: bool, window: int) -> list[str]:
+def _words(stream: Stream, ties: str, seed: int, asked: Asked, window: int) -> list[str]:
     """Return the protocol, a line for each rule."""
+    events = stream.events
     order = "by timestamp, equal timestamps " + ("in their order" if ties == "file" else f"shuffled (seed {seed})")
     timed = events.timestamps is not None
     lines = [
         f"order: {order if timed else 'as given (no timestamps)'}; one pass, each event scored, then learned",
-        f"warm-up: the first {warm_up:,} of {len(events):,} events are learned and not scored",
+        f"warm-up: the first {stream.warm_up:,} of {len(events):,} events are learned and not scored",
         "candidates: all items of earlier events; a new item is a miss",
         "seen items: what the user had before is no candidate, events with it are skipped"
-        if exclude_seen
+        if asked.exclude_seen
         else "seen items: are candidates like all others",
         "unknown users: a user's first event is skipped",
         f"request time: {'the time of the event' if timed else '0 (no timestamps)'}",
         "equal scores: the item met first ranks first",
         "not finite: where the item's score is not finite, or a candidate's NaN or +inf, that is a miss",
-        "intervals: 95 %, events taken as independent; Wilson for recall, normal for the others",
+        "intervals: 95 %, events taken as independent; Wilson for recall and what goes with it, DeLong for auc, "
+        "normal for the others, none for coverage",
         f"windows: {window:,} scored events",
     ]
     if events.labels is not None:
         lines.insert(5, "labels: an event with a label of at most 0 is skipped")
+    if asked.delay:
+        lines.insert(
+            1,
+            f"delay: an event is learned {asked.delay:g} s after it happened; candidates, seen items and users count "
+            "at once; an item not learned yet is a miss",
+        )
+    if asked.predict:
+        lines.append("predicted labels: every event after the warm-up, skipped ones too, before it is learned")
+    if asked.list_size:
+        lines.append("lists: the best candidates at every scored event; none where a score is NaN or +inf")
     return lines
+
+
+def _words_on(judged: ModelResult, stream: Stream, delay: float) -> list[str]:
+    """Return what became of the events, a line for each thing to say."""
+    left_out = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in judged.skipped.items() if count)
+    new = "of items new or not learned yet" if delay else "new items"
+    lines = [
+        f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them {new}; "
+        f"not scored: {left_out or 'none'}"
+    ]
+    if judged.depth is not None:
+        lines.append(
+            f"{judged.name}: read from the lists of {judged.depth} that recommend() gives; "
+            "candidates, equal scores and seen items as the model has them"
+        )
+    return lines
+
+
+def _asked(metrics: tuple[Metric, ...], exclude_seen: bool, delay: float) -> Asked:
+    def most(*families: str) -> int:
+        return max((metric.k or 0 for metric in metrics if metric.family in families), default=0)
+
+    predict = any(metric.family == "label" for metric in metrics)
+    return Asked(exclude_seen, delay, predict, list_size=most("list"), longest=max(1, most("rank", "list")))
 
 
 def _evaluate(
     name: str,
     model: StreamModel | ListModel,
-    events: Events,
+    stream: Stream,
     metrics: tuple[Metric, ...],
     window: int,
-    warm_up: int,
-    exclude_seen: bool,
+    asked: Asked,
     progress: Progress | None,
 ) -> ModelResult:
-    run = (
-        _EngineRun(model, events, warm_up, exclude_seen)
-        if isinstance(model, StreamModel)
-        else _ListRun(model, events, warm_up, exclude_seen, _longest(metrics))
-    )
-    n = len(events)
+    n, warm_up = len(stream), stream.warm_up
     bounds = [*range(0, warm_up, _CHUNK), *range(warm_up, n, _CHUNK), n]
     parts = []
     seconds = 0.0
     if progress is not None:
         progress(name, 0, n)
-    for begin, end in itertools.pairwise(bounds):
-        outcomes, spent = run.chunk(begin, end)
-        parts.append(outcomes)
-        seconds += spent if begin >= warm_up else 0.0
-        if progress is not None:
-            progress(name, end, n)
-    rate = (n - warm_up) / seconds if seconds > 0.0 else np.nan
-    return _result(name, np.concatenate(parts), metrics, window, rate)
-
-
-def _result(name: str, outcomes: Ints, metrics: tuple[Metric, ...], window: int, rate: float) -> ModelResult:
-    scored = outcomes[(outcomes >= 0) | (outcomes == Run.NON_FINITE)]
-    values = {metric: metric.values(scored) for metric in metrics}
-    reasons = {
-        "warm_up": Run.WARM_UP,
-        "not_target": Run.NOT_TARGET,
-        "no_history": Run.NO_HISTORY,
-        "repeat": Run.REPEAT,
-    }
-    return ModelResult(
-        name=name,
-        metrics={metric.name: Estimate.of(metric, of) for metric, of in values.items()},
-        curves={metric.name: Curve.of(of, window) for metric, of in values.items()},
-        events_per_second=float(rate),
-        scored=len(scored),
-        skipped={reason: int(np.count_nonzero(outcomes == code)) for reason, code in reasons.items()},
-        new_items=int(np.count_nonzero(outcomes == Run.NEW_ITEM)),
-        nonfinite=int(np.count_nonzero(outcomes == Run.NON_FINITE)),
-    )
-
-
-class _EngineRun:
-    """One of fastinc's models: the engine ranks all candidates."""
-
-    def __init__(self, model: StreamModel, events: Events, warm_up: int, exclude_seen: bool) -> None:
-        self._model = model
-        self._events = events
-        self._run = Run(warm_up, exclude_seen)
-
-    def chunk(self, begin: int, end: int) -> tuple[Ints, float]:
-        events = self._events[begin:end]
-        # Chunk by chunk, so that after an interruption the model knows no ids that it has not learned about.
-        targets = None if events.labels is None else (events.labels > 0).astype(np.uint8)
-        with self._model._adding_ids():
-            users, items, labels, times = self._model._encode_events(events)
-            start = time.perf_counter()
-            outcomes = self._run.run(self._model._core, users, items, labels, times, targets)
-            return outcomes, time.perf_counter() - start
-
-
-class _ListRun:
-    """Any other model: the rank is the place in the list that it recommends."""
-
-    def __init__(self, model: ListModel, events: Events, warm_up: int, exclude_seen: bool, k: int) -> None:
-        self._model = model
-        self._events = events
-        self._warm_up = warm_up
-        self._exclude_seen = exclude_seen
-        self._k = k
-        self._known: set[Any] = set()
-        self._had: dict[Any, set[Any]] = {}
-
-    def chunk(self, begin: int, end: int) -> tuple[Ints, float]:
-        outcomes = np.full(end - begin, Run.WARM_UP, dtype=np.int32)
-        start = time.perf_counter()
-        if end <= self._warm_up:
-            self._learn(begin, end)
-        else:
-            for i in range(begin, end):
-                outcomes[i - begin] = self._judge(i)
-                self._learn(i, i + 1)
-        return outcomes, time.perf_counter() - start
-
-    def _learn(self, begin: int, end: int) -> None:
-        events = self._events[begin:end]
-        labels = events.labels if getattr(self._model, "uses_labels", True) else None
-        self._model.partial_fit(events.users, events.items, labels=labels, timestamps=events.timestamps)
-        for user, item in zip(events.users.tolist(), events.items.tolist(), strict=True):
-            self._known.add(item)
-            self._had.setdefault(user, set()).add(item)
-
-    def _judge(self, i: int) -> int:
-        events = self._events
-        user, item = events.users[i].item(), events.items[i].item()
-        if events.labels is not None and events.labels[i] <= 0:
-            return Run.NOT_TARGET
-        if user not in self._had:
-            return Run.NO_HISTORY
-        if item not in self._known:
-            return Run.NEW_ITEM
-        if self._exclude_seen and item in self._had[user]:
-            return Run.REPEAT
-        at = None if events.timestamps is None else float(events.timestamps[i])
-        ids, scores = self._model.recommend(events.users[i : i + 1], k=self._k, at=at, exclude_seen=self._exclude_seen)
-        return _place(np.asarray(ids).reshape(-1), np.asarray(scores, dtype=np.float64).reshape(-1), item)
-
-
-def _place(ids: npt.NDArray[Any], scores: npt.NDArray[np.float64], item: Any) -> int:
-    """Return the place of an item in a list. Entries with a score of -inf fill it up and are nobody's."""
-    if len(ids) != len(scores):
-        raise ValueError(f"recommend must give as many ids as scores, got {len(ids)} and {len(scores)}")
-    if np.isnan(scores).any() or np.isposinf(scores).any():
-        return Run.NON_FINITE
-    for place, (offered, score) in enumerate(zip(ids.tolist(), scores.tolist(), strict=True), start=1):
-        if offered == item and score > -np.inf:
-            return place
-    return _BEYOND
+    run = start(model, stream, asked)
+    try:
+        for begin, end in itertools.pairwise(bounds):
+            outcomes, spent = run.chunk(begin, end)
+            parts.append(outcomes)
+            seconds += spent if begin >= warm_up else 0.0
+            if progress is not None:
+                progress(name, end, n)
+        seconds += run.finish()
+    except BaseException:
+        run.abandon()
+        raise
+    rate = (n - warm_up) / seconds if seconds > 0.0 and n > warm_up else np.nan
+    depth = None if isinstance(model, StreamModel) else asked.longest
+    return summarise(name, Outcomes.join(parts), stream, metrics, window=window, rate=rate, depth=depth)
