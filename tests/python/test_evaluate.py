@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fastinc as fi
 from _evaluate import Lists, Scripted, alone, as_strings, codes, stream
+from _reference import PLAIN_RECOMMENDER
 from fastinc import _core
 from fastinc.evaluate import Estimate
 from fastinc.evaluate.metrics import Metric
@@ -212,14 +213,19 @@ def test_scores_that_are_not_finite_are_misses_and_counted(ids, scores, nonfinit
 
 def test_a_model_that_diverged_does_not_look_good(synthetic):
     healthy = alone(fi.Recommender(dim=4), synthetic, metrics=["recall@10"])
-    diverged = alone(fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e8)), synthetic, metrics=["recall@10"])
+    diverged = alone(
+        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e8), **PLAIN_RECOMMENDER), synthetic, metrics=["recall@10"]
+    )
     assert healthy.nonfinite == 0
     assert diverged.nonfinite > 100
     assert diverged.scored == healthy.scored
     assert diverged.metrics["recall@10"].value < healthy.metrics["recall@10"].value
     assert diverged.metrics["recall@10"].value <= 1 - diverged.nonfinite / diverged.scored
     report = fi.evaluate.prequential(
-        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e8)), synthetic, metrics=["recall@10"], baselines=False
+        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e8), **PLAIN_RECOMMENDER),
+        synthetic,
+        metrics=["recall@10"],
+        baselines=False,
     )
     assert "events missed because a score was not finite" in str(report)
 
