@@ -153,20 +153,20 @@ class Recommender(StreamModel):
             optimizer = OPTIMIZERS[name]()
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
-        time_scale = of(time_scale, "time_scale")
-        if time_scale is not None and not as_number(time_scale, "time_scale") > 0:
-            raise ValueError(f"time_scale = {time_scale} must be > 0, or None")
-        hard_negatives = of(hard_negatives, "hard_negatives")
+        scale = of(time_scale, "time_scale")
+        if scale is not None and not as_number(scale, "time_scale") > 0:
+            raise ValueError(f"time_scale = {scale} must be > 0, or None")
+        hard = of(hard_negatives, "hard_negatives")
         self._config: dict[str, Any] = {
             "dim": as_whole(dim, "dim", 1, 65536),
             "loss": as_choice(loss, "loss", ("softmax", "bpr", "logistic", "mse")),
             "user": as_choice(user, "user", ("history", "vector", "both")),
             "negatives": as_whole(of(negatives, "negatives"), "negatives", 1, 65536),
-            "hard_negatives": None if hard_negatives is None else as_number(hard_negatives, "hard_negatives"),
+            "hard_negatives": None if hard is None else as_number(hard, "hard_negatives"),
             "window": as_whole(of(window, "window"), "window", 1),
             "history_size": history_size,
             "recency_exponent": as_number(of(recency_exponent, "recency_exponent"), "recency_exponent"),
-            "time_scale": None if time_scale is None else float(time_scale),
+            "time_scale": None if scale is None else float(scale),
             "tie_weight": as_number(of(tie_weight, "tie_weight"), "tie_weight"),
             "long_window": as_whole(of(long_window, "long_window"), "long_window", 0),
             "long_weight": as_number(of(long_weight, "long_weight"), "long_weight"),
@@ -178,7 +178,7 @@ class Recommender(StreamModel):
             "seed": as_seed(seed),
         }
         self._optimizer = optimizer
-        core = _core.Recommender(optimizer._core, {**self._config, "time_scale": time_scale or 0.0})
+        core = _core.Recommender(optimizer._core, {**self._config, "time_scale": scale or 0.0})
         super().__init__(core)
         self._core: _core.Recommender = core
         self._preset = name

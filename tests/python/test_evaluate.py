@@ -214,7 +214,7 @@ def test_scores_that_are_not_finite_are_misses_and_counted(ids, scores, nonfinit
 def test_a_model_that_diverged_does_not_look_good(synthetic):
     healthy = alone(fi.Recommender(dim=4), synthetic, metrics=["recall@10"])
     diverged = alone(
-        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e8), **PLAIN_RECOMMENDER), synthetic, metrics=["recall@10"]
+        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e25), **PLAIN_RECOMMENDER), synthetic, metrics=["recall@10"]
     )
     assert healthy.nonfinite == 0
     assert diverged.nonfinite > 100
@@ -222,7 +222,7 @@ def test_a_model_that_diverged_does_not_look_good(synthetic):
     assert diverged.metrics["recall@10"].value < healthy.metrics["recall@10"].value
     assert diverged.metrics["recall@10"].value <= 1 - diverged.nonfinite / diverged.scored
     report = fi.evaluate.prequential(
-        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e8), **PLAIN_RECOMMENDER),
+        fi.Recommender(dim=4, optimizer=fi.SGD(lr=1e25), **PLAIN_RECOMMENDER),
         synthetic,
         metrics=["recall@10"],
         baselines=False,

@@ -23,7 +23,7 @@ def clicks():
 
 
 def learner(loss):
-    return fi.Recommender(dim=8, loss=loss, seed=1)
+    return fi.Recommender(dim=8, loss=loss, batch_size=1, seed=1)
 
 
 def reference_predictions(model, events, warm_up):
