@@ -11,7 +11,7 @@ An event arrives, a few embedding rows change, and the very next request is answ
 (1, 1)
 """
 
-from fastinc import baselines, checkpoint, datasets, evaluate, init, ops
+from fastinc import baselines, checkpoint, datasets, evaluate, init, ops, schedules
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
 from fastinc.bounds import TTL, MinCount
@@ -19,6 +19,7 @@ from fastinc.changes import Changes
 from fastinc.live_index import LiveIndex
 from fastinc.optimizers import FTRL, SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
 from fastinc.recommender import Recommender
+from fastinc.snapshot import Snapshot
 from fastinc.table import EmbeddingTable
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Optimizer",
     "Recommender",
     "RowWiseAdagrad",
+    "Snapshot",
     "__version__",
     "baselines",
     "checkpoint",
@@ -44,6 +46,7 @@ __all__ = [
     "info",
     "init",
     "ops",
+    "schedules",
     "set_isa",
     "set_num_threads",
 ]

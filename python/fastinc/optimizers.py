@@ -50,7 +50,8 @@ class Optimizer:
     >>> optimizer = fi.Adagrad(lr=0.1)
     >>> optimizer.lr = 0.05
     >>> optimizer
-    Adagrad(lr=0.05, eps=1e-08, weight_decay=0.0, decoupled_weight_decay=False, initial_accumulator_value=0.0)
+    Adagrad(lr=0.05, eps=1e-08, weight_decay=0.0, decoupled_weight_decay=False, initial_accumulator_value=0.0, \
+forgetting_factor=1.0)
     """
 
     __slots__ = ("_core",)  # a misspelled parameter is an error, not an attribute
@@ -166,6 +167,10 @@ class Adagrad(Optimizer):
         See `weight_decay`.
     initial_accumulator_value
         What h starts from, >= 0.
+    forgetting_factor
+        In (0, 1]. Below 1 ``h = forgetting_factor * h + G**2``, as in recursive least squares (Haykin, Adaptive Filter
+        Theory): h is about the last ``1 / (1 - forgetting_factor)`` steps of its row, so that the step size no longer
+        falls for ever, and rises again where gradients have become smaller. Rows that aren't written forget nothing.
 
     Examples
     --------
@@ -183,6 +188,7 @@ class Adagrad(Optimizer):
     weight_decay = _Parameter(float)
     decoupled_weight_decay = _Parameter(bool)
     initial_accumulator_value = _Parameter(float)
+    forgetting_factor = _Parameter(float)
 
     def __init__(
         self,
@@ -191,6 +197,7 @@ class Adagrad(Optimizer):
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         initial_accumulator_value: float = 0.0,
+        forgetting_factor: float = 1.0,
     ) -> None:
         self._configure(
             self._name,
@@ -199,6 +206,7 @@ class Adagrad(Optimizer):
             weight_decay=weight_decay,
             decoupled_weight_decay=decoupled_weight_decay,
             initial_accumulator_value=initial_accumulator_value,
+            forgetting_factor=forgetting_factor,
         )
 
 

@@ -11,6 +11,8 @@ from fastinc import _core
 from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
 from fastinc._stream import StreamModel, _request_time
 from fastinc.optimizers import Adagrad, Optimizer
+from fastinc.schedules import Constant, Schedule
+from fastinc.snapshot import Snapshot
 from fastinc.table import EmbeddingTable
 
 __all__ = ["Recommender"]
@@ -78,6 +80,8 @@ class Recommender(StreamModel):
         Standard deviation of start vectors X, V, Y and U. W1 starts with that of ``dim ** -0.5``, all others at 0.
     seed
         Of start vectors and negatives.
+    schedule
+        Of the learning rate, by number of events; default ``fastinc.schedules.Constant()``.
 
     Raises
     ------
@@ -122,11 +126,15 @@ class Recommender(StreamModel):
         hidden_lr_scale: float = 1 / 6,
         init_std: float = 0.05,
         seed: int = 0,
+        schedule: Schedule | None = None,
     ) -> None:
         if optimizer is None:
             optimizer = Adagrad(lr=0.12, initial_accumulator_value=0.1)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
+        schedule = Constant() if schedule is None else schedule
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule = {schedule!r} must be one of fastinc.schedules, such as WarmUp(1000)")
         if time_scale is not None and not as_number(time_scale, "time_scale") > 0:
             raise ValueError(f"time_scale = {time_scale} must be > 0, or None")
         self._config: dict[str, Any] = {
@@ -148,7 +156,9 @@ class Recommender(StreamModel):
             "seed": as_seed(seed),
         }
         self._optimizer = optimizer
-        core = _core.Recommender(optimizer._core, {**self._config, "time_scale": time_scale or 0.0})
+        self._schedule = schedule
+        changed = {"time_scale": time_scale or 0.0, "schedule": schedule._spec()}
+        core = _core.Recommender(optimizer._core, {**self._config, **changed})
         super().__init__(core)
         self._core: _core.Recommender = core
         self.uses_labels = loss in _LABELLED
@@ -157,6 +167,25 @@ class Recommender(StreamModel):
     def optimizer(self) -> Optimizer:
         """The optimizer of all rows; set its parameters to change them from the next call on."""
         return self._optimizer
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the optimizer's learning rate is multiplied by, by number of events."""
+        return self._schedule
+
+    @property
+    def learning_rate(self) -> float:
+        """The next event's: ``optimizer.lr``, times the schedule, times :meth:`boost_learning_rate`'s factor."""
+        return self._optimizer.lr * self._core.lr_factor  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether events are only remembered: histories, counters and ids follow the stream, no vector learns."""
+        return self._core.frozen
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        self._core.frozen = as_flag(value, "frozen")
 
     @property
     def item_table(self) -> EmbeddingTable:
@@ -172,7 +201,7 @@ class Recommender(StreamModel):
         >>> fi.Recommender(dim=8).get_params()["dim"]
         8
         """
-        return {**self._config, "optimizer": self._optimizer}
+        return {**self._config, "optimizer": self._optimizer, "schedule": self._schedule}
 
     def __repr__(self) -> str:
         return (
@@ -287,6 +316,77 @@ class Recommender(StreamModel):
         if array.size and (array.dtype.kind != "i" or array.min() < -1):
             raise ValueError(f"codes = {codes!r} must be item codes, or -1")
         return self._item_ids.decode(array.astype(np.int64))
+
+    def boost_learning_rate(self, factor: float, events: int) -> None:
+        """Learn the next events at a multiple of the learning rate, and all after them as before.
+
+        ``optimizer.lr`` stays what it is. A boost under way is replaced; a checkpoint keeps it.
+
+        Parameters
+        ----------
+        factor
+            Of the learning rate, > 0.
+        events
+            How many, >= 0; 0 ends a boost.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender(dim=8, optimizer=fi.SGD(lr=0.5))
+        >>> model.boost_learning_rate(3, events=2)
+        >>> rates = []
+        >>> for item in range(3):
+        ...     rates.append(model.learning_rate)
+        ...     _ = model.partial_fit(1, item)
+        >>> rates
+        [1.5, 1.5, 0.5]
+        """
+        self._core.boost_lr(as_number(factor, "factor"), as_whole(events, "events", 0, 2**53))
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of all rows' weights and optimizer state, for :meth:`restore`.
+
+        It takes the memory of the rows themselves (``snapshot.nbytes``). Answers go on meanwhile; learning waits.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender().partial_fit(1, 10).snapshot().events
+        1
+        """
+        return Snapshot(self._core.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to the rows of a snapshot of this model; what happened since stays known.
+
+        Rows that the snapshot holds get their weights and optimizer state back; those made since start again, as if
+        new. Histories, ids, counters, the clock, a boost and the optimizer's parameters stay as they are. Rows written
+        since the snapshot are written once more: they get a new version, :meth:`EmbeddingTable.changes` tells of them,
+        and an index over :attr:`item_table` answers from them at once.
+
+        Parameters
+        ----------
+        snapshot
+            Of this model.
+
+        Raises
+        ------
+        ValueError
+            It is another model's; the message says what differs. Nothing has changed.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender(dim=8).partial_fit([1, 1], [10, 11])
+        >>> snapshot, before = model.snapshot(), model.predict(2, 10)
+        >>> _ = model.partial_fit([2] * 50, [11] * 50)
+        >>> model.restore(snapshot)
+        >>> model.n_events, bool(model.predict(3, 10) == before)
+        (52, True)
+        """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"snapshot = {snapshot!r} must be a Snapshot")
+        self._core.restore(snapshot._core)
 
     def __reduce__(self) -> Any:
         raise TypeError("a Recommender is not pickled: fastinc.checkpoint.save and load keep it whole")

@@ -11,12 +11,14 @@
 #include <vector>
 
 #include "fastinc/optimizer.h"
+#include "fastinc/schedule.h"
 #include "fastinc/stream_model.h"
 #include "fastinc/table.h"
 
 namespace fastinc {
 
 class ModelTables;
+struct Snapshot;
 class UserQuery;
 
 enum class UserModel : std::uint8_t { kHistory, kVector, kBoth };
@@ -39,6 +41,7 @@ struct RecommenderConfig {
   double hidden_lr_scale = 1.0 / 6.0;  // its learning rate is this share of the optimizer's
   double init_std = 0.05;
   std::uint64_t seed = 0;
+  Schedule schedule;  // of the learning rates, by event_count()
 };
 
 /// Histories and counters of a recommender, for checkpoints; its tables export themselves.
@@ -48,6 +51,9 @@ struct RecommenderState {
   std::vector<double> history_times;
   std::uint64_t item_count = 0, event_count = 0, skipped = 0;
   double latest_time = 0.0, label_sum = 0.0, label_count = 0.0;
+  double boost = 1.0;
+  std::uint64_t boost_until = 0;
+  bool frozen = false;
 };
 
 /// With h the user's last items, most recent first, at times t_l, V and b the vectors and biases of items:
@@ -88,6 +94,21 @@ class Recommender : public StreamModel {
   std::vector<std::pair<std::string, std::shared_ptr<Table>>> tables() const;
   std::uint64_t skipped_events() const { return skipped_; }
 
+  /// The optimizer's learning rate times this is the next event's: the schedule and, if there is one, a
+  /// boost.
+  double lr_factor() const;
+  /// The next `events` events learn at `factor` times the rate, in the place of a boost before. Throws
+  /// std::invalid_argument for a factor that isn't finite and > 0.
+  void boost_lr(double factor, std::uint64_t events);
+  /// While frozen, events are remembered (histories, counters, rows for what is new), and nothing is learned.
+  bool frozen() const { return frozen_; }
+  void set_frozen(bool frozen) { frozen_ = frozen; }
+
+  std::shared_ptr<const Snapshot> snapshot() const;
+  /// Every row becomes what it was; those made since start again. Histories and counters stay, and versions
+  /// move on. Throws std::invalid_argument, unchanged, for another model's.
+  void restore(const Snapshot& from);
+
   RecommenderState export_state() const;
   /// Call after the tables' import_state. Throws std::invalid_argument, unchanged, when parts don't fit.
   void import_state(const RecommenderState& state);
@@ -107,6 +128,10 @@ class Recommender : public StreamModel {
   std::uint64_t skipped_ = 0;
   double label_sum_ = 0.0, label_count_ = 0.0;
   std::unique_ptr<Scratch> scratch_;
+  double boost_ = 1.0;
+  std::uint64_t boost_until_ = 0;  // the first event that isn't boosted
+  bool frozen_ = false;
+  std::uint64_t identity_;  // which codes are whose: new for every state the model is set to
 };
 
 }  // namespace fastinc

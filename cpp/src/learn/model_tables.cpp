@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <variant>
 
@@ -112,6 +113,21 @@ bool ModelTables::have(std::size_t items, std::size_t users) const {
 void ModelTables::take_parameters() {
   params_ = hidden_params_ = optimizer_->params();
   std::visit([&](auto& p) { p.lr *= hidden_lr_scale_; }, hidden_params_);
+  lr_ = std::visit([](const auto& p) { return p.lr; }, params_);
+  lr_factor_ = 1.0;
+}
+
+void ModelTables::scale_lr(double factor) {
+  if (factor == lr_factor_) return;
+  lr_factor_ = factor;
+  const auto set = [&](OptimizerParams& params, double lr) {
+    // FTRL divides by it: what was above 0 stays so
+    constexpr double kLeast = std::numeric_limits<float>::min();
+    const double scaled = lr > 0.0 ? std::max(lr * factor, kLeast) : lr;
+    std::visit([&](auto& p) { p.lr = scaled; }, params);
+  };
+  set(params_, lr_);
+  set(hidden_params_, lr_ * hidden_lr_scale_);
 }
 
 void ModelTables::step(Name name, const std::vector<std::uint32_t>& rows, const float* coefficients,

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -13,8 +14,10 @@
 #include "fastinc/optimizer.h"
 #include "fastinc/recommender.h"
 #include "fastinc/shared_mutex.h"
+#include "fastinc/snapshot.h"
 #include "fastinc/table.h"
 #include "learn/touched.h"
+#include "store/slot.h"
 
 namespace fastinc {
 
@@ -52,8 +55,16 @@ class ModelTables {
             const float* direction);
   /// The optimizer's parameters as they are now, for the steps of a batch.
   void take_parameters();
+  /// Their learning rates times this, until take_parameters().
+  void scale_lr(double factor);
   /// What was touched since the last time becomes the next version.
   void publish() noexcept;
+
+  /// All rows, as readers see them; nobody learns meanwhile. Throws std::bad_alloc.
+  std::vector<Snapshot::Rows> copy_rows() const;
+  /// Rows written since become what they were then, those made since start again. Throws std::bad_alloc,
+  /// unchanged.
+  void restore_rows(const std::vector<Snapshot::Rows>& copies);
 
   /// Bytes of each, by name.
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
@@ -71,10 +82,14 @@ class ModelTables {
     }
   };
 
+  static void restore_part(Part& part, const Snapshot::Rows& copy, std::span<const Slot> written,
+                           float* start) noexcept;
+
   std::array<Part, kCount> parts_;
   std::shared_ptr<Optimizer> optimizer_;
   double hidden_lr_scale_;
   OptimizerParams params_, hidden_params_;
+  double lr_ = 0.0, lr_factor_ = 1.0;
 };
 
 }  // namespace fastinc

@@ -1,6 +1,7 @@
 #include "fastinc/recommender.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
@@ -48,6 +49,12 @@ void validate(const RecommenderConfig& c) {
   require(c.hidden <= 65536, "hidden = " + std::to_string(c.hidden) + " must be from 0 to 65536");
   require(std::isfinite(static_cast<float>(c.init_std)) && c.init_std >= 0.0,
           "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
+  validate(c.schedule);
+}
+
+std::uint64_t new_identity() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
 }
 
 }  // namespace
@@ -62,7 +69,7 @@ struct Recommender::Scratch {
 };
 
 Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
-    : StreamModel(config.history_size), config_(config) {
+    : StreamModel(config.history_size), config_(config), identity_(new_identity()) {
   validate(config_);
   tables_ = std::make_unique<ModelTables>(config_, std::move(optimizer));
   query_ = std::make_unique<UserQuery>(config_, *tables_);
@@ -95,6 +102,18 @@ double Recommender::offset() const {
     return std::log(p / (1.0 - p));
   }
   return 0.0;
+}
+
+double Recommender::lr_factor() const {
+  const double boost = event_count_ < boost_until_ ? boost_ : 1.0;
+  return config_.schedule.is_constant() ? boost : boost * config_.schedule.factor(event_count_);
+}
+
+void Recommender::boost_lr(double factor, std::uint64_t events) {
+  require(std::isfinite(static_cast<float>(factor)) && factor > 0.0,
+          "factor = " + number_text(factor) + " must be finite and > 0");
+  boost_ = factor;
+  boost_until_ = event_count_ + events;
 }
 
 void Recommender::check(const EventBatch& events) const {
@@ -165,6 +184,13 @@ void Recommender::sample_negatives(std::int64_t user, std::int64_t item) {
 }
 
 void Recommender::learn_event(std::int64_t user, std::int64_t item, float label, bool labelled, double time) {
+  if (frozen_) {
+    histories_.reserve(user);
+    see_item(item);
+    remember(user, item, time, config_.loss == Loss::kMse || label > 0.0f);
+    return;
+  }
+  tables_->scale_lr(lr_factor());
   Scratch& s = *scratch_;
   UserQuery::Trace& trace = s.trace;
   const Kernels& kernel = kernels();
@@ -280,6 +306,9 @@ RecommenderState Recommender::export_state() const {
   state.latest_time = latest_time_;
   state.label_sum = label_sum_;
   state.label_count = label_count_;
+  state.boost = boost_;
+  state.boost_until = boost_until_;
+  state.frozen = frozen_;
   return state;
 }
 
@@ -294,6 +323,8 @@ void Recommender::import_state(const RecommenderState& state) {
                         return item >= 0 && static_cast<std::uint64_t>(item) < state.item_count;
                       }),
           "recommender state: a history names an item that isn't there");
+  require(std::isfinite(static_cast<float>(state.boost)) && state.boost > 0.0,
+          "recommender state: boost = " + number_text(state.boost) + " must be finite and > 0");
   const std::size_t users = offsets.size() - 1;
   require(tables_->have(state.item_count, users),
           "recommender state: the tables don't hold the rows the counters tell of");
@@ -311,6 +342,10 @@ void Recommender::import_state(const RecommenderState& state) {
   latest_time_ = state.latest_time;
   label_sum_ = state.label_sum;
   label_count_ = state.label_count;
+  boost_ = state.boost;
+  boost_until_ = state.boost_until;
+  frozen_ = state.frozen;
+  identity_ = new_identity();
 }
 
 std::vector<std::pair<std::string, std::size_t>> Recommender::memory_usage() const {

@@ -6,6 +6,7 @@
 
 #include "support/events.h"
 #include "support/failing_new.h"
+#include "support/models.h"
 #include "support/reference_loss.h"
 #include "support/reference_update.h"
 #include "support/support.h"
@@ -14,121 +15,17 @@ namespace fastinc::test {
 
 BOOST_AUTO_TEST_SUITE(recommender)
 
-namespace {
-
-std::shared_ptr<Optimizer> share(const OptimizerParams& params) {
-  return std::make_shared<Optimizer>(params);
-}
-
-RecommenderConfig small_config() {
-  RecommenderConfig config;
-  config.dim = 13;
-  config.negatives = 20;
-  config.window = 6;
-  config.history_size = 12;
-  config.seed = 5;
-  return config;
-}
-
-struct Setting {
-  UserModel user;
-  Loss loss;
-  double time_scale;
-  bool whole = false;  // all the formula's parts
-  bool labelled() const { return loss == Loss::kMse; }
-  std::string name() const {
-    return "user " + std::to_string(static_cast<int>(user)) + ", loss " +
-           std::to_string(static_cast<int>(loss)) + ": ";
-  }
-};
-
-constexpr Setting kSettings[] = {{UserModel::kHistory, Loss::kSoftmax, 0.0},
-                                 {UserModel::kBoth, Loss::kSoftmax, 20.0},
-                                 {UserModel::kBoth, Loss::kBpr, 0.0},
-                                 {UserModel::kVector, Loss::kLogistic, 0.0},
-                                 {UserModel::kHistory, Loss::kLogistic, 7.0},
-                                 {UserModel::kBoth, Loss::kMse, 0.0},
-                                 {UserModel::kHistory, Loss::kSoftmax, 9.0, true},
-                                 {UserModel::kBoth, Loss::kLogistic, 0.0, true}};
-
-RecommenderConfig configure(const Setting& setting) {
-  RecommenderConfig config = small_config();
-  config.user = setting.user;
-  config.loss = setting.loss;
-  config.time_scale = setting.time_scale;
-  if (!setting.whole) return config;
-  config.tie_weight = 0.5;
-  config.long_window = 10;
-  config.situations = true;
-  config.hidden = 5;
-  return config;
-}
-
-Events events_for(const Setting& setting, std::size_t n) {
-  Events events = random_events(3, n, 40, 90);
-  if (setting.labelled()) {
-    for (const std::int64_t item : events.items) events.labels.push_back(static_cast<float>(1 + item % 5));
-  }
-  return events;
-}
-
-/// Everything a model knows, for comparing down to the byte. Versions depend on the batching: left out.
-struct Snapshot {
-  std::vector<float> floats;
-  std::vector<std::uint8_t> codes;
-  RecommenderState state;
-};
-
-Snapshot snapshot(const Recommender& model) {
-  Snapshot out{{}, {}, model.export_state()};
-  for (const auto& [name, table] : model.tables()) {
-    const TableState state = table->export_state();
-    out.floats.insert(out.floats.end(), state.weights.begin(), state.weights.end());
-    out.floats.insert(out.floats.end(), state.state.begin(), state.state.end());
-    std::vector<std::uint8_t> codes(state.ids.size() * (table->dim() + kQuantizedTail)),
-        expected(codes.size());
-    table->lookup_quantized(state.ids, codes.data());
-    quantize_rowwise(state.weights.data(), state.ids.size(), table->dim(), expected.data());
-    check_same_bytes(codes, expected, "serving copies ");
-    out.codes.insert(out.codes.end(), codes.begin(), codes.end());
-  }
-  return out;
-}
-
-void check_same(const Snapshot& got, const Snapshot& expected, const std::string& where) {
-  check_same_bytes(got.floats, expected.floats, where + "floats ");
-  check_same_bytes(got.codes, expected.codes, where + "codes ");
-  check_same_bytes(got.state.history_offsets, expected.state.history_offsets, where + "histories ");
-  check_same_bytes(got.state.history_items, expected.state.history_items, where + "histories ");
-  check_same_bytes(got.state.history_times, expected.state.history_times, where + "histories ");
-  BOOST_CHECK_EQUAL(got.state.item_count, expected.state.item_count);
-  BOOST_CHECK_EQUAL(got.state.event_count, expected.state.event_count);
-  BOOST_CHECK_EQUAL(got.state.skipped, expected.state.skipped);
-  BOOST_CHECK_EQUAL(got.state.latest_time, expected.state.latest_time);
-  BOOST_CHECK_EQUAL(got.state.label_sum, expected.state.label_sum);
-  BOOST_CHECK_EQUAL(got.state.label_count, expected.state.label_count);
-}
-
-void learn_in_parts(Recommender& model, const Events& events, std::size_t part) {
-  const EventBatch all = events.batch();
-  for (std::size_t begin = 0; begin < all.size(); begin += part) {
-    model.learn(all.slice(begin, std::min(begin + part, all.size())));
-  }
-}
-
-}  // namespace
-
 BOOST_AUTO_TEST_CASE(same_bytes_for_any_batching_and_instruction_set) {
   for (const Setting& setting : kSettings) {
     const Events events = events_for(setting, 700);
-    std::unique_ptr<Snapshot> expected;
+    std::unique_ptr<Everything> expected;
     for_each_isa_and_threads([&](const std::string& where) {
       for (const std::size_t part : {std::size_t{1}, std::size_t{37}, std::size_t{700}}) {
         if (part == 37 && num_threads() != 2) continue;  // enough of them
         Recommender model(configure(setting), share(AdagradParams{.lr = 0.1}));
         learn_in_parts(model, events, part);
-        const Snapshot got = snapshot(model);
-        if (expected == nullptr) expected = std::make_unique<Snapshot>(got);
+        const Everything got = everything(model);
+        if (expected == nullptr) expected = std::make_unique<Everything>(got);
         check_same(got, *expected, setting.name() + where + ", parts of " + std::to_string(part) + ": ");
       }
     });
@@ -160,7 +57,7 @@ BOOST_AUTO_TEST_CASE(what_ran_out_of_memory_goes_on_where_it_failed) {
       const std::size_t learned = model->event_count();
       BOOST_CHECK(failing ? learned < 600 : learned == 600);
       model->learn(all.slice(learned, 600));
-      check_same(snapshot(*model), snapshot(*expected), "allocation " + std::to_string(failed) + ": ");
+      check_same(everything(*model), everything(*expected), "allocation " + std::to_string(failed) + ": ");
       BOOST_REQUIRE_LT(failed, 1000u);
     }
     BOOST_CHECK_GT(failed, 5u);
@@ -174,7 +71,7 @@ BOOST_AUTO_TEST_CASE(every_optimizer_learns_the_same_bytes_in_any_batching) {
     Recommender one(configure(setting), share(params)), all(configure(setting), share(params));
     learn_in_parts(one, events, 1);
     learn_in_parts(all, events, events.users.size());
-    check_same(snapshot(one), snapshot(all), describe(params));
+    check_same(everything(one), everything(all), describe(params));
   }
 }
 
@@ -188,10 +85,10 @@ BOOST_AUTO_TEST_CASE(export_and_import_continue_the_same) {
       copies[i].second->import_state(tables[i].second->export_state());
     }
     copy.import_state(model.export_state());
-    check_same(snapshot(copy), snapshot(model), setting.name());
+    check_same(everything(copy), everything(model), setting.name());
     model.learn(events.batch().slice(400, 600));
     copy.learn(events.batch().slice(400, 600));
-    check_same(snapshot(copy), snapshot(model), setting.name() + "continued, ");
+    check_same(everything(copy), everything(model), setting.name() + "continued, ");
   }
 }
 
@@ -399,7 +296,7 @@ BOOST_AUTO_TEST_CASE(an_event_that_would_overflow_is_counted_and_not_learned) {
   Recommender model(config, share(SgdParams{}));
   model.learn(events_for(kSettings[0], 200).batch());
   BOOST_CHECK_GT(model.skipped_events(), 0u);
-  const Snapshot after = snapshot(model);
+  const Everything after = everything(model);
   BOOST_CHECK(
       std::all_of(after.floats.begin(), after.floats.end(), [](float x) { return std::isfinite(x); }));
   BOOST_CHECK_EQUAL(model.event_count(), 200u);
@@ -453,12 +350,12 @@ BOOST_AUTO_TEST_CASE(states_that_dont_fit_are_refused_and_change_nothing) {
   const Setting setting = kSettings[1];
   Recommender model(configure(setting), share(SgdParams{}));
   model.learn(events_for(setting, 100).batch());
-  const Snapshot before = snapshot(model);
+  const Everything before = everything(model);
   const auto refused = [&](auto spoil, std::string_view part) {
     RecommenderState bad = before.state;
     spoil(bad);
     check_throws<std::invalid_argument>([&] { model.import_state(bad); }, {"recommender state", part});
-    check_same(snapshot(model), before, "refused: ");
+    check_same(everything(model), before, "refused: ");
   };
   refused([](RecommenderState& s) { s.history_offsets.clear(); }, "offsets");
   refused([](RecommenderState& s) { s.history_offsets[0] = 1; }, "offsets");
