@@ -134,7 +134,7 @@ class WarmUp(Schedule):
     """
 
     events: int
-    then: Schedule = Constant()  # noqa: RUF009  # immutable
+    then: Schedule = Constant()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "events", as_whole(self.events, "events", 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,18 @@ from fastinc.baselines import ItemKNN, Popularity
 from fastinc.datasets.events import Events
 from fastinc.evaluate.metrics import Estimate, Metric, parse_metrics
 from fastinc.evaluate.report import Curve, ModelResult, PrequentialReport
+from fastinc.evaluate.watcher import Watcher
+
+if TYPE_CHECKING:
+    from fastinc.drift import LearningRateBoost
+    from fastinc.guard import Guard
 
 Ints = npt.NDArray[np.int32]
 Progress = Callable[[str, int, int], None]
 Run = _core.PrequentialRun  # its constants say what became of an event
 
 _CHUNK = 1000  # events between two reports of progress, and two chances to interrupt
+_WATCHED_CHUNK = 100  # the same where a guard looks on
 _BEYOND = np.iinfo(np.int32).max  # the rank of an item that a list does not hold
 
 
@@ -47,6 +53,8 @@ def prequential(
     seed: int = 0,
     exclude_seen: bool = True,
     progress: Progress | None = None,
+    guard: Guard | None = None,
+    adapt: LearningRateBoost | None = None,
 ) -> PrequentialReport:
     """Rank the item of every event among the others, then learn the event, and see how well that went.
 
@@ -101,6 +109,11 @@ def prequential(
         Whether to leave out items that the user had.
     progress
         Called as ``progress(name of the model, events done, events in all)``.
+    guard
+        Watches `model` from the first scored event on; it is told the metric of every scored event, in batches of
+        at most 100 events. Its incidents are in the report. Baselines have no guard.
+    adapt
+        Watches `model` likewise; its alarms are in the report.
 
     Returns
     -------
@@ -123,7 +136,11 @@ def prequential(
     True
     """
     parsed = parse_metrics(metrics)
-    _check(model, events, parsed, window, warmup)
+    watchers = _watchers(guard, adapt)
+    watched = tuple(Metric.parse(watcher.metric) for watcher in watchers)
+    _check(model, events, (*parsed, *watched), window, warmup)
+    for watcher in watchers:
+        watcher.watch(model)
     name = _name(model)
     contestants: dict[str, StreamModel | ListModel] = {name: model}
     if baselines:
@@ -132,7 +149,17 @@ def prequential(
     stream = _in_order(events, ties, seed)
     warm_up = round(warmup * len(stream))
     results = {
-        key: _evaluate(key, contestant, stream, parsed, window, warm_up, exclude_seen, progress)
+        key: _evaluate(
+            key,
+            contestant,
+            stream,
+            parsed,
+            window,
+            warm_up,
+            exclude_seen,
+            progress,
+            watchers if contestant is model else (),
+        )
         for key, contestant in contestants.items()
     }
     words = _words(stream, ties, seed, warm_up, exclude_seen, window)
@@ -142,12 +169,20 @@ def prequential(
         f"scored: {judged.scored:,} of {len(stream):,} events, {judged.new_items:,} of them new items; "
         f"not scored: {left_out or 'none'}"
     )
+    words += [f"{name}: watched by {watcher!r}, told every {_WATCHED_CHUNK} events" for watcher in watchers]
     if not isinstance(model, StreamModel):
         words.append(
             f"{name}: read from the lists of {_longest(parsed)} that recommend() gives; "
             "candidates, equal scores and seen items as the model has them"
         )
     return PrequentialReport(results, "\n".join(words), events.name, tuple(m.name for m in parsed), window)
+
+
+def _watchers(guard: Any, adapt: Any) -> tuple[Watcher[Any], ...]:
+    for argument, value in (("guard", guard), ("adapt", adapt)):
+        if value is not None and not isinstance(value, Watcher):
+            raise TypeError(f"{argument} must be a fastinc.Guard or fastinc.drift.LearningRateBoost, got {value!r}")
+    return tuple(watcher for watcher in (guard, adapt) if watcher is not None)
 
 
 def _check(
@@ -230,30 +265,58 @@ def _evaluate(
     warm_up: int,
     exclude_seen: bool,
     progress: Progress | None,
+    watchers: tuple[Watcher[Any], ...],
 ) -> ModelResult:
+    watched = tuple(Metric.parse(watcher.metric) for watcher in watchers)
     run = (
         _EngineRun(model, events, warm_up, exclude_seen)
         if isinstance(model, StreamModel)
-        else _ListRun(model, events, warm_up, exclude_seen, _longest(metrics))
+        else _ListRun(model, events, warm_up, exclude_seen, _longest((*metrics, *watched)))
     )
     n = len(events)
-    bounds = [*range(0, warm_up, _CHUNK), *range(warm_up, n, _CHUNK), n]
+    step = _WATCHED_CHUNK if watchers else _CHUNK
+    bounds = [*range(0, warm_up, _CHUNK), *range(warm_up, n, step), n]
     parts = []
+    found: list[Any] = []
     seconds = 0.0
     if progress is not None:
         progress(name, 0, n)
     for begin, end in itertools.pairwise(bounds):
         outcomes, spent = run.chunk(begin, end)
         parts.append(outcomes)
+        start = time.perf_counter()
+        found += _tell(watchers, watched, outcomes, events, end)
+        spent += time.perf_counter() - start
         seconds += spent if begin >= warm_up else 0.0
         if progress is not None:
             progress(name, end, n)
     rate = (n - warm_up) / seconds if seconds > 0.0 else np.nan
-    return _result(name, np.concatenate(parts), metrics, window, rate)
+    return _result(name, np.concatenate(parts), metrics, window, rate, found)
 
 
-def _result(name: str, outcomes: Ints, metrics: tuple[Metric, ...], window: int, rate: float) -> ModelResult:
-    scored = outcomes[(outcomes >= 0) | (outcomes == Run.NON_FINITE)]
+def _scored(outcomes: Ints) -> Ints:
+    scored: Ints = outcomes[(outcomes >= 0) | (outcomes == Run.NON_FINITE)]
+    return scored
+
+
+def _tell(
+    watchers: tuple[Watcher[Any], ...], metrics: tuple[Metric, ...], outcomes: Ints, events: Events, end: int
+) -> list[Any]:
+    """Tell the watchers what became of the events up to `end`; return what they found."""
+    scored = _scored(outcomes)
+    at = np.nan if events.timestamps is None else float(events.timestamps[end - 1])
+    found = [
+        watcher.update(metric.values(scored), event=end, time=at)
+        for watcher, metric in zip(watchers, metrics, strict=True)
+        if len(scored)
+    ]
+    return [one for one in found if one is not None]
+
+
+def _result(
+    name: str, outcomes: Ints, metrics: tuple[Metric, ...], window: int, rate: float, found: list[Any]
+) -> ModelResult:
+    scored = _scored(outcomes)
     values = {metric: metric.values(scored) for metric in metrics}
     reasons = {
         "warm_up": Run.WARM_UP,
@@ -270,6 +333,7 @@ def _result(name: str, outcomes: Ints, metrics: tuple[Metric, ...], window: int,
         skipped={reason: int(np.count_nonzero(outcomes == code)) for reason, code in reasons.items()},
         new_items=int(np.count_nonzero(outcomes == Run.NEW_ITEM)),
         nonfinite=int(np.count_nonzero(outcomes == Run.NON_FINITE)),
+        found=tuple(found),
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastinc.evaluate.metrics import Estimate, Floats
+
+if TYPE_CHECKING:
+    from fastinc.drift import Alarm
+    from fastinc.guard import Incident
 
 _MOST_POINTS = 500  # more points in a curve than a picture can show only make the report large
 
@@ -90,6 +94,9 @@ class ModelResult:
         How many scored events were misses because their item was new.
     nonfinite
         How many scored events were misses because a score was not finite.
+    found
+        What a guard and what adapts the model found, in the order of the stream: `fastinc.guard.Incident` and
+        `fastinc.drift.Alarm`.
     """
 
     name: str
@@ -100,6 +107,7 @@ class ModelResult:
     skipped: Mapping[str, int]
     new_items: int
     nonfinite: int
+    found: tuple[Incident | Alarm, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +171,7 @@ class PrequentialReport:
         for name, result in self.models.items():
             if result.nonfinite:
                 lines.append(f"{name}: {result.nonfinite} events missed because a score was not finite")
+            lines += [f"{name}: {one}" for one in result.found]
         return "\n".join([*lines, "", self.protocol])
 
 
@@ -178,6 +187,11 @@ def _cell(estimate: Estimate) -> str:
 
 def _json(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _found_dict(found: Incident | Alarm) -> dict[str, Any]:
+    fields = asdict(found)
+    return {"kind": type(found).__name__.lower(), **fields, "time": _json(found.time)}
 
 
 def _result_dict(result: ModelResult) -> dict[str, Any]:
@@ -200,4 +214,5 @@ def _result_dict(result: ModelResult) -> dict[str, Any]:
         "skipped": dict(result.skipped),
         "new_items": result.new_items,
         "nonfinite": result.nonfinite,
+        "found": [_found_dict(one) for one in result.found],
     }
