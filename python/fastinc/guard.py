@@ -68,7 +68,9 @@ class Guard(Watcher[Incident]):
     back, it is the stream that has changed and not the model that broke: the level is taken as the new best, and as
     reason enough to leave the model alone (action ``"accept"``).
 
-    Tell it a value for every request, such as whether it was a hit: sums also fall because it is night.
+    Tell it a value for every request, such as whether it was a hit: sums also fall because it is night. A guard can't
+    tell a model that broke from events that nobody could have foreseen, such as those of bots: going back doesn't bring
+    such a level back and costs what was learned since, which is what `repeats` limits.
 
     Parameters
     ----------
@@ -117,7 +119,7 @@ class Guard(Watcher[Incident]):
         patience: int = 2,
         action: Action = "rollback",
         snapshot_every: int = 1000,
-        repeats: int = 3,
+        repeats: int = 2,
     ) -> None:
         super().__init__(metric)
         self.window = as_whole(window, "window", 1)
