@@ -148,6 +148,24 @@ class LearningRateBoost(Watcher[Alarm]):
     metric
         Whose values it is told, as named in `fastinc.evaluate.prequential`.
 
+    Notes
+    -----
+    Measured over ``fi.datasets.synthetic(100_000, 1000, 2000, seed=1, 2 and 3)`` with ``Recommender(time_scale=120.0,
+    tie_weight=0.5, long_window=100, situations=True, hidden=64)``:
+
+    - The *items* change (all ids permuted halfway): ADWIN goes off 300 events later. A boost of 3 for 5,000 events
+      brings half of the former recall@10 back after 26,000 to 36,000 scored events, 42,000 to 43,000 without; recall@10
+      of the whole stream .084 to .091.
+    - The *users* change (``drift="abrupt"``): their histories tell, and recall@10 is back at 90 % of its former level
+      after 2,000 to 3,500 scored events without any boost. ADWIN's default is silent there. More sensitive detectors do
+      harm, and so does a boost that is told the right moment: over the 10,000 events after it .146 without, .141 with 2
+      for 2,000 events, .126 with 3 for 5,000.
+    - MovieLens-100k (all ratings, ties shuffled): the metric moves with who is rating just then. ADWIN goes off 17
+      times, and recall@10 falls from .229 to .197.
+
+    So a boost is for catalogues whose items change their meaning, and a detector for a log that somebody reads; measure
+    before you turn either loose on a model.
+
     Examples
     --------
     In an evaluation: ``fi.evaluate.prequential(model, events, adapt=boost)``. In a service:

@@ -172,6 +172,12 @@ class Adagrad(Optimizer):
         Theory): h is about the last ``1 / (1 - forgetting_factor)`` steps of its row, so that the step size no longer
         falls for ever, and rises again where gradients have become smaller. Rows that aren't written forget nothing.
 
+    Notes
+    -----
+    Forgetting, in the model of :class:`fastinc.drift.LearningRateBoost`'s notes (recall@10 over the stream at 1, 0.9999
+    and 0.999): MovieLens-100k .229, .227, .206; synthetic with a drift of tastes .152, .151, .134; with all item ids
+    permuted halfway .084, .087, .089. It costs where the stream is steady, and pays where rows have to be unlearned.
+
     Examples
     --------
     >>> import numpy as np, fastinc as fi
