@@ -6,13 +6,16 @@
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
+#include <tuple>
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
 #include "bindings/tensor.h"
 #include "fastinc/id_map.h"
 #include "fastinc/recommender.h"
+#include "fastinc/schedule.h"
 #include "fastinc/shared_mutex.h"
+#include "fastinc/snapshot.h"
 #include "fastinc/stream_model.h"
 
 namespace fastinc::bindings {
@@ -127,9 +130,16 @@ struct HeldEvents {
   }
 };
 
+template <class Member>
+struct ClassOf;
+template <class Result, class Class>
+struct ClassOf<Result (Class::*)() const> {
+  using Type = Class;
+};
+
 /// A counter, read between batches.
-template <auto Member>
-auto locked(const StreamModel& model) {
+template <auto Member, class Model = typename ClassOf<decltype(Member)>::Type>
+auto locked(const Model& model) {
   return without_gil([&] {
     const std::shared_lock lock(model.mutex);
     return (model.*Member)();
@@ -192,6 +202,20 @@ Value one_of(const std::string& text, const char* name,
   throw py::value_error(std::string(name) + " = '" + text + "' must be one of " + names);
 }
 
+/// kind, events, floor, warm_up
+using ScheduleSpec = std::tuple<std::string, double, double, double>;
+
+Schedule schedule_of(const ScheduleSpec& spec) {
+  Schedule schedule;
+  schedule.kind = one_of<Schedule::Kind>(std::get<0>(spec), "schedule",
+                                         {{"constant", Schedule::Kind::kConstant},
+                                          {"inverse_square_root", Schedule::Kind::kInverseSquareRoot},
+                                          {"exponential", Schedule::Kind::kExponential}});
+  std::tie(std::ignore, schedule.events, schedule.floor, schedule.warm_up) = spec;
+  validate(schedule);
+  return schedule;
+}
+
 std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimizer, const py::dict& in) {
   const auto text = [&](const char* name) { return in[name].cast<std::string>(); };
   RecommenderConfig config;
@@ -211,6 +235,7 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   take("history_size", config.history_size);
   take("recency_exponent", config.recency_exponent);
   take("time_scale", config.time_scale);
+  take("context_lr_scale", config.context_lr_scale);
   take("tie_weight", config.tie_weight);
   take("long_window", config.long_window);
   take("long_weight", config.long_weight);
@@ -220,6 +245,7 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   take("init_std", config.init_std);
   take("batch_size", config.batch_size);
   take("seed", config.seed);
+  config.schedule = schedule_of(in["schedule"].cast<ScheduleSpec>());
   return std::make_shared<Recommender>(config, std::move(optimizer));
 }
 
@@ -279,6 +305,9 @@ py::dict export_state(const Recommender& model) {
   out["latest_time"] = s.latest_time;
   out["label_sum"] = s.label_sum;
   out["label_count"] = s.label_count;
+  out["boost"] = s.boost;
+  out["boost_until"] = s.boost_until;
+  out["frozen"] = s.frozen;
   return out;
 }
 
@@ -293,10 +322,41 @@ void import_state(Recommender& model, const py::dict& in) {
   s.latest_time = in["latest_time"].cast<double>();
   s.label_sum = in["label_sum"].cast<double>();
   s.label_count = in["label_count"].cast<double>();
+  if (in.contains("frozen")) {  // states of before there were such things have none
+    s.boost = in["boost"].cast<double>();
+    s.boost_until = in["boost_until"].cast<std::uint64_t>();
+    s.frozen = in["frozen"].cast<bool>();
+  }
   without_gil([&] {
     const std::unique_lock lock(model.mutex);
     model.import_state(s);
   });
+}
+
+std::shared_ptr<Snapshot> snapshot(const Recommender& model) {
+  return without_gil([&] {
+    const std::shared_lock lock(model.mutex);
+    return std::const_pointer_cast<Snapshot>(model.snapshot());  // nothing that Python gets can change it
+  });
+}
+
+/// A change to the model between two of its batches.
+template <class Change>
+void change(Recommender& model, Change apply) {
+  without_gil([&] {
+    const std::unique_lock lock(model.mutex);
+    apply();
+  });
+}
+
+void register_snapshots(py::module_& m) {
+  py::class_<Snapshot, std::shared_ptr<Snapshot>>(m, "Snapshot")
+      .def_readonly("events", &Snapshot::events)
+      .def_property_readonly("nbytes", &Snapshot::bytes);
+  m.def(
+      "schedule_factor",
+      [](const ScheduleSpec& schedule, std::uint64_t n) { return schedule_of(schedule).factor(n); },
+      py::arg("schedule"), py::arg("n"));
 }
 
 void register_id_map(py::module_& m) {
@@ -344,6 +404,20 @@ void register_recommender(py::module_& m) {
       .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
       .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))
       .def("user_vectors", &user_vectors, py::arg("users"), py::arg("time"))
+      .def("snapshot", &snapshot)
+      .def(
+          "restore",
+          [](Recommender& model, const Snapshot& from) { change(model, [&] { model.restore(from); }); },
+          py::arg("snapshot"))
+      .def(
+          "boost_lr",
+          [](Recommender& model, double factor, std::uint64_t events) {
+            change(model, [&] { model.boost_lr(factor, events); });
+          },
+          py::arg("factor"), py::arg("events"))
+      .def_property_readonly("lr_factor", &locked<&Recommender::lr_factor>)
+      .def_property("frozen", &locked<&Recommender::frozen>,
+                    [](Recommender& model, bool frozen) { change(model, [&] { model.set_frozen(frozen); }); })
       .def("export_state", &export_state)
       .def("import_state", &import_state, py::arg("state"))
       .def("memory_usage", [](const Recommender& model) {
@@ -371,6 +445,7 @@ void register_learn(py::module_& m) {
       .def_property_readonly("event_count", &locked<&StreamModel::event_count>)
       .def_property_readonly("latest_time", &locked<&StreamModel::latest_time>)
       .def_property_readonly("prediction", &prediction_name);
+  register_snapshots(m);
   register_recommender(m);
 }
 

@@ -11,14 +11,16 @@ An event arrives, a few embedding rows change, and the very next request is answ
 (1, 1)
 """
 
-from fastinc import baselines, checkpoint, datasets, evaluate, init, ops
+from fastinc import baselines, checkpoint, datasets, drift, evaluate, init, ops, schedules
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
 from fastinc.bounds import TTL, MinCount
 from fastinc.changes import Changes
+from fastinc.guard import Guard
 from fastinc.live_index import LiveIndex
 from fastinc.optimizers import FTRL, SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
 from fastinc.recommender import Recommender
+from fastinc.snapshot import Snapshot
 from fastinc.table import EmbeddingTable
 
 __all__ = [
@@ -29,21 +31,25 @@ __all__ = [
     "Adam",
     "Changes",
     "EmbeddingTable",
+    "Guard",
     "LiveIndex",
     "MinCount",
     "Optimizer",
     "Recommender",
     "RowWiseAdagrad",
+    "Snapshot",
     "__version__",
     "baselines",
     "checkpoint",
     "datasets",
+    "drift",
     "evaluate",
     "get_isa",
     "get_num_threads",
     "info",
     "init",
     "ops",
+    "schedules",
     "set_isa",
     "set_num_threads",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from fastinc import _core
 
 #: Packages that fastinc couples with, reported by :func:`info`.
-_PARTNERS = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "pyarrow", "safetensors")
+_PARTNERS = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "pyarrow", "river", "safetensors")
 
 
 def get_isa() -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastinc import _core, optimizers
+from fastinc import _core, optimizers, schedules
 from fastinc import init as initializers
 from fastinc._extras import require
 from fastinc._ids import IdMap
@@ -160,6 +160,7 @@ def _fill_ids(ids: IdMap, arrays: Arrays, prefix: str) -> None:
 def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
     parameters = model.get_params()
     parameters["optimizer"] = _describe(model.optimizer)
+    parameters["schedule"] = list(model.schedule._spec())
     arrays: Arrays = {}
     versions: dict[str, int] = {}
     for name, table in model._core.tables.items():
@@ -180,6 +181,8 @@ def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
 def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommender:
     params = dict(parameters["params"])
     params["optimizer"] = _rebuild(optimizers, params["optimizer"])
+    if "schedule" in params:  # checkpoints of before there were schedules have none
+        params["schedule"] = schedules.from_spec(params["schedule"])
     model = Recommender(**params)
     for name, table in model._core.tables.items():
         numbers = {"version": parameters["versions"][name]}

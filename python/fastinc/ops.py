@@ -44,8 +44,8 @@ Array = Any
 _DECAYED = ("weight_decay", "decoupled_weight_decay")
 _SGD = _core.DenseUpdate("sgd", ("lr", "weight_decay"), ())
 _MOMENTUM_SGD = _core.DenseUpdate("momentum_sgd", ("lr", "momentum", "weight_decay"), ("momentum_buffer",))
-_ADAGRAD = _core.DenseUpdate("adagrad", ("lr", "eps", *_DECAYED), ("state",))
-_ROWWISE_ADAGRAD = _core.DenseUpdate("rowwise_adagrad", ("lr", "eps", *_DECAYED), ("state",))
+_ADAGRAD = _core.DenseUpdate("adagrad", ("lr", "eps", *_DECAYED, "forgetting_factor"), ("state",))
+_ROWWISE_ADAGRAD = _core.DenseUpdate("rowwise_adagrad", ("lr", "eps", *_DECAYED, "forgetting_factor"), ("state",))
 _ADAM = _core.DenseUpdate("adam", ("lr", "beta1", "beta2", "eps", *_DECAYED), ("exp_avg", "exp_avg_sq", "steps"))
 _FTRL = _core.DenseUpdate("ftrl", ("lr", "beta", "l1", "l2"), ("z", "n"))
 
@@ -109,6 +109,7 @@ def adagrad_update(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
+    forgetting_factor: float = 1.0,
     nonfinite: NonFinite = "raise",
 ) -> int:
     """Adagrad: ``h += G**2; w -= lr * G / (sqrt(h) + eps)``; see :class:`fastinc.Adagrad`.
@@ -119,7 +120,7 @@ def adagrad_update(
         See :mod:`fastinc.ops`.
     state
         (num_rows, dim) float32: h, written.
-    lr, eps, weight_decay, decoupled_weight_decay
+    lr, eps, weight_decay, decoupled_weight_decay, forgetting_factor
         As in :class:`fastinc.Adagrad`.
 
     Returns
@@ -142,6 +143,7 @@ def adagrad_update(
         as_number(eps, "eps"),
         as_number(weight_decay, "weight_decay"),
         as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
+        as_number(forgetting_factor, "forgetting_factor"),
     )
     return _ADAGRAD(values, weights, (state,), ids, grads, nonfinite)
 
@@ -156,6 +158,7 @@ def rowwise_adagrad_update(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
+    forgetting_factor: float = 1.0,
     nonfinite: NonFinite = "raise",
 ) -> int:
     """Rowwise Adagrad: ``h += mean(G**2); w -= lr * G / (sqrt(h) + eps)``; see :class:`fastinc.RowWiseAdagrad`.
@@ -166,7 +169,7 @@ def rowwise_adagrad_update(
         See :mod:`fastinc.ops`.
     state
         (num_rows,) float32: h, written.
-    lr, eps, weight_decay, decoupled_weight_decay
+    lr, eps, weight_decay, decoupled_weight_decay, forgetting_factor
         As in :class:`fastinc.RowWiseAdagrad`.
 
     Returns
@@ -190,6 +193,7 @@ def rowwise_adagrad_update(
         as_number(eps, "eps"),
         as_number(weight_decay, "weight_decay"),
         as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
+        as_number(forgetting_factor, "forgetting_factor"),
     )
     return _ROWWISE_ADAGRAD(values, weights, (state,), ids, grads, nonfinite)
 

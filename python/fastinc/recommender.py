@@ -12,6 +12,8 @@ from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
 from fastinc._presets import OPTIMIZERS, PRESET, PRESETS, FromPreset, Preset
 from fastinc._stream import StreamModel, _request_time
 from fastinc.optimizers import Optimizer
+from fastinc.schedules import Constant, Schedule
+from fastinc.snapshot import Snapshot
 from fastinc.table import EmbeddingTable
 
 __all__ = ["Recommender"]
@@ -76,6 +78,8 @@ class Recommender(StreamModel):
     time_scale
         Seconds; weights fall with age as ``1 / (1 + age / time_scale)``, so a user who has been away for many times
         as long gets what the long-term sum and the popularity of items say. None: age doesn't count.
+    context_lr_scale
+        The learning rate of X is this share of the optimizer's; 0: there is no X.
     tie_weight
         The share of an item's own vector in what it says of its user.
     long_window, long_weight
@@ -93,6 +97,8 @@ class Recommender(StreamModel):
         Events of one call that are learned together: 1, 2, 4, ... 256.
     seed
         Of start vectors and negatives.
+    schedule
+        Of the learning rate, by number of events; default ``fastinc.schedules.Constant()``.
 
     Raises
     ------
@@ -131,6 +137,7 @@ class Recommender(StreamModel):
         history_size: int = 1000,
         recency_exponent: float | FromPreset = PRESET,
         time_scale: float | FromPreset | None = PRESET,
+        context_lr_scale: float | FromPreset = PRESET,
         tie_weight: float | FromPreset = PRESET,
         long_window: int | FromPreset = PRESET,
         long_weight: float | FromPreset = PRESET,
@@ -140,6 +147,7 @@ class Recommender(StreamModel):
         init_std: float = 0.05,
         batch_size: int | FromPreset = PRESET,
         seed: int = 0,
+        schedule: Schedule | None = None,
     ) -> None:
         name = as_choice(preset, "preset", tuple(PRESETS))
         history_size = as_whole(history_size, "history_size", 1, 1_000_000)
@@ -153,6 +161,9 @@ class Recommender(StreamModel):
             optimizer = OPTIMIZERS[name]()
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
+        schedule = Constant() if schedule is None else schedule
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule = {schedule!r} must be one of fastinc.schedules, such as WarmUp(1000)")
         scale = of(time_scale, "time_scale")
         if scale is not None and not as_number(scale, "time_scale") > 0:
             raise ValueError(f"time_scale = {scale} must be > 0, or None")
@@ -167,6 +178,7 @@ class Recommender(StreamModel):
             "history_size": history_size,
             "recency_exponent": as_number(of(recency_exponent, "recency_exponent"), "recency_exponent"),
             "time_scale": None if scale is None else float(scale),
+            "context_lr_scale": as_number(of(context_lr_scale, "context_lr_scale"), "context_lr_scale"),
             "tie_weight": as_number(of(tie_weight, "tie_weight"), "tie_weight"),
             "long_window": as_whole(of(long_window, "long_window"), "long_window", 0),
             "long_weight": as_number(of(long_weight, "long_weight"), "long_weight"),
@@ -178,7 +190,9 @@ class Recommender(StreamModel):
             "seed": as_seed(seed),
         }
         self._optimizer = optimizer
-        core = _core.Recommender(optimizer._core, {**self._config, "time_scale": scale or 0.0})
+        self._schedule = schedule
+        changed = {"time_scale": scale or 0.0, "schedule": schedule._spec()}
+        core = _core.Recommender(optimizer._core, {**self._config, **changed})
         super().__init__(core)
         self._core: _core.Recommender = core
         self._preset = name
@@ -188,6 +202,25 @@ class Recommender(StreamModel):
     def optimizer(self) -> Optimizer:
         """The optimizer of all rows; set its parameters to change them from the next call on."""
         return self._optimizer
+
+    @property
+    def schedule(self) -> Schedule:
+        """What the optimizer's learning rate is multiplied by, by number of events."""
+        return self._schedule
+
+    @property
+    def learning_rate(self) -> float:
+        """The next event's: ``optimizer.lr``, times the schedule, times :meth:`boost_learning_rate`'s factor."""
+        return self._optimizer.lr * self._core.lr_factor  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether events are only remembered: histories, counters and ids follow the stream, no vector learns."""
+        return self._core.frozen
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        self._core.frozen = as_flag(value, "frozen")
 
     @property
     def item_table(self) -> EmbeddingTable:
@@ -203,7 +236,8 @@ class Recommender(StreamModel):
         >>> fi.Recommender(dim=8).get_params()["dim"]
         8
         """
-        return {**self._config, "preset": self._preset, "optimizer": self._optimizer}
+        own = {"preset": self._preset, "optimizer": self._optimizer, "schedule": self._schedule}
+        return {**self._config, **own}
 
     def __repr__(self) -> str:
         return (
@@ -318,6 +352,77 @@ class Recommender(StreamModel):
         if array.size and (array.dtype.kind != "i" or array.min() < -1):
             raise ValueError(f"codes = {codes!r} must be item codes, or -1")
         return self._item_ids.decode(array.astype(np.int64))
+
+    def boost_learning_rate(self, factor: float, events: int) -> None:
+        """Learn the next events at a multiple of the learning rate, and all after them as before.
+
+        ``optimizer.lr`` stays what it is. A boost under way is replaced; a checkpoint keeps it.
+
+        Parameters
+        ----------
+        factor
+            Of the learning rate, > 0.
+        events
+            How many, >= 0; 0 ends a boost.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender(dim=8, optimizer=fi.SGD(lr=0.5))
+        >>> model.boost_learning_rate(3, events=2)
+        >>> rates = []
+        >>> for item in range(3):
+        ...     rates.append(model.learning_rate)
+        ...     _ = model.partial_fit(1, item)
+        >>> rates
+        [1.5, 1.5, 0.5]
+        """
+        self._core.boost_lr(as_number(factor, "factor"), as_whole(events, "events", 0, 2**53))
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of all rows' weights and optimizer state, for :meth:`restore`.
+
+        It takes the memory of the rows themselves (``snapshot.nbytes``). Answers go on meanwhile; learning waits.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender().partial_fit(1, 10).snapshot().events
+        1
+        """
+        return Snapshot(self._core.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to the rows of a snapshot of this model; what happened since stays known.
+
+        Rows that the snapshot holds get their weights and optimizer state back; those made since start again, as if
+        new. Histories, ids, counters, the clock, a boost and the optimizer's parameters stay as they are. Rows written
+        since the snapshot are written once more: they get a new version, :meth:`EmbeddingTable.changes` tells of them,
+        and an index over :attr:`item_table` answers from them at once.
+
+        Parameters
+        ----------
+        snapshot
+            Of this model.
+
+        Raises
+        ------
+        ValueError
+            It is another model's; the message says what differs. Nothing has changed.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender(dim=8).partial_fit([1, 1], [10, 11])
+        >>> snapshot, before = model.snapshot(), model.predict(2, 10)
+        >>> _ = model.partial_fit([2] * 50, [11] * 50)
+        >>> model.restore(snapshot)
+        >>> model.n_events, bool(model.predict(3, 10) == before)
+        (52, True)
+        """
+        if not isinstance(snapshot, Snapshot):
+            raise TypeError(f"snapshot = {snapshot!r} must be a Snapshot")
+        self._core.restore(snapshot._core)
 
     def __reduce__(self) -> Any:
         raise TypeError("a Recommender is not pickled: fastinc.checkpoint.save and load keep it whole")

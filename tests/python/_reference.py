@@ -59,16 +59,21 @@ def _momentum(p, w, g, state):
     return w - Bounded.constant(p["lr"]) * b, {"momentum_buffer": b}
 
 
+def _kept(p, h):
+    """What an accumulator keeps of itself."""
+    return Bounded.constant(p.get("forgetting_factor", 1.0)) * h
+
+
 def _adagrad(p, w, g, state):
     g, keep = _decay(p, w, g)
-    h = state["state"] + g * g
+    h = _kept(p, state["state"]) + g * g
     w = w * keep - Bounded.constant(p["lr"]) * g / (h.sqrt() + Bounded.constant(p["eps"]))
     return w, {"state": h}
 
 
 def _rowwise_adagrad(p, w, g, state):
     g, keep = _decay(p, w, g)
-    h = state["state"] + (g * g).mean_of_rows()
+    h = _kept(p, state["state"]) + (g * g).mean_of_rows()
     # w - m (G + wd w), which the engine evaluates as (1 - m wd) w - m G: both roundings are within twice the bound
     multiplier = Bounded.constant(p["lr"]) / (h.sqrt() + Bounded.constant(p["eps"]))
     return w * keep - multiplier * g, {"state": h}
@@ -100,7 +105,7 @@ def _torch_sgd(p):
 
 
 def _torch_adagrad(p):
-    if p.get("decoupled_weight_decay"):
+    if p.get("decoupled_weight_decay") or "forgetting_factor" in p:
         return None
     return lambda w: torch.optim.Adagrad(
         w,
@@ -125,7 +130,7 @@ class _TorchRowWiseAdagrad(torch.optim.Optimizer):
             start = torch.full((len(w), 1), p.get("initial_accumulator_value", 0.0), dtype=w.dtype)
             h = self.state[w].setdefault("sum", start)
             g = w.grad if p.get("decoupled_weight_decay") else w.grad + wd * w
-            h += g.pow(2).mean(1, keepdim=True)
+            h.mul_(p.get("forgetting_factor", 1.0)).add_(g.pow(2).mean(1, keepdim=True))
             if p.get("decoupled_weight_decay"):
                 w *= 1 - p["lr"] * wd
             w.addcdiv_(g, (h.sqrt() + p["eps"]).expand_as(g), value=-p["lr"])
@@ -152,8 +157,15 @@ _ADAGRAD_VARIANTS = {
     "start": {"lr": 0.3, "eps": 1e-3, "initial_accumulator_value": 0.5},
     "l2": {"lr": 0.3, "eps": 1e-3, "weight_decay": 0.2},
     "decoupled": {"lr": 0.3, "eps": 1e-3, "weight_decay": 0.2, "decoupled_weight_decay": True},
+    "forgetting": {"lr": 0.3, "eps": 1e-3, "forgetting_factor": 0.6, "initial_accumulator_value": 0.5},
 }
 _NEGATIVE = (-1.0, -1e-9, NAN, INF, -INF, 1e39)
+_ADAGRAD_BAD = {
+    "lr": _NEGATIVE,
+    "eps": (0.0, *_NEGATIVE),
+    "weight_decay": _NEGATIVE,
+    "forgetting_factor": (0.0, 1.5, *_NEGATIVE),
+}
 _ADAM = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9}
 
 OPTIMIZERS: dict[str, Spec] = {
@@ -184,7 +196,7 @@ OPTIMIZERS: dict[str, Spec] = {
         state={"state": ELEMENT},
         variants=_ADAGRAD_VARIANTS,
         step=_adagrad,
-        bad={"lr": _NEGATIVE, "eps": (0.0, *_NEGATIVE), "weight_decay": _NEGATIVE},
+        bad=_ADAGRAD_BAD,
         torch=_torch_adagrad,
         only_constructor=("initial_accumulator_value",),
     ),
@@ -194,7 +206,7 @@ OPTIMIZERS: dict[str, Spec] = {
         state={"state": ROW},
         variants=_ADAGRAD_VARIANTS,
         step=_rowwise_adagrad,
-        bad={"lr": _NEGATIVE, "eps": (0.0, *_NEGATIVE), "weight_decay": _NEGATIVE},
+        bad=_ADAGRAD_BAD,
         torch=_torch_rowwise_adagrad,
         only_constructor=("initial_accumulator_value",),
     ),
@@ -331,6 +343,7 @@ def bytes_of(*arrays) -> tuple[bytes, ...]:
 #: A Recommender with none of the parts that presets add, learning one event after the other.
 PLAIN_RECOMMENDER = {
     "hard_negatives": None,
+    "context_lr_scale": 1.0,
     "tie_weight": 0.0,
     "long_window": 0,
     "situations": False,

@@ -11,7 +11,7 @@
 namespace fastinc {
 
 /// The values a parameter may take; NaN and infinity are refused everywhere.
-enum class Range { kPositive, kNonNegative, kUnitInterval /* [0, 1) */ };
+enum class Range { kPositive, kNonNegative, kUnitInterval /* [0, 1) */, kFactor /* (0, 1] */ };
 
 struct SgdParams {
   static constexpr std::string_view kName = "sgd";
@@ -46,6 +46,7 @@ struct AdagradParams {
   double lr = 0.1, eps = 1e-8, weight_decay = 0.0;
   bool decoupled_weight_decay = false;
   double initial_accumulator_value = 0.0;
+  double forgetting_factor = 1.0;
 
   template <class Self, class Visitor>
   static void visit_fields(Self& self, Visitor&& visit) {
@@ -54,6 +55,7 @@ struct AdagradParams {
     visit("weight_decay", self.weight_decay, Range::kNonNegative);
     visit("decoupled_weight_decay", self.decoupled_weight_decay);
     visit("initial_accumulator_value", self.initial_accumulator_value, Range::kNonNegative);
+    visit("forgetting_factor", self.forgetting_factor, Range::kFactor);
   }
   double initial_state() const { return initial_accumulator_value; }
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fastinc/optimizer.h"
+#include "fastinc/schedule.h"
 #include "fastinc/stream_model.h"
 #include "fastinc/table.h"
 
@@ -19,6 +20,7 @@ namespace fastinc {
 
 class EventGroup;
 class ModelTables;
+struct Snapshot;
 class UserQuery;
 
 enum class UserModel : std::uint8_t { kHistory, kVector, kBoth };
@@ -34,15 +36,17 @@ struct RecommenderConfig {
   std::size_t history_size = 1000;       // items kept per user
   double recency_exponent = 0.7;         // the l-th most recent item weighs l^-recency_exponent
   double time_scale = 0.0;  // seconds; item l also weighs 1 / (1 + age / time_scale); 0: age doesn't count
-  double tie_weight = 0.0;  // item l of the window also counts by its own vector, weighed by this
-  std::size_t long_window = 0;         // most recent items in the long-term sum; 0: none
-  double long_weight = 0.5;            // of the long-term sum
-  bool situations = false;             // vectors for how many items there were and how long ago the last was
-  std::size_t hidden = 0;              // units of the residual network; 0: none
+  double context_lr_scale = 1.0;  // the learning rate of X is this share of the optimizer's; 0: there is no X
+  double tie_weight = 0.0;        // item l of the window also counts by its own vector, weighed by this
+  std::size_t long_window = 0;    // most recent items in the long-term sum; 0: none
+  double long_weight = 0.5;       // of the long-term sum
+  bool situations = false;        // vectors for how many items there were and how long ago the last was
+  std::size_t hidden = 0;         // units of the residual network; 0: none
   double hidden_lr_scale = 1.0 / 6.0;  // its learning rate is this share of the optimizer's
   double init_std = 0.05;
   std::size_t batch_size = 1;  // events learned together: a power of two
   std::uint64_t seed = 0;
+  Schedule schedule;  // of the learning rates, by event_count()
 };
 
 /// Histories and counters of a recommender, for checkpoints; its tables export themselves.
@@ -52,6 +56,9 @@ struct RecommenderState {
   std::vector<double> history_times;
   std::uint64_t item_count = 0, event_count = 0, skipped = 0;
   double latest_time = 0.0, label_sum = 0.0, label_count = 0.0;
+  double boost = 1.0;
+  std::uint64_t boost_until = 0;
+  bool frozen = false;
 };
 
 /// With h the user's last items, most recent first, at times t_l, V and b the vectors and biases of items:
@@ -99,6 +106,21 @@ class Recommender : public StreamModel {
   std::vector<std::pair<std::string, std::shared_ptr<Table>>> tables() const;
   std::uint64_t skipped_events() const { return skipped_; }
 
+  /// The optimizer's learning rate times this is the next event's: the schedule and, if there is one, a
+  /// boost.
+  double lr_factor() const;
+  /// The next `events` events learn at `factor` times the rate, in the place of a boost before. Throws
+  /// std::invalid_argument for a factor that isn't finite and > 0.
+  void boost_lr(double factor, std::uint64_t events);
+  /// While frozen, events are remembered (histories, counters, rows for what is new), and nothing is learned.
+  bool frozen() const { return frozen_; }
+  void set_frozen(bool frozen) { frozen_ = frozen; }
+
+  std::shared_ptr<const Snapshot> snapshot() const;
+  /// Every row becomes what it was; those made since start again. Histories and counters stay, and versions
+  /// move on. Throws std::invalid_argument, unchanged, for another model's.
+  void restore(const Snapshot& from);
+
   RecommenderState export_state() const;
   /// Call after the tables' import_state. Throws std::invalid_argument, unchanged, when parts don't fit.
   void import_state(const RecommenderState& state);
@@ -116,6 +138,10 @@ class Recommender : public StreamModel {
   std::uint64_t skipped_ = 0;
   double label_sum_ = 0.0, label_count_ = 0.0;
   std::unique_ptr<EventGroup> group_;
+  double boost_ = 1.0;
+  std::uint64_t boost_until_ = 0;  // the first event that isn't boosted
+  bool frozen_ = false;
+  std::uint64_t identity_;  // which codes are whose: new for every state the model is set to
 };
 
 }  // namespace fastinc

@@ -178,7 +178,7 @@ void EventGroup::leave_out(std::size_t index) {
   std::fill_n(vectors.hidden_gradient, config_.hidden, 0.0f);
 }
 
-std::size_t EventGroup::learn() {
+std::size_t EventGroup::learn(double lr_factor) {
   const std::size_t n = events_.size();
   parallel_parts(n, parts_, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
     for (std::size_t e = begin; e < end; ++e) differentiate(e, marks_[part]);
@@ -188,6 +188,7 @@ std::size_t EventGroup::learn() {
   ModelTables::Steps steps;
   steps.directions = vectors_.data();
   steps.stride = stride_;
+  steps.lr_factor = lr_factor;
   const auto skipped = static_cast<std::size_t>(
       std::count_if(events_.begin(), events_.end(), [](const Event& event) { return !event.is_finite; }));
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {

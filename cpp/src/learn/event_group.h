@@ -34,8 +34,9 @@ class EventGroup {
   void start(std::uint64_t first_event);
   /// The history is as it was before the event.
   void add(const Histories& histories, std::int64_t user, double time, const LabelledItem& target);
-  /// Step the tables' rows. Returns how many events were left out because a step would not have been finite.
-  std::size_t learn();
+  /// Step the tables' rows, at that share of the learning rate. Returns how many events were left out because
+  /// a step would not have been finite.
+  std::size_t learn(double lr_factor);
 
   std::size_t bytes() const;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <variant>
 
@@ -47,6 +48,15 @@ std::shared_ptr<Table> make_table(std::size_t dim, double std_deviation, std::ui
 
 constexpr std::size_t kFloatsEach = 8;  // work of a float's step, in floats read
 
+/// FTRL divides by the learning rate: what was above 0 stays so.
+OptimizerParams scaled(OptimizerParams params, double factor) {
+  if (factor == 1.0) return params;
+  constexpr double kLeast = std::numeric_limits<float>::min();
+  std::visit([&](auto& p) { p.lr = p.lr * factor > 0.0 ? std::max(p.lr * factor, kLeast) : p.lr * factor; },
+             params);
+  return params;
+}
+
 const void* raw(const OptimizerParams& params) {
   return std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
 }
@@ -54,7 +64,7 @@ const void* raw(const OptimizerParams& params) {
 }  // namespace
 
 ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
-    : optimizer_(std::move(optimizer)), hidden_lr_scale_(config.hidden_lr_scale) {
+    : optimizer_(std::move(optimizer)) {
   const double root = 1.0 / std::sqrt(static_cast<double>(config.dim));
   const auto make = [&](Name name, std::size_t dim, double std_deviation) -> Part& {
     const std::uint64_t seed = base::random_bits(config.seed, name);
@@ -64,7 +74,9 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   };
   Part& items = make(kItems, config.dim + 1, config.init_std);
   items.by_item = items.has_bias = true;
-  make(kContexts, config.dim, config.tie_weight > 0.0 ? 0.0 : config.init_std).by_item = true;
+  Part& contexts = make(kContexts, config.dim, config.tie_weight > 0.0 ? 0.0 : config.init_std);
+  contexts.by_item = config.context_lr_scale > 0.0;
+  contexts.lr_scale = config.context_lr_scale;
   Part& users = make(kUsers, config.dim, config.init_std);
   users.by_user = config.user != UserModel::kHistory;
   make(kLongTerms, config.dim, config.init_std).by_item = config.long_window > 0;
@@ -72,7 +84,8 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   Part& in = make(kHiddenIn, config.dim + 1, root);
   Part& out = make(kHiddenOut, config.dim, 0.0);
   in.fixed = out.fixed = config.hidden;
-  in.has_bias = in.is_hidden = out.is_hidden = true;
+  in.has_bias = true;
+  in.lr_scale = out.lr_scale = config.hidden_lr_scale;
   scratch_.resize(kMostChunks * (config.dim + 1));
 }
 
@@ -114,8 +127,8 @@ bool ModelTables::have(std::size_t items, std::size_t users) const {
 
 void ModelTables::step(const Steps& steps) noexcept {
   const OptimizerParams params = optimizer_->params();
-  OptimizerParams hidden_params = params;
-  std::visit([&](auto& p) { p.lr *= hidden_lr_scale_; }, hidden_params);
+  std::array<OptimizerParams, kCount> own;
+  for (std::size_t t = 0; t < kCount; ++t) own[t] = scaled(params, steps.lr_factor * parts_[t].lr_scale);
   const auto rows_of = [&](std::size_t t) {
     return steps.gradients[t] != nullptr ? steps.gradients[t]->rows() : std::span<const std::uint32_t>{};
   };
@@ -130,7 +143,7 @@ void ModelTables::step(const Steps& steps) noexcept {
     const std::size_t each = floats / parts / (store.dim() * kFloatsEach) + 1;
     for (std::size_t begin = 0; begin < n; begin += each) {
       Chunk& chunk = chunks_[count];
-      chunk.task = {.params = raw(parts_[t].is_hidden ? hidden_params : params),
+      chunk.task = {.params = raw(own[t]),
                     .rows = &store.rows(),
                     .row_numbers = rows_of(t).data() + begin,
                     .starts = steps.gradients[t]->starts() + begin,

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -13,8 +14,10 @@
 #include "fastinc/optimizer.h"
 #include "fastinc/recommender.h"
 #include "fastinc/shared_mutex.h"
+#include "fastinc/snapshot.h"
 #include "fastinc/table.h"
 #include "learn/row_gradients.h"
+#include "store/slot.h"
 
 namespace fastinc {
 
@@ -57,9 +60,16 @@ class ModelTables {
     std::array<const float*, kCount> coefficients{};
     const float* directions = nullptr;
     std::size_t stride = 0;
+    double lr_factor = 1.0;
   };
   /// One optimizer step for every row with a gradient; they become the next version.
   void step(const Steps& steps) noexcept;
+
+  /// All rows, as readers see them; nobody learns meanwhile. Throws std::bad_alloc.
+  std::vector<Snapshot::Rows> copy_rows() const;
+  /// Rows written since become what they were then, those made since start again. Throws std::bad_alloc,
+  /// unchanged.
+  void restore_rows(const std::vector<Snapshot::Rows>& copies);
 
   /// Bytes of each, by name.
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
@@ -70,7 +80,7 @@ class ModelTables {
     std::size_t fixed = 0;  // rows it has from the first event on
     bool by_item = false, by_user = false;
     bool has_bias = false;  // the last value, which starts at 0
-    bool is_hidden = false;
+    double lr_scale = 1.0;
     std::size_t rows(std::size_t items, std::size_t users) const {
       return by_item ? items : (by_user ? users : (items > 0 ? fixed : 0));
     }
@@ -82,9 +92,11 @@ class ModelTables {
   };
   static constexpr std::size_t kMostChunks = 32;
 
+  static void restore_part(Part& part, const Snapshot::Rows& copy, std::span<const Slot> written,
+                           float* start) noexcept;
+
   std::array<Part, kCount> parts_;
   std::shared_ptr<Optimizer> optimizer_;
-  double hidden_lr_scale_;
   std::array<Chunk, kMostChunks> chunks_;
   std::vector<float> scratch_;  // (kMostChunks, dim + 1)
 };

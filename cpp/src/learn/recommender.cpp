@@ -1,6 +1,7 @@
 #include "fastinc/recommender.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -43,6 +44,9 @@ void validate(const RecommenderConfig& c) {
   weight(c.tie_weight, "tie_weight");
   weight(c.long_weight, "long_weight");
   weight(c.hidden_lr_scale, "hidden_lr_scale");
+  weight(c.context_lr_scale, "context_lr_scale");
+  require(c.context_lr_scale > 0.0 || c.tie_weight > 0.0 || c.user == UserModel::kVector,
+          "context_lr_scale = 0 and tie_weight = 0 leave nothing of a history's window");
   require(c.long_window <= c.history_size,
           "long_window = " + std::to_string(c.long_window) + " must be from 0 to history_size");
   require(c.hidden <= 65536, "hidden = " + std::to_string(c.hidden) + " must be from 0 to 65536");
@@ -51,12 +55,18 @@ void validate(const RecommenderConfig& c) {
               std::to_string(kMostBatch));
   require(std::isfinite(static_cast<float>(c.init_std)) && c.init_std >= 0.0,
           "init_std = " + number_text(c.init_std) + " must be finite and >= 0");
+  validate(c.schedule);
+}
+
+std::uint64_t new_identity() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
 }
 
 }  // namespace
 
 Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
-    : StreamModel(config.history_size), config_(config) {
+    : StreamModel(config.history_size), config_(config), identity_(new_identity()) {
   validate(config_);
   tables_ = std::make_unique<ModelTables>(config_, std::move(optimizer));
   query_ = std::make_unique<UserQuery>(config_, *tables_);
@@ -85,6 +95,18 @@ double Recommender::offset() const {
     return std::log(p / (1.0 - p));
   }
   return 0.0;
+}
+
+double Recommender::lr_factor() const {
+  const double boost = event_count_ < boost_until_ ? boost_ : 1.0;
+  return config_.schedule.is_constant() ? boost : boost * config_.schedule.factor(event_count_);
+}
+
+void Recommender::boost_lr(double factor, std::uint64_t events) {
+  require(std::isfinite(static_cast<float>(factor)) && factor > 0.0,
+          "factor = " + number_text(factor) + " must be finite and > 0");
+  boost_ = factor;
+  boost_until_ = event_count_ + events;
 }
 
 void Recommender::check(const EventBatch& events) const {
@@ -127,20 +149,21 @@ void Recommender::reserve(const EventBatch& events) {
 
 void Recommender::learn_group(const EventBatch& events) {
   reserve(events);
+  const double lr_factor_now = lr_factor();
   for (const std::int64_t item : events.items) see_item(item);
   group_->start(event_count_);
   const bool labelled = !events.labels.empty();
   for (std::size_t i = 0; i < events.size(); ++i) {
     const float label = events.label(i);
     const auto shift = static_cast<float>(offset());
-    group_->add(histories_, events.users[i], events.time(i), {events.items[i], label, shift, labelled});
-    if (labelled) {
-      label_sum_ += static_cast<double>(label);
-      label_count_ += 1.0;
+    if (!frozen_) {
+      group_->add(histories_, events.users[i], events.time(i), {events.items[i], label, shift, labelled});
+      label_sum_ += labelled ? static_cast<double>(label) : 0.0;
+      label_count_ += labelled ? 1.0 : 0.0;
     }
     remember(events.users[i], events.items[i], events.time(i), config_.loss == Loss::kMse || label > 0.0f);
   }
-  skipped_ += group_->learn();
+  if (!frozen_) skipped_ += group_->learn(lr_factor_now);
 }
 
 void Recommender::user_vector(std::int64_t user, double time, float* out) const {
@@ -229,6 +252,9 @@ RecommenderState Recommender::export_state() const {
   state.latest_time = latest_time_;
   state.label_sum = label_sum_;
   state.label_count = label_count_;
+  state.boost = boost_;
+  state.boost_until = boost_until_;
+  state.frozen = frozen_;
   return state;
 }
 
@@ -243,6 +269,8 @@ void Recommender::import_state(const RecommenderState& state) {
                         return item >= 0 && static_cast<std::uint64_t>(item) < state.item_count;
                       }),
           "recommender state: a history names an item that isn't there");
+  require(std::isfinite(static_cast<float>(state.boost)) && state.boost > 0.0,
+          "recommender state: boost = " + number_text(state.boost) + " must be finite and > 0");
   const std::size_t users = offsets.size() - 1;
   require(tables_->have(state.item_count, users),
           "recommender state: the tables don't hold the rows the counters tell of");
@@ -260,6 +288,10 @@ void Recommender::import_state(const RecommenderState& state) {
   latest_time_ = state.latest_time;
   label_sum_ = state.label_sum;
   label_count_ = state.label_count;
+  boost_ = state.boost;
+  boost_until_ = state.boost_until;
+  frozen_ = state.frozen;
+  identity_ = new_identity();
 }
 
 std::vector<std::pair<std::string, std::size_t>> Recommender::memory_usage() const {

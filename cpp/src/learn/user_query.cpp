@@ -30,7 +30,7 @@ std::size_t UserQuery::most_uses(ModelTables::Name table) const {
   const bool by_history = config_.user != UserModel::kVector;
   switch (table) {
     case ModelTables::kContexts:
-      return by_history ? config_.window : 0;
+      return by_history && config_.context_lr_scale > 0.0 ? config_.window : 0;
     case ModelTables::kItems:
       return by_history && config_.tie_weight > 0.0 ? config_.window : 0;
     case ModelTables::kLongTerms:
@@ -83,7 +83,7 @@ void UserQuery::gather_window(const Histories& histories, std::int64_t user, dou
       weight *= static_cast<float>(1.0 / (1.0 + age / config_.time_scale));
     }
     const auto row = static_cast<std::uint32_t>(entry.item);
-    uses[ModelTables::kContexts].add(row, weight);
+    if (config_.context_lr_scale > 0.0) uses[ModelTables::kContexts].add(row, weight);
     if (tie > 0.0f) uses[ModelTables::kItems].add(row, tie * weight);
   }
 }

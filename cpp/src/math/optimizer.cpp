@@ -14,10 +14,12 @@ namespace {
 void check_range(std::string_view name, double value, Range range) {
   const bool inside = range == Range::kPositive      ? static_cast<float>(value) > 0.0f
                       : range == Range::kNonNegative ? value >= 0.0
+                      : range == Range::kFactor      ? static_cast<float>(value) > 0.0f && value <= 1.0
                                                      : value >= 0.0 && value < 1.0;
   if (inside && std::isfinite(static_cast<float>(value))) return;
   const char* rule = range == Range::kPositive      ? " must be finite and > 0"
                      : range == Range::kNonNegative ? " must be finite and >= 0"
+                     : range == Range::kFactor      ? " must be above 0 and at most 1"
                                                     : " must be in [0, 1)";
   throw std::invalid_argument(std::string(name) + " = " + number_text(value) + rule);
 }

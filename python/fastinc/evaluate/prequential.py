@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,10 +20,16 @@ from fastinc.evaluate.report import PrequentialReport
 from fastinc.evaluate.results import ModelResult, summarise
 from fastinc.evaluate.runs import Asked, ListModel, Outcomes, predicts, start
 from fastinc.evaluate.stream import Stream
+from fastinc.evaluate.watcher import Watcher
+
+if TYPE_CHECKING:
+    from fastinc.drift import LearningRateBoost
+    from fastinc.guard import Guard
 
 Progress = Callable[[str, int, int], None]
 
-_CHUNK = 1000  # events between two reports of progress, and two chances to interrupt
+_CHUNK = 1024  # events between two reports of progress, and two chances to interrupt; groups of events aren't cut
+_WATCHED_CHUNK = 100  # the same where a guard looks on
 
 
 def prequential(
@@ -38,6 +45,8 @@ def prequential(
     exclude_seen: bool = True,
     delay: float = 0.0,
     progress: Progress | None = None,
+    guard: Guard | None = None,
+    adapt: LearningRateBoost | None = None,
 ) -> PrequentialReport:
     """Rank the item of every event among the others, then learn the event, and see how well that went.
 
@@ -112,6 +121,11 @@ def prequential(
         Seconds from an event to its learning; needs timestamps.
     progress
         Called as ``progress(name of the model, events done, events in all)``.
+    guard
+        Watches `model` from the first scored event on; it is told the metric of every scored event, in batches of
+        at most 100 events. Its incidents are in the report. Baselines have no guard.
+    adapt
+        Watches `model` likewise; its alarms are in the report.
 
     Returns
     -------
@@ -141,19 +155,26 @@ def prequential(
     parsed = parse_metrics(metrics)
     delay = as_number(delay, "delay")
     _check(model, events, window, warmup, delay)
-    _check_metrics(model, events, parsed)
+    watchers = _watchers(guard, adapt)
+    watched = tuple(Metric.parse(watcher.metric) for watcher in watchers)
+    _check_metrics(model, events, (*parsed, *watched))
+    for watcher in watchers:
+        watcher.watch(model)
     name = _name(model)
     contestants: dict[str, StreamModel | ListModel] = {name: model}
     if baselines:
         for baseline in (Popularity(), ItemKNN(), ItemKNN(recency="rank")):
             contestants[baseline.name if baseline.name != name else f"{name} (new)"] = baseline
     stream = Stream.of(_in_order(events, ties, seed), round(warmup * len(events)))
-    asked = _asked(parsed, exclude_seen, delay)
+    asked = _asked((*parsed, *watched), exclude_seen, delay)
     results = {
-        key: _evaluate(key, contestant, stream, parsed, window, asked, progress)
+        key: _evaluate(
+            key, contestant, stream, parsed, window, asked, progress, watchers if contestant is model else ()
+        )
         for key, contestant in contestants.items()
     }
     words = [*_words(stream, ties, seed, asked, window), *_words_on(results[name], stream, delay)]
+    words += [f"{name}: watched by {watcher!r}, told every {_WATCHED_CHUNK} events" for watcher in watchers]
     return PrequentialReport(
         results,
         "\n".join(words),
@@ -291,10 +312,13 @@ def _evaluate(
     window: int,
     asked: Asked,
     progress: Progress | None,
+    watchers: tuple[Watcher[Any], ...],
 ) -> ModelResult:
     n, warm_up = len(stream), stream.warm_up
-    bounds = [*range(0, warm_up, _CHUNK), *range(warm_up, n, _CHUNK), n]
+    step = _WATCHED_CHUNK if watchers else _CHUNK
+    bounds = [*range(0, warm_up, _CHUNK), *range(warm_up, n, step), n]
     parts = []
+    found: list[Any] = []
     seconds = 0.0
     if progress is not None:
         progress(name, 0, n)
@@ -303,6 +327,9 @@ def _evaluate(
         for begin, end in itertools.pairwise(bounds):
             outcomes, spent = run.chunk(begin, end)
             parts.append(outcomes)
+            began = time.perf_counter()
+            found += _tell(watchers, outcomes, stream.events, end)
+            spent += time.perf_counter() - began
             seconds += spent if begin >= warm_up else 0.0
             if progress is not None:
                 progress(name, end, n)
@@ -312,4 +339,22 @@ def _evaluate(
         raise
     rate = (n - warm_up) / seconds if seconds > 0.0 and n > warm_up else np.nan
     depth = None if isinstance(model, StreamModel) else asked.longest
-    return summarise(name, Outcomes.join(parts), stream, metrics, window=window, rate=rate, depth=depth)
+    joined = Outcomes.join(parts)
+    return summarise(name, joined, stream, metrics, window=window, rate=rate, depth=depth, found=tuple(found))
+
+
+def _watchers(guard: Any, adapt: Any) -> tuple[Watcher[Any], ...]:
+    for argument, value in (("guard", guard), ("adapt", adapt)):
+        if value is not None and not isinstance(value, Watcher):
+            raise TypeError(f"{argument} must be a fastinc.Guard or fastinc.drift.LearningRateBoost, got {value!r}")
+    return tuple(watcher for watcher in (guard, adapt) if watcher is not None)
+
+
+def _tell(watchers: tuple[Watcher[Any], ...], outcomes: Outcomes, events: Events, end: int) -> list[Any]:
+    """Tell the watchers what became of the events up to `end`; return what they found."""
+    ranks = outcomes.ranks[outcomes.scored]
+    if not watchers or not len(ranks):
+        return []
+    at = np.nan if events.timestamps is None else float(events.timestamps[end - 1])
+    found = [one.update(Metric.parse(one.metric).values(ranks), event=end, time=at) for one in watchers]
+    return [one for one in found if one is not None]

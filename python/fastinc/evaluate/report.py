@@ -230,6 +230,7 @@ class PrequentialReport:
         for name, result in self.models.items():
             if result.nonfinite:
                 lines.append(f"{name}: {result.nonfinite} events missed because a score was not finite")
+            lines += [f"{name}: {one}" for one in result.found]
         return "\n".join([*lines, "", self.protocol])
 
 

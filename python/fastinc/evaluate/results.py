@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,10 @@ from fastinc.evaluate.metrics import Metric
 from fastinc.evaluate.runs import Core, Outcomes
 from fastinc.evaluate.slices import Slices, slice_results
 from fastinc.evaluate.stream import Ints, Stream
+
+if TYPE_CHECKING:
+    from fastinc.drift import Alarm
+    from fastinc.guard import Incident
 
 _REASONS = {
     "warm_up": Core.WARM_UP,
@@ -61,6 +65,9 @@ class ModelResult:
         (events,) float32: the label predicted, NaN in the warm-up; None without metrics of labels.
     depth
         How many places `outcomes` reaches down; None: all of them.
+    found
+        What a guard and what adapts the model found, in the order of the stream: `fastinc.guard.Incident` and
+        `fastinc.drift.Alarm`.
     """
 
     name: str
@@ -75,6 +82,7 @@ class ModelResult:
     outcomes: Ints
     predictions: npt.NDArray[np.float32] | None
     depth: int | None
+    found: tuple[Incident | Alarm, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as dicts, lists, strings and numbers; what is not finite becomes None.
@@ -107,11 +115,16 @@ class ModelResult:
             "skipped": dict(self.skipped),
             "new_items": self.new_items,
             "nonfinite": self.nonfinite,
+            "found": [_found(one) for one in self.found],
         }
 
 
 def _json(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _found(found: Incident | Alarm) -> dict[str, Any]:
+    return {"kind": type(found).__name__.lower(), **asdict(found), "time": _json(found.time)}
 
 
 def _estimate(e: Estimate) -> dict[str, Any]:
@@ -135,6 +148,7 @@ def summarise(
     window: int,
     rate: float,
     depth: int | None,
+    found: tuple[Incident | Alarm, ...] = (),
 ) -> ModelResult:
     """Return what a model's outcomes amount to.
 
@@ -154,6 +168,8 @@ def summarise(
         Events in a second.
     depth
         How many places the ranks reach down; None: all of them.
+    found
+        What a guard and what adapts the model found.
 
     Returns
     -------
@@ -171,11 +187,11 @@ def summarise(
     """
     scored = outcomes.scored
     ranks = outcomes.ranks[scored]
-    found = {metric.name: _measure(metric, outcomes, stream, window) for metric in metrics}
+    measured = {metric.name: _measure(metric, outcomes, stream, window) for metric in metrics}
     return ModelResult(
         name=name,
-        metrics={metric: estimate for metric, (estimate, _) in found.items()},
-        curves={metric: curve for metric, (_, curve) in found.items()},
+        metrics={metric: estimate for metric, (estimate, _) in measured.items()},
+        curves={metric: curve for metric, (_, curve) in measured.items()},
         slices=slice_results(metrics, ranks, {kind: of[scored] for kind, of in stream.counts().items()}),
         events_per_second=rate,
         scored=len(ranks),
@@ -185,6 +201,7 @@ def summarise(
         outcomes=outcomes.ranks,
         predictions=outcomes.predictions,
         depth=depth,
+        found=found,
     )
 
 

@@ -19,14 +19,14 @@ BOOST_AUTO_TEST_CASE(same_bytes_for_any_instruction_set_threads_and_parts_of_who
     for (const std::size_t batch_size : {std::size_t{1}, std::size_t{32}}) {
       RecommenderConfig config = configure(setting);
       config.batch_size = batch_size;
-      std::unique_ptr<Snapshot> expected;
+      std::unique_ptr<Everything> expected;
       for_each_isa_and_threads([&](const std::string& where) {
         for (const std::size_t part : {batch_size, 5 * batch_size, std::size_t{700}}) {
           if (part == 5 * batch_size && num_threads() != 2) continue;  // enough of them
           Recommender model(config, share(AdagradParams{.lr = 0.1}));
           learn_in_parts(model, events, part);
-          const Snapshot got = snapshot(model);
-          if (expected == nullptr) expected = std::make_unique<Snapshot>(got);
+          const Everything got = everything(model);
+          if (expected == nullptr) expected = std::make_unique<Everything>(got);
           check_same(got, *expected, setting.name() + where + ", parts of " + std::to_string(part) + ": ");
         }
       });
@@ -62,7 +62,7 @@ BOOST_AUTO_TEST_CASE(what_ran_out_of_memory_goes_on_where_it_failed) {
       BOOST_CHECK(failing ? learned < 600 : learned == 600);
       BOOST_CHECK(learned == 200 || learned == 600 || learned % 64 == 0);  // whole groups
       model->learn(all.slice(learned, 600));
-      check_same(snapshot(*model), snapshot(*expected), "allocation " + std::to_string(failed) + ": ");
+      check_same(everything(*model), everything(*expected), "allocation " + std::to_string(failed) + ": ");
       BOOST_REQUIRE_LT(failed, 1000u);
     }
     BOOST_CHECK_GT(failed, 5u);
@@ -76,7 +76,7 @@ BOOST_AUTO_TEST_CASE(every_optimizer_learns_the_same_bytes_in_any_parts) {
     Recommender one(configure(setting), share(params)), all(configure(setting), share(params));
     learn_in_parts(one, events, 1);
     learn_in_parts(all, events, events.users.size());
-    check_same(snapshot(one), snapshot(all), describe(params));
+    check_same(everything(one), everything(all), describe(params));
   }
 }
 

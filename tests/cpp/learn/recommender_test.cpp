@@ -17,10 +17,10 @@ BOOST_AUTO_TEST_CASE(export_and_import_continue_the_same) {
     Recommender model(configure(setting), share(AdamParams{}));
     model.learn(events.batch().slice(0, 400));
     const auto copy = copy_of(model, share(AdamParams{}));
-    check_same(snapshot(*copy), snapshot(model), setting.name());
+    check_same(everything(*copy), everything(model), setting.name());
     model.learn(events.batch().slice(400, 600));
     copy->learn(events.batch().slice(400, 600));
-    check_same(snapshot(*copy), snapshot(model), setting.name() + "continued, ");
+    check_same(everything(*copy), everything(model), setting.name() + "continued, ");
   }
 }
 
@@ -220,7 +220,7 @@ BOOST_AUTO_TEST_CASE(an_event_that_would_overflow_is_counted_and_not_learned) {
   Recommender model(config, share(SgdParams{}));
   model.learn(events_for(kSettings[0], 200).batch());
   BOOST_CHECK_GT(model.skipped_events(), 0u);
-  const Snapshot after = snapshot(model);
+  const Everything after = everything(model);
   BOOST_CHECK(
       std::all_of(after.floats.begin(), after.floats.end(), [](float x) { return std::isfinite(x); }));
   BOOST_CHECK_EQUAL(model.event_count(), 200u);
@@ -242,6 +242,8 @@ BOOST_AUTO_TEST_CASE(configurations_out_of_range_are_refused) {
   refused([](RecommenderConfig& c) { c.recency_exponent = -0.5; }, "recency_exponent = -0.5");
   refused([](RecommenderConfig& c) { c.recency_exponent = std::nan(""); }, "recency_exponent = ");
   refused([](RecommenderConfig& c) { c.time_scale = -1.0; }, "time_scale = -1");
+  refused([](RecommenderConfig& c) { c.context_lr_scale = -0.5; }, "context_lr_scale = -0.5");
+  refused([](RecommenderConfig& c) { c.context_lr_scale = 0.0; }, "context_lr_scale = 0 and tie_weight = 0");
   refused([](RecommenderConfig& c) { c.tie_weight = -0.5; }, "tie_weight = -0.5");
   refused([](RecommenderConfig& c) { c.long_window = 13; }, "long_window = 13");
   refused([](RecommenderConfig& c) { c.long_weight = std::nan(""); }, "long_weight = ");
@@ -278,12 +280,12 @@ BOOST_AUTO_TEST_CASE(states_that_dont_fit_are_refused_and_change_nothing) {
   const Setting setting = kSettings[1];
   Recommender model(configure(setting), share(SgdParams{}));
   model.learn(events_for(setting, 100).batch());
-  const Snapshot before = snapshot(model);
+  const Everything before = everything(model);
   const auto refused = [&](auto spoil, std::string_view part) {
     RecommenderState bad = before.state;
     spoil(bad);
     check_throws<std::invalid_argument>([&] { model.import_state(bad); }, {"recommender state", part});
-    check_same(snapshot(model), before, "refused: ");
+    check_same(everything(model), before, "refused: ");
   };
   refused([](RecommenderState& s) { s.history_offsets.clear(); }, "offsets");
   refused([](RecommenderState& s) { s.history_offsets[0] = 1; }, "offsets");

@@ -99,6 +99,7 @@ BOOST_AUTO_TEST_CASE(values_out_of_range_are_refused_and_change_nothing) {
       std::vector<double> bad = {-1.0, -1e-30, kInf, -kInf, std::numeric_limits<double>::quiet_NaN(), 1e39};
       if (field.is_flag) bad.push_back(0.5);
       if (field.range == Range::kPositive) bad.insert(bad.end(), {0.0, 1e-60});
+      if (field.range == Range::kFactor) bad.insert(bad.end(), {0.0, 1e-60, 1.0000001});
       if (field.range == Range::kUnitInterval) bad.insert(bad.end(), {1.0, 2.0});
       for (const double value : bad) {
         check_throws<std::invalid_argument>([&] { set_parameter(params, field.name, value); },

@@ -75,14 +75,14 @@ inline Events events_for(const Setting& setting, std::size_t n) {
 }
 
 /// Everything a model knows, for comparing down to the byte. Versions depend on the batching: left out.
-struct Snapshot {
+struct Everything {
   std::vector<float> floats;
   std::vector<std::uint8_t> codes;
   RecommenderState state;
 };
 
-inline Snapshot snapshot(const Recommender& model) {
-  Snapshot out{{}, {}, model.export_state()};
+inline Everything everything(const Recommender& model) {
+  Everything out{{}, {}, model.export_state()};
   for (const auto& [name, table] : model.tables()) {
     const TableState state = table->export_state();
     out.floats.insert(out.floats.end(), state.weights.begin(), state.weights.end());
@@ -108,7 +108,7 @@ inline std::unique_ptr<Recommender> copy_of(const Recommender& model,
   return copy;
 }
 
-inline void check_same(const Snapshot& got, const Snapshot& expected, const std::string& where) {
+inline void check_same(const Everything& got, const Everything& expected, const std::string& where) {
   check_same_bytes(got.floats, expected.floats, where + "floats ");
   check_same_bytes(got.codes, expected.codes, where + "codes ");
   check_same_bytes(got.state.history_offsets, expected.state.history_offsets, where + "histories ");

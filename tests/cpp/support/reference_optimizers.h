@@ -37,7 +37,7 @@ inline void step(const AdagradParams& p, ReferenceRow& row, const Gradient& g) {
     } else {
       gradient += p.weight_decay * row.w[i];
     }
-    row.state0[i] += gradient * gradient;
+    row.state0[i] = p.forgetting_factor * row.state0[i] + gradient * gradient;
     row.w[i] -= p.lr * gradient / (std::sqrt(row.state0[i]) + p.eps);
   }
 }
@@ -49,7 +49,7 @@ inline void step(const RowWiseAdagradParams& p, ReferenceRow& row, const Gradien
     if (!p.decoupled_weight_decay) gradient[i] += p.weight_decay * row.w[i];
     squares += gradient[i] * gradient[i];
   }
-  row.row_state += squares / static_cast<double>(g.size());
+  row.row_state = p.forgetting_factor * row.row_state + squares / static_cast<double>(g.size());
   for (std::size_t i = 0; i < g.size(); ++i) {
     if (p.decoupled_weight_decay) row.w[i] -= p.lr * p.weight_decay * row.w[i];
     row.w[i] -= p.lr * gradient[i] / (std::sqrt(row.row_state) + p.eps);

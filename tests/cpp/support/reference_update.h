@@ -112,6 +112,11 @@ inline std::vector<OptimizerParams> optimizer_settings() {
   FASTINC_FOR_EACH_OPTIMIZER(FASTINC_TEST_ADD)
 #undef FASTINC_TEST_ADD
   for (std::size_t k = 0, plain = settings.size(); k < plain; ++k) {
+    if (has(settings[k], "forgetting_factor")) {
+      OptimizerParams forgetting = settings[k];
+      set_parameter(forgetting, "forgetting_factor", 0.7);
+      settings.push_back(forgetting);
+    }
     if (!has(settings[k], "weight_decay")) continue;
     OptimizerParams decayed = settings[k];
     set_parameter(decayed, "weight_decay", 0.03);
