@@ -121,9 +121,9 @@ void ModelTables::scale_lr(double factor) {
   if (factor == lr_factor_) return;
   lr_factor_ = factor;
   const auto set = [&](OptimizerParams& params, double lr) {
-    // FTRL divides by it: what was above 0 stays so
-    constexpr double kLeast = std::numeric_limits<float>::min();
-    const double scaled = lr > 0.0 ? std::max(lr * factor, kLeast) : lr;
+    // a float32 in the functors; FTRL divides by it, so what was above 0 stays so
+    using Float = std::numeric_limits<float>;
+    const double scaled = lr > 0.0 ? std::clamp<double>(lr * factor, Float::min(), Float::max()) : lr;
     std::visit([&](auto& p) { p.lr = scaled; }, params);
   };
   set(params_, lr_);
