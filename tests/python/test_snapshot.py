@@ -28,7 +28,7 @@ def events(n=600, seed=3):
 
 
 def model_of(**more):
-    return fi.Recommender(**{"dim": 8, "negatives": 10, "seed": 1, **more})
+    return fi.Recommender(**{"dim": 8, "negatives": 10, "batch_size": 1, "seed": 1, **more})
 
 
 def item_rows(model):

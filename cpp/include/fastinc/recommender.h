@@ -106,7 +106,7 @@ class Recommender : public StreamModel {
   std::vector<std::pair<std::string, std::shared_ptr<Table>>> tables() const;
   std::uint64_t skipped_events() const { return skipped_; }
 
-  /// The optimizer's learning rate times this is the next event's: the schedule and, if there is one, a
+  /// The next event's learning rate is the optimizer's times this: the schedule and, if there is one, a
   /// boost.
   double lr_factor() const;
   /// The next `events` events learn at `factor` times the rate, in the place of a boost before. Throws

@@ -144,7 +144,9 @@ bool EventGroup::differentiate_scores(Event& event, Marks& marks, const float* q
   kernel.score_rows(tables_.store(ModelTables::kItems).rows(), rows, negatives + 1, query, scores);
   if (base::bits_float(kernel.max_abs_bits(scores, negatives + 1)) >= kMostFinite) return false;
   LossTerms terms{config_.loss, 0.0f, target.offset, target.label, target.labelled};
-  if (config_.hard_negatives && negatives > 0) {
+  // What a newcomer gets is to be what is popular: of hard negatives alone, biases don't learn how popular.
+  const bool newcomer = event.recent_begin == event.recent_end;
+  if (config_.hard_negatives && !newcomer && negatives > 0) {
     negatives = keep_hard(*config_.hard_negatives, rows + 1, scores + 1, negatives);
   } else if (negatives > 0) {
     terms.correction =

@@ -48,12 +48,16 @@ std::shared_ptr<Table> make_table(std::size_t dim, double std_deviation, std::ui
 
 constexpr std::size_t kFloatsEach = 8;  // work of a float's step, in floats read
 
-/// FTRL divides by the learning rate: what was above 0 stays so.
+/// The learning rate is a float32 in the functors; FTRL divides by it, so what was above 0 stays so.
 OptimizerParams scaled(OptimizerParams params, double factor) {
   if (factor == 1.0) return params;
-  constexpr double kLeast = std::numeric_limits<float>::min();
-  std::visit([&](auto& p) { p.lr = p.lr * factor > 0.0 ? std::max(p.lr * factor, kLeast) : p.lr * factor; },
-             params);
+  using Float = std::numeric_limits<float>;
+  std::visit(
+      [&](auto& p) {
+        if (p.lr > 0.0)
+          p.lr = factor > 0.0 ? std::clamp<double>(p.lr * factor, Float::min(), Float::max()) : 0.0;
+      },
+      params);
   return params;
 }
 

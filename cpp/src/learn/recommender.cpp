@@ -106,7 +106,7 @@ void Recommender::boost_lr(double factor, std::uint64_t events) {
   require(std::isfinite(static_cast<float>(factor)) && factor > 0.0,
           "factor = " + number_text(factor) + " must be finite and > 0");
   boost_ = factor;
-  boost_until_ = event_count_ + events;
+  boost_until_ = event_count_ + std::min(events, std::numeric_limits<std::uint64_t>::max() - event_count_);
 }
 
 void Recommender::check(const EventBatch& events) const {

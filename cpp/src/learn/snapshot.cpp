@@ -67,7 +67,8 @@ void ModelTables::restore_rows(const std::vector<Snapshot::Rows>& copies) {
   std::vector<float> start(parts_[kItems].table->dim());
   for (std::size_t i = 0; i < kCount; ++i) {
     RowStore& store = parts_[i].table->store();
-    for (std::size_t j = 0; j < visible_rows(store); ++j) {
+    const std::size_t count = visible_rows(store);
+    for (std::size_t j = 0; j < count; ++j) {
       if (store.row_version(static_cast<Slot>(j)) > copies[i].version) {
         written[i].push_back(static_cast<Slot>(j));
       }

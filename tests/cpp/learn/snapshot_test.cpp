@@ -268,6 +268,12 @@ BOOST_AUTO_TEST_CASE(boosts_are_checked_and_kept) {
   RecommenderState bad = model->export_state();
   bad.boost = -1.0;
   check_throws<std::invalid_argument>([&] { copy->import_state(bad); }, {"boost = -1"});
+  model->boost_lr(3e38, ~std::uint64_t{0});  // the end saturates, as the rate does
+  BOOST_CHECK_EQUAL(model->lr_factor(), 3e38);
+  model->set_frozen(false);
+  const Events events = events_for(kSettings[0], 3);
+  model->learn(events.batch());
+  BOOST_CHECK_EQUAL(model->lr_factor(), 3e38);
   model->boost_lr(2.0, 0);
   BOOST_CHECK_EQUAL(model->lr_factor(), 1.0);
 }
