@@ -86,6 +86,8 @@ struct Kernels {
                           const float* coefficients, float* out);
   /// out += c * x
   void (*add_scaled)(float* out, const float* x, float c, std::size_t n);
+  /// In the fixed order.
+  float (*sum)(const float* x, std::size_t n);
   float (*dot)(const float* a, const float* b, std::size_t n);
   /// x[j] = e^(x[j] - shift); returns the sum in the fixed order
   float (*exponentiate)(float* x, std::size_t n, float shift);

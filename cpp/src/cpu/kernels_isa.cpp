@@ -32,6 +32,7 @@ const Kernels kKernels = {
     .squared_norms = squared_norms,
     .accumulate_rows = accumulate_rows,
     .add_scaled = add_scaled,
+    .sum = sum,
     .dot = dot_product,
     .exponentiate = exponentiate,
 };

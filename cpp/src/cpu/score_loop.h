@@ -47,15 +47,26 @@ FASTINC_HD Four fold_product(const float* __restrict query, const float* __restr
   return parts[0];
 }
 
+/// How many rows ahead to fetch those that come in any order.
+inline constexpr std::size_t kRowsAhead = 8;
+
+FASTINC_HD void prefetch_to_read(const float* row, std::size_t dim) {
+  for (std::size_t i = 0; i < dim + 15; i += 16) __builtin_prefetch(row + i);
+}
+
 /// out[j] = <query, row r[j]>, summed as by dot(). Four rows at a time share the end of the halving tree.
-static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
-                       const float* query, float* out) {
+template <std::size_t Dim>
+static void score_rows_of(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
+                          const float* query, float* out) {
   const auto at = [&](std::size_t j) {
     return row_pointer(rows, rows.weights, row_numbers != nullptr ? row_numbers[j] : j);
   };
-  const std::size_t dim = rows.dim;
+  const std::size_t dim = Dim != 0 ? Dim : rows.dim;
   std::size_t j = 0;
   for (; j + 4 <= n; j += 4) {
+    if (row_numbers != nullptr && j + 4 + kRowsAhead <= n) {  // rows in order are prefetched anyway
+      for (std::size_t k = 0; k < 4; ++k) prefetch_to_read(at(j + kRowsAhead + k), dim);
+    }
     const Four a = fold_product(query, at(j), dim), b = fold_product(query, at(j + 1), dim);
     const Four c = fold_product(query, at(j + 2), dim), d = fold_product(query, at(j + 3), dim);
     const Four ab = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
@@ -65,6 +76,26 @@ static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std
     __builtin_memcpy(out + j, &sums, sizeof sums);
   }
   for (; j < n; ++j) out[j] = dot(query, at(j), dim);
+}
+
+static void score_rows(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
+                       const float* query, float* out) {
+  switch (rows.dim) {  // item rows have a bias after their vector
+    case 32:
+      return score_rows_of<32>(rows, row_numbers, n, query, out);
+    case 33:
+      return score_rows_of<33>(rows, row_numbers, n, query, out);
+    case 64:
+      return score_rows_of<64>(rows, row_numbers, n, query, out);
+    case 65:
+      return score_rows_of<65>(rows, row_numbers, n, query, out);
+    case 128:
+      return score_rows_of<128>(rows, row_numbers, n, query, out);
+    case 129:
+      return score_rows_of<129>(rows, row_numbers, n, query, out);
+    default:
+      return score_rows_of<0>(rows, row_numbers, n, query, out);
+  }
 }
 
 static void squared_distances(const RowSet& rows, const std::uint32_t* row_numbers, std::size_t n,
@@ -96,6 +127,10 @@ static void accumulate_rows(const RowSet& rows, const std::uint32_t* row_numbers
     }
     block.store(out + at);
   });
+}
+
+static float sum(const float* x, std::size_t n) {
+  return lane_sum(n, [x](std::size_t j) { return x[j]; });
 }
 
 static float dot_product(const float* a, const float* b, std::size_t n) {

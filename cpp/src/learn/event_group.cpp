@@ -51,9 +51,9 @@ void EventGroup::start(std::uint64_t first_event) {
   first_event_ = first_event;
   events_.clear();
   recent_.clear();
-  for (std::size_t t = 0; t < ModelTables::kHiddenIn; ++t) {
-    if (t != ModelTables::kItems) uses_[t].clear();
+  for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     gradients_[t].start();
+    if (t != ModelTables::kItems && t < ModelTables::kHiddenIn) uses_[t].clear();
   }
 }
 
@@ -86,22 +86,11 @@ void EventGroup::collect(std::size_t index) {
   for (std::uint32_t u = event.begin; u <= event.begin + event.negatives; ++u) {
     gradients_[ModelTables::kItems].add(items.rows[u], {u, direction(kQuery)});
   }
-}
-
-/// The same rows for every event, so the same for every group of a size.
-void EventGroup::collect_hidden() {
-  if (hidden_events_ == events_.size()) return;
-  hidden_events_ = events_.size();
-  for (const auto& [name, which] :
-       {std::pair{ModelTables::kHiddenIn, kSum}, std::pair{ModelTables::kHiddenOut, kQueryGradient}}) {
-    gradients_[name].start();
-    for (std::uint32_t e = 0; e < events_.size(); ++e) {
-      for (std::uint32_t h = 0; h < config_.hidden; ++h) {
-        gradients_[name].add(h, {static_cast<std::uint32_t>(e * config_.hidden + h),
-                                 static_cast<std::uint32_t>(e * kVectors + which)});
-      }
-    }
-    gradients_[name].finish();
+  const auto first = static_cast<std::uint32_t>(index * config_.hidden);
+  for (std::uint32_t h = 0; h < config_.hidden; ++h) {
+    if (!(uses_[ModelTables::kHiddenOut].weights[first + h] > 0.0f)) continue;  // nothing came through it
+    gradients_[ModelTables::kHiddenIn].add(h, {first + h, direction(kSum)});
+    gradients_[ModelTables::kHiddenOut].add(h, {first + h, direction(kQueryGradient)});
   }
 }
 
@@ -186,7 +175,6 @@ std::size_t EventGroup::learn(double lr_factor) {
     for (std::size_t e = begin; e < end; ++e) differentiate(e, marks_[part]);
   });
   for (std::size_t e = 0; e < n; ++e) collect(e);
-  collect_hidden();
   ModelTables::Steps steps;
   steps.directions = vectors_.data();
   steps.stride = stride_;
@@ -194,7 +182,7 @@ std::size_t EventGroup::learn(double lr_factor) {
   const auto skipped = static_cast<std::size_t>(
       std::count_if(events_.begin(), events_.end(), [](const Event& event) { return !event.is_finite; }));
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
-    if (t < ModelTables::kHiddenIn) gradients_[t].finish();
+    gradients_[t].finish();
     steps.gradients[t] = skipped < n ? &gradients_[t] : nullptr;
     steps.coefficients[t] = uses_[t].weights.data();
   }

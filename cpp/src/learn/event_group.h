@@ -59,7 +59,6 @@ class EventGroup {
   bool is_small(std::size_t event);
   void leave_out(std::size_t event);
   void collect(std::size_t event);
-  void collect_hidden();
 
   const RecommenderConfig& config_;
   ModelTables& tables_;
@@ -68,7 +67,6 @@ class EventGroup {
   std::size_t stride_;
   std::size_t items_ = 0, parts_ = 1;
   std::uint64_t first_event_ = 0;
-  std::size_t hidden_events_ = 0;  // that the gradients of hidden units are collected for
   std::vector<Event> events_;
   std::vector<std::uint32_t> recent_;
   std::vector<Marks> marks_;  // (parts,)
