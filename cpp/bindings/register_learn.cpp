@@ -174,6 +174,37 @@ void partial_fit(StreamModel& model, py::handle users, py::handle items, const p
   });
 }
 
+/// One event without a label. What fails leaves no ids that were not learned.
+void learn_one(StreamModel& model, SharedIdMap& users, SharedIdMap& items, std::int64_t user,
+               std::int64_t item, double time) {
+  without_gil([&] {
+    const auto code_of = [](SharedIdMap& shared, const std::int64_t& id) {
+      const std::string_view key = as_key(id);
+      std::int64_t code = -1;
+      shared.encode({&key, 1}, true, &code);
+      return code;
+    };
+    const auto forget = [](SharedIdMap& shared, std::size_t size) {
+      const std::unique_lock lock(shared.mutex);
+      shared.map.truncate(size);
+    };
+    const std::unique_lock lock(model.mutex);
+    const std::size_t known_users = std::max(users.map.size(), model.user_count());
+    const std::size_t known_items = std::max(items.map.size(), model.item_count());
+    try {
+      const std::int64_t user_code = code_of(users, user), item_code = code_of(items, item);
+      const EventBatch event{{&user_code, 1}, {&item_code, 1}, {}, {&time, 1}};
+      validate(event);
+      model.check(event);
+      model.learn(event);
+    } catch (...) {
+      forget(users, std::max(known_users, model.user_count()));
+      forget(items, std::max(known_items, model.item_count()));
+      throw;
+    }
+  });
+}
+
 py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k, double time,
                     bool exclude_seen, py::handle excluded_in) {
   const Tensor users = int64_vector(users_in, "users");
@@ -438,6 +469,8 @@ void register_learn(py::module_& m) {
   py::class_<StreamModel, std::shared_ptr<StreamModel>>(m, "StreamModel")
       .def("partial_fit", &partial_fit, py::arg("users"), py::arg("items"), py::arg("labels"),
            py::arg("times"))
+      .def("learn_one", &learn_one, py::arg("users"), py::arg("items"), py::arg("user"), py::arg("item"),
+           py::arg("time"))
       .def("recommend", &recommend, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
            py::arg("exclude"))
       .def_property_readonly("item_count", &locked<&StreamModel::item_count>)

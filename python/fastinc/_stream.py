@@ -25,6 +25,7 @@ Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32] | None
 
 #: Events learned between two looks for Ctrl-C; cuts are at its multiples, where no group of events is cut.
 _PART = 16_384
+_LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 def _as_column(values: Any, name: str, n: int, dtype: type[np.floating[Any]]) -> NDArray[Any] | None:
@@ -104,6 +105,19 @@ class StreamModel:
             with self._adding_ids():
                 self._core.partial_fit(*self._encode_columns(*(None if c is None else c[part] for c in columns)))
 
+    def _learn_one(self, user: int, item: int, time: Any) -> bool:
+        """Learn one event the short way; False where something about it is for the long one to check."""
+        time = 0.0 if time is None else time
+        if type(time) is not float or not math.isfinite(time) or self.uses_labels:
+            return False
+        if self._user_ids.kind != "int" or self._item_ids.kind != "int":
+            return False
+        if not (_LEAST <= user <= _MOST and _LEAST <= item <= _MOST):
+            return False
+        with self._learning:
+            self._core.learn_one(self._user_ids._core, self._item_ids._core, user, item, time)
+        return True
+
     @contextlib.contextmanager
     def _adding_ids(self) -> Iterator[None]:
         """Alone with the id maps; what fails inside leaves no ids that were not learned."""
@@ -159,6 +173,8 @@ class StreamModel:
         ValueError, TypeError
             A wrong length, dtype or value; nothing has been learned.
         """
+        if labels is None and type(users) is type(items) is int and self._learn_one(users, items, timestamps):
+            return self
         if np.ndim(users) == 0 and np.ndim(items) == 0:
             users, items = [users], [items]
             labels = None if labels is None else np.atleast_1d(labels)

@@ -83,6 +83,9 @@ class Recommender : public StreamModel {
   void check(const EventBatch& events) const override;
   void learn(const EventBatch& events) override;
   void score_items(std::int64_t user, double time, std::span<float> scores) const override;
+  /// The same answers by an exact search of the items' int8 rows, where there are many.
+  void recommend(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
+                 std::span<const std::int64_t> excluded, float* scores, std::int64_t* items) const override;
 
   Prediction prediction() const override;
   float predict_label(std::int64_t user, std::int64_t item, double time) const override;

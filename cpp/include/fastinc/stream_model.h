@@ -70,8 +70,8 @@ class StreamModel {
   ///   excluded: (m,) item codes nobody gets; exclude_seen leaves out a user's own history
   ///   scores: (n, k) best first, ties by code, -inf where fewer exist; items: (n, k), -1 likewise
   ///   time: NaN means latest_time()
-  void recommend(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
-                 std::span<const std::int64_t> excluded, float* scores, std::int64_t* items) const;
+  virtual void recommend(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
+                         std::span<const std::int64_t> excluded, float* scores, std::int64_t* items) const;
 
  protected:
   /// Count the event and append it to its user's history (call last in learning an event).

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "cpu/kernels.h"
+#include "fastinc/exact_search.h"
 #include "fastinc/runtime.h"
 #include "learn/event_group.h"
 #include "learn/losses.h"
@@ -20,6 +21,7 @@ namespace fastinc {
 namespace {
 
 constexpr std::size_t kMostBatch = 256;
+constexpr std::size_t kLeastSearched = 2048;  // items: below, scoring all of them takes less than a search
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -188,6 +190,36 @@ float Recommender::predict_label(std::int64_t user, std::int64_t item, double ti
   float out = 0.0f;
   predict({&user, 1}, {&item, 1}, time, &out);
   return out;
+}
+
+void Recommender::recommend(std::span<const std::int64_t> users, std::size_t k, double time,
+                            bool exclude_seen, std::span<const std::int64_t> excluded, float* scores,
+                            std::int64_t* items) const {
+  if (item_count_ < kLeastSearched) {
+    StreamModel::recommend(users, k, time, exclude_seen, excluded, scores, items);
+    return;
+  }
+  const double at = std::isnan(time) ? latest_time_ : time;
+  const std::size_t width = config_.dim + 1;
+  std::vector<float> queries(users.size() * width);
+  std::vector<std::int64_t> left_out, offsets = {0};
+  for (std::size_t u = 0; u < users.size(); ++u) {
+    user_vector(users[u], at, queries.data() + u * width);
+    left_out.insert(left_out.end(), excluded.begin(), excluded.end());
+    for (std::size_t l = 0; exclude_seen && l < histories_.length(users[u]); ++l) {
+      left_out.push_back(histories_.recent(users[u], l).item);
+    }
+    offsets.push_back(static_cast<std::int64_t>(left_out.size()));
+  }
+  SearchRequest request;
+  request.queries = queries.data();
+  request.n = users.size();
+  request.k = k;
+  request.exclude = {left_out, offsets};
+  exact_search(*this->items(), request, scores, items);
+  for (std::size_t i = 0; i < users.size() * k; ++i) {
+    if (items[i] < 0) scores[i] = -std::numeric_limits<float>::infinity();
+  }
 }
 
 void Recommender::predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items,

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 OPTIMIZERS = {name.lower(): name for name in optimizers.__all__ if name != "Optimizer"}
 
 
-def add_events(parser: argparse.ArgumentParser) -> None:
+def add_events(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Add the options that say which events to read, and how."""
     group = parser.add_argument_group("events")
     group.add_argument(
         "--events",
-        required=True,
+        required=required,
         metavar="FILE",
         help="csv, tsv, .inter, .dat or Parquet file; a MovieLens directory; 'ml-100k'; or 'synthetic'",
     )
@@ -48,6 +48,7 @@ def add_events(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options of the model; each left out means the model's own default."""
     group = parser.add_argument_group("model", "what is not given is as Recommender() has it")
+    group.add_argument("--preset", choices=("quality", "fast"), help="what the rest is if not given")
     group.add_argument("--dim", type=int, help="length of the vectors")
     group.add_argument("--loss", choices=("softmax", "bpr", "logistic", "mse"))
     group.add_argument("--user-model", choices=("history", "vector", "both"), help="what a user is to the model")
@@ -86,10 +87,13 @@ def make_model(args: argparse.Namespace) -> fi.Recommender:
     """Return a new Recommender with the options that were given."""
     import fastinc as fi
 
-    given: dict[str, Any] = {"dim": args.dim, "loss": args.loss, "user": args.user_model, "seed": args.seed}
+    given: dict[str, Any] = {"dim": args.dim, "loss": args.loss, "user": args.user_model}
+    given |= {"preset": args.preset, "seed": args.seed}
     if args.optimizer is not None or args.lr is not None:
         given["optimizer"] = (
-            fi.Recommender().optimizer if args.optimizer is None else getattr(fi, OPTIMIZERS[args.optimizer])()
+            fi.Recommender(preset=args.preset or "quality").optimizer
+            if args.optimizer is None
+            else getattr(fi, OPTIMIZERS[args.optimizer])()
         )
         if args.lr is not None:
             given["optimizer"].lr = args.lr

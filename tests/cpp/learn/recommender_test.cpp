@@ -1,6 +1,7 @@
 #include "fastinc/recommender.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "support/recommender.h"
 #include "support/reference_loss.h"
@@ -178,6 +179,27 @@ BOOST_AUTO_TEST_CASE(a_new_user_gets_a_sensible_list) {
   std::vector<float> row(model.config().dim + 1);
   model.items()->lookup(std::span(items).first(1), row.data());
   BOOST_CHECK_EQUAL(scores[0], row.back());  // without a history the biases decide
+}
+
+// Many items are searched by their int8 rows, few are scored one by one: the same lists.
+BOOST_AUTO_TEST_CASE(lists_of_many_items_are_those_of_all_scores) {
+  constexpr std::size_t kMany = 2500, kUsers = 40, k = 30;
+  Recommender model(configure(kSettings[6]), share(AdagradParams{.lr = 0.1}));
+  Events events = random_events(5, kMany + 500, kUsers, kMany);
+  std::iota(events.items.begin(), events.items.begin() + kMany, 0);
+  model.learn(events.batch());
+  std::vector<std::int64_t> users = {0, 7, 39, 12345, -1}, excluded = {3, 2499, 3, 99999, -1};
+  std::vector<float> scores(users.size() * k), expected_scores(scores.size());
+  std::vector<std::int64_t> items(scores.size()), expected(scores.size());
+  for (const bool exclude_seen : {false, true}) {
+    for (const double time : {static_cast<double>(kNan), 10.0}) {
+      model.recommend(users, k, time, exclude_seen, excluded, scores.data(), items.data());
+      model.StreamModel::recommend(users, k, time, exclude_seen, excluded, expected_scores.data(),
+                                   expected.data());
+      check_same_bytes(items, expected, "items ");
+      check_same_bytes(scores, expected_scores, "scores ");
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(similar_items_are_the_nearest_by_cosine) {
