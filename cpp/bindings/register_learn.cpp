@@ -321,6 +321,22 @@ py::array_t<float> user_vectors(const Recommender& model, py::handle users_in, d
   return vectors;
 }
 
+py::dict explain(const Recommender& model, std::int64_t user, std::int64_t item, double time) {
+  const Explanation found = without_gil([&] {
+    const std::shared_lock lock(model.mutex);
+    return model.explain(user, item, time);
+  });
+  py::dict out;
+  out["items"] = to_array(found.items);
+  out["shares"] = to_array(found.shares);
+  out["bias"] = found.bias;
+  out["user"] = found.user;
+  out["situation"] = found.situation;
+  out["network"] = found.network;
+  out["offset"] = found.offset;
+  return out;
+}
+
 py::dict export_state(const Recommender& model) {
   const RecommenderState s = without_gil([&] {
     const std::shared_lock lock(model.mutex);
@@ -432,6 +448,7 @@ void register_recommender(py::module_& m) {
                                return out;
                              })
       .def_property_readonly("skipped_events", &Recommender::skipped_events)
+      .def("explain", &explain, py::arg("user"), py::arg("item"), py::arg("time"))
       .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
       .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))
       .def("user_vectors", &user_vectors, py::arg("users"), py::arg("time"))

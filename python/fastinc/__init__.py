@@ -16,6 +16,7 @@ from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
 from fastinc.bounds import TTL, MinCount
 from fastinc.changes import Changes
+from fastinc.explanation import Explanation
 from fastinc.guard import Guard
 from fastinc.live_index import LiveIndex
 from fastinc.optimizers import FTRL, SGD, Adagrad, Adam, Optimizer, RowWiseAdagrad
@@ -31,6 +32,7 @@ __all__ = [
     "Adam",
     "Changes",
     "EmbeddingTable",
+    "Explanation",
     "Guard",
     "LiveIndex",
     "MinCount",

@@ -11,6 +11,7 @@ from fastinc import _core
 from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
 from fastinc._presets import OPTIMIZERS, PRESET, PRESETS, FromPreset, Preset
 from fastinc._stream import StreamModel, _request_time
+from fastinc.explanation import Explanation
 from fastinc.optimizers import Optimizer
 from fastinc.schedules import Constant, Schedule
 from fastinc.snapshot import Snapshot
@@ -292,6 +293,35 @@ class Recommender(StreamModel):
             raise ValueError(f"items has length {len(item_codes)}; users has {len(user_codes)}")
         scores = self._core.predict(user_codes, item_codes, _request_time(at))
         return scores[0] if single else scores
+
+    def explain(self, user: Any, item: Any, at: float | None = None) -> Explanation:
+        """Return what the score of an item for a user is made of: the parts of the formula, by past item.
+
+        Parameters
+        ----------
+        user, item
+            One id of each.
+        at
+            Request time in seconds; default the latest event's.
+
+        Returns
+        -------
+        Explanation
+            Its parts add up to the score in float64; :meth:`predict` and :meth:`recommend` give it in float32 (for
+            loss "logistic" :meth:`predict` gives its sigmoid). All but the offset are 0 for an unknown item.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> model = fi.Recommender().partial_fit(["ann", "ann", "bob"], ["tea", "milk", "tea"])
+        >>> found = model.explain("ann", "milk")
+        >>> [name for name, _ in found.items], abs(found.score - model.predict("ann", "milk")) < 1e-5
+        (['milk', 'tea'], np.True_)
+        """
+        users, items = self._user_ids.encode([user], add=False), self._item_ids.encode([item], add=False)
+        parts = self._core.explain(int(users[0]), int(items[0]), _request_time(at))
+        past = self._item_ids.decode(parts.pop("items")).tolist()
+        return Explanation(item=item, items=tuple(zip(past, parts.pop("shares").tolist(), strict=True)), **parts)
 
     def similar_items(self, items: Any, k: int = 10) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return the k items nearest to each item by cosine of their vectors, itself left out.

@@ -77,7 +77,7 @@ def test_every_command_has_help(capsys, command):
     [
         ([], "required: COMMAND"),
         (["dance"], "invalid choice: 'dance'"),
-        (["evaluate"], "required: --events"),
+        (["evaluate"], "--events is needed"),
         (["train", "--events", "x", "--model", "y", "--dim", "many"], "--dim: invalid int value: 'many'"),
         (["train", "--events", "x", "--model", "y", "--loss", "hinge"], "invalid choice: 'hinge'"),
         (["evaluate", "--events", "{tmp}/none.csv"], "none.csv: no such file or directory"),

@@ -61,6 +61,17 @@ struct RecommenderState {
   bool frozen = false;
 };
 
+/// What a score is the sum of.
+struct Explanation {
+  std::vector<std::int64_t> items;  // (n,) of the user's history, the most recent first
+  std::vector<double> shares;       // (n,) of each
+  double bias = 0.0;                // of the item
+  double user = 0.0;                // of the user's own vector
+  double situation = 0.0;           // of how many items there were and how long ago the last was
+  double network = 0.0;             // what the network adds
+  double offset = 0.0;              // what labelled losses start from
+};
+
 /// With h the user's last items, most recent first, at times t_l, V and b the vectors and biases of items:
 ///   q0 = sum_{l <= window} w_l (X[h_l] + tie_weight V[h_l])
 ///      + long_weight / sqrt(L) sum_{l <= L} Y[h_l],  L = min(long_window, length of h)
@@ -93,6 +104,9 @@ class Recommender : public StreamModel {
   /// score per pair, as a probability for logistic, in label units for mse. users, items, out: (n,)
   void predict(std::span<const std::int64_t> users, std::span<const std::int64_t> items, double time,
                float* out) const;
+
+  /// The parts of a score; all but the offset are 0 for an unknown item.
+  Explanation explain(std::int64_t user, std::int64_t item, double time) const;
 
   /// Nearest items by cosine of V, the item itself left out. items: (n,) -> scores, codes: (n, k) padded
   /// -inf, -1

@@ -148,7 +148,8 @@ void UserQuery::propagate(const QueryVectors& vectors) const {
   vectors.sum_gradient[config_.dim] = 0.0f;  // that of the 1
 }
 
-void UserQuery::compute(const Histories& histories, std::int64_t user, double time, float* query) const {
+void UserQuery::compute(const Histories& histories, std::int64_t user, double time, float* query,
+                        float* sum) const {
   thread_local UsesByTable uses;
   thread_local std::vector<float> vectors;
   for (Uses& table : uses) table.clear();
@@ -158,6 +159,7 @@ void UserQuery::compute(const Histories& histories, std::int64_t user, double ti
   view.activations = view.sum + config_.dim + 1;
   view.query = query;
   compute(uses, gather(histories, user, time, uses), view);
+  if (sum != nullptr) std::copy_n(view.sum, config_.dim + 1, sum);
 }
 
 }  // namespace fastinc

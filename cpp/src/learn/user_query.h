@@ -70,8 +70,9 @@ class UserQuery {
   /// hidden_gradient and sum_gradient, of query_gradient
   void propagate(const QueryVectors& vectors) const;
 
-  /// The whole way, for one query. query: (dim + 1,)
-  void compute(const Histories& histories, std::int64_t user, double time, float* query) const;
+  /// The whole way, for one query. query, sum: (dim + 1,); sum may be null
+  void compute(const Histories& histories, std::int64_t user, double time, float* query,
+               float* sum = nullptr) const;
 
  private:
   void add_up(const UsesByTable& uses, const UseRanges& ranges, float* sum) const;

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastinc._extras import require
 from fastinc.cli._options import to_json
 from fastinc.datasets import ids_from_text
+from fastinc.explanation import Explanation
 
 
 def add_parser(commands: Any) -> None:
@@ -21,6 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--user", required=True, action="append", metavar="ID", help="a user; may be repeated")
     parser.add_argument("-k", type=int, default=10, metavar="K", help="how many items for each (default: 10)")
     parser.add_argument("--include-seen", action="store_true", help="let items the user has had take part")
+    parser.add_argument("--explain", action="store_true", help="say which past items each comes from most")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -41,16 +43,31 @@ def run(args: argparse.Namespace) -> None:
     answers = []
     for user, row, values in zip(users.tolist(), ids.tolist(), scores.tolist(), strict=True):
         pairs = [(item, score) for item, score in zip(row, values, strict=True) if score != -np.inf]
-        answers.append({"user": user, "items": [i for i, _ in pairs], "scores": [s for _, s in pairs]})
+        answer = {"user": user, "items": [i for i, _ in pairs], "scores": [s for _, s in pairs]}
+        if args.explain:
+            answer["explanations"] = [model.explain(user, item) for item, _ in pairs]
+        answers.append(answer)
     if args.json:
+        for answer in answers:
+            if args.explain:
+                answer["explanations"] = [found.to_dict() for found in answer["explanations"]]
         print(to_json(answers))
         return
     for answer in answers:
         print(f"user {answer['user']}")
         for rank, (item, score) in enumerate(zip(answer["items"], answer["scores"], strict=True), 1):
             print(f"{rank:>4}  {item!s:<20} {score:.4f}")
+            if args.explain:
+                print(f"        {_why(answer['explanations'][rank - 1])}")
         if not answer["items"]:
             print("      no items")
+
+
+def _why(found: Explanation) -> str:
+    """Return the largest shares in words."""
+    past = "".join(f"{item} {share:+.2f}, " for item, share in found.top(3))
+    rest = found.score - found.bias - sum(share for _, share in found.top(3))
+    return f"{past}bias {found.bias:+.2f}, the rest {rest:+.2f}"
 
 
 def _ask(model: Any, texts: list[str], k: int, exclude_seen: bool) -> tuple[npt.NDArray[Any], Any, Any]:
