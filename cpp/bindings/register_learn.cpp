@@ -274,6 +274,9 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   take("hidden", config.hidden);
   take("hidden_lr_scale", config.hidden_lr_scale);
   take("init_std", config.init_std);
+  if (!in["max_influence"].is_none()) config.max_influence = in["max_influence"].cast<std::size_t>();
+  take("influence_window", config.influence_window);
+  take("trusted_after", config.trusted_after);
   take("batch_size", config.batch_size);
   take("seed", config.seed);
   config.schedule = schedule_of(in["schedule"].cast<ScheduleSpec>());
@@ -349,6 +352,7 @@ py::dict export_state(const Recommender& model) {
   out["item_count"] = s.item_count;
   out["event_count"] = s.event_count;
   out["skipped"] = s.skipped;
+  out["limited"] = s.limited;
   out["latest_time"] = s.latest_time;
   out["label_sum"] = s.label_sum;
   out["label_count"] = s.label_count;
@@ -374,6 +378,7 @@ void import_state(Recommender& model, const py::dict& in) {
     s.boost_until = in["boost_until"].cast<std::uint64_t>();
     s.frozen = in["frozen"].cast<bool>();
   }
+  if (in.contains("limited")) s.limited = in["limited"].cast<std::uint64_t>();
   without_gil([&] {
     const std::unique_lock lock(model.mutex);
     model.import_state(s);
@@ -448,6 +453,7 @@ void register_recommender(py::module_& m) {
                                return out;
                              })
       .def_property_readonly("skipped_events", &Recommender::skipped_events)
+      .def_property_readonly("limited_events", &Recommender::limited_events)
       .def("explain", &explain, py::arg("user"), py::arg("item"), py::arg("time"))
       .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
       .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))

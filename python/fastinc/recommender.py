@@ -94,6 +94,13 @@ class Recommender(StreamModel):
     init_std
         Standard deviation of start vectors V, Y and U, and of X where tie_weight is 0. W1 starts with that of
         ``dim ** -0.5``, all others at 0.
+    max_influence, influence_window
+        Of one user's events with one item, so many within so many seconds are learned; those beyond are remembered and
+        counted in :meth:`stats`. None: all are learned.
+    trusted_after
+        How many other items a user must have had before their events are learned; until then they are remembered and
+        counted likewise. 2 makes accounts that only push an item harmless, at the price that the model learns less of
+        what newcomers take. History counts as far as it is kept.
     batch_size
         Events of one call that are learned together: 1, 2, 4, ... 256.
     seed
@@ -146,6 +153,9 @@ class Recommender(StreamModel):
         hidden: int | FromPreset = PRESET,
         hidden_lr_scale: float = 1 / 6,
         init_std: float = 0.05,
+        max_influence: int | None = None,
+        influence_window: float = 86_400.0,
+        trusted_after: int = 0,
         batch_size: int | FromPreset = PRESET,
         seed: int = 0,
         schedule: Schedule | None = None,
@@ -187,6 +197,9 @@ class Recommender(StreamModel):
             "hidden": as_whole(of(hidden, "hidden"), "hidden", 0, 65536),
             "hidden_lr_scale": as_number(hidden_lr_scale, "hidden_lr_scale"),
             "init_std": as_number(init_std, "init_std"),
+            "max_influence": None if max_influence is None else as_whole(max_influence, "max_influence", 1),
+            "influence_window": as_number(influence_window, "influence_window"),
+            "trusted_after": as_whole(trusted_after, "trusted_after", 0),
             "batch_size": as_whole(of(batch_size, "batch_size"), "batch_size", 1, 256),
             "seed": as_seed(seed),
         }
@@ -472,7 +485,7 @@ class Recommender(StreamModel):
         return {**parts, "ids": ids, "total": total + ids}
 
     def stats(self) -> dict[str, int]:
-        """Return counters: users, items, events, and events skipped because a step would not have been finite.
+        """Return counters: users, items, events, skipped ones (a step would not have been finite), limited ones.
 
         Examples
         --------
@@ -485,4 +498,5 @@ class Recommender(StreamModel):
             "items": self.n_items,
             "events": self.n_events,
             "skipped": self._core.skipped_events,
+            "limited": self._core.limited_events,
         }

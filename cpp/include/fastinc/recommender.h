@@ -44,7 +44,10 @@ struct RecommenderConfig {
   std::size_t hidden = 0;         // units of the residual network; 0: none
   double hidden_lr_scale = 1.0 / 6.0;  // its learning rate is this share of the optimizer's
   double init_std = 0.05;
-  std::size_t batch_size = 1;  // events learned together: a power of two
+  std::size_t max_influence = 0;       // events of a user with an item that are learned ...
+  double influence_window = 86'400.0;  // ... within so many seconds; 0: all
+  std::size_t trusted_after = 0;       // other items that a user has had before their events are learned
+  std::size_t batch_size = 1;          // events learned together: a power of two
   std::uint64_t seed = 0;
   Schedule schedule;  // of the learning rates, by event_count()
 };
@@ -59,6 +62,7 @@ struct RecommenderState {
   double boost = 1.0;
   std::uint64_t boost_until = 0;
   bool frozen = false;
+  std::uint64_t limited = 0;
 };
 
 /// What a score is the sum of.
@@ -84,8 +88,9 @@ struct Explanation {
 /// log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0); mse on the
 /// label. Events are learned batch_size at a time, those of a call whose number, from 0, is in the same
 /// multiple of it: all scored against the rows as they were before the first, with histories as of each
-/// event; then every row takes one optimizer step with the sum of its gradients. An event's negatives are
-/// drawn from the items seen, its own and its user's last 100 left out.
+/// event; then every row takes one optimizer step with the sum of its gradients. Events that max_influence or
+/// trusted_after rule out are remembered and not learned. An event's negatives are drawn from the items seen,
+/// its own and its user's last 100 left out.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
@@ -122,6 +127,8 @@ class Recommender : public StreamModel {
   /// All tables by name, those of parts that are off without rows; only the model writes them.
   std::vector<std::pair<std::string, std::shared_ptr<Table>>> tables() const;
   std::uint64_t skipped_events() const { return skipped_; }
+  /// Events that max_influence and trusted_after ruled out.
+  std::uint64_t limited_events() const { return limited_; }
 
   /// The next event's learning rate is the optimizer's times this: the schedule and, if there is one, a
   /// boost.
@@ -148,11 +155,13 @@ class Recommender : public StreamModel {
   double offset() const;
   void reserve(const EventBatch& events);
   void learn_group(const EventBatch& events);
+  bool may_teach(std::int64_t user, std::int64_t item, double time);
 
   const RecommenderConfig config_;
   std::unique_ptr<ModelTables> tables_;
   std::unique_ptr<UserQuery> query_;
-  std::uint64_t skipped_ = 0;
+  std::uint64_t skipped_ = 0, limited_ = 0;
+  std::vector<std::int32_t> others_;  // scratch
   double label_sum_ = 0.0, label_count_ = 0.0;
   std::unique_ptr<EventGroup> group_;
   double boost_ = 1.0;

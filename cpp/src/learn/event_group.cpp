@@ -171,6 +171,7 @@ void EventGroup::leave_out(std::size_t index) {
 
 std::size_t EventGroup::learn(double lr_factor) {
   const std::size_t n = events_.size();
+  if (n == 0) return 0;
   parallel_parts(n, parts_, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
     for (std::size_t e = begin; e < end; ++e) differentiate(e, marks_[part]);
   });

@@ -49,6 +49,9 @@ void validate(const RecommenderConfig& c) {
   weight(c.context_lr_scale, "context_lr_scale");
   require(c.context_lr_scale > 0.0 || c.tie_weight > 0.0 || c.user == UserModel::kVector,
           "context_lr_scale = 0 and tie_weight = 0 leave nothing of a history's window");
+  require(c.influence_window > 0.0, "influence_window = " + number_text(c.influence_window) + " must be > 0");
+  require(c.trusted_after < c.history_size,
+          "trusted_after = " + std::to_string(c.trusted_after) + " must be below history_size");
   require(c.long_window <= c.history_size,
           "long_window = " + std::to_string(c.long_window) + " must be from 0 to history_size");
   require(c.hidden <= 65536, "hidden = " + std::to_string(c.hidden) + " must be from 0 to 65536");
@@ -73,6 +76,7 @@ Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimi
   tables_ = std::make_unique<ModelTables>(config_, std::move(optimizer));
   query_ = std::make_unique<UserQuery>(config_, *tables_);
   group_ = std::make_unique<EventGroup>(config_, *tables_, *query_);
+  others_.reserve(config_.trusted_after);
 }
 
 Recommender::~Recommender() = default;
@@ -149,6 +153,24 @@ void Recommender::reserve(const EventBatch& events) {
   tables_->grow(items, histories_.size());
 }
 
+/// Whether the user has had other items enough, and not had this one too often of late.
+bool Recommender::may_teach(std::int64_t user, std::int64_t item, double time) {
+  if (config_.max_influence == 0 && config_.trusted_after == 0) return true;
+  std::size_t times = 0;
+  others_.clear();  // room was made for it
+  for (std::size_t l = 0; l < histories_.length(user); ++l) {
+    const HistoryEntry& entry = histories_.recent(user, l);
+    if (entry.item == item) {
+      times += std::abs(time - entry.time) < config_.influence_window;
+    } else if (others_.size() < config_.trusted_after &&
+               std::find(others_.begin(), others_.end(), entry.item) == others_.end()) {
+      others_.push_back(entry.item);
+    }
+    if (config_.max_influence > 0 && times >= config_.max_influence) return false;
+  }
+  return others_.size() >= config_.trusted_after;
+}
+
 void Recommender::learn_group(const EventBatch& events) {
   reserve(events);
   const double lr_factor_now = lr_factor();
@@ -158,7 +180,9 @@ void Recommender::learn_group(const EventBatch& events) {
   for (std::size_t i = 0; i < events.size(); ++i) {
     const float label = events.label(i);
     const auto shift = static_cast<float>(offset());
-    if (!frozen_) {
+    const bool learned = !frozen_ && may_teach(events.users[i], events.items[i], events.time(i));
+    limited_ += !frozen_ && !learned;
+    if (learned) {
       group_->add(histories_, events.users[i], events.time(i), {events.items[i], label, shift, labelled});
       label_sum_ += labelled ? static_cast<double>(label) : 0.0;
       label_count_ += labelled ? 1.0 : 0.0;
@@ -281,6 +305,7 @@ RecommenderState Recommender::export_state() const {
   state.item_count = item_count_;
   state.event_count = event_count_;
   state.skipped = skipped_;
+  state.limited = limited_;
   state.latest_time = latest_time_;
   state.label_sum = label_sum_;
   state.label_count = label_count_;
@@ -317,6 +342,7 @@ void Recommender::import_state(const RecommenderState& state) {
   item_count_ = state.item_count;
   event_count_ = state.event_count;
   skipped_ = state.skipped;
+  limited_ = state.limited;
   latest_time_ = state.latest_time;
   label_sum_ = state.label_sum;
   label_count_ = state.label_count;
