@@ -452,8 +452,8 @@ void register_recommender(py::module_& m) {
                                for (const auto& [name, table] : model.tables()) out[py::str(name)] = table;
                                return out;
                              })
-      .def_property_readonly("skipped_events", &Recommender::skipped_events)
-      .def_property_readonly("limited_events", &Recommender::limited_events)
+      .def_property_readonly("skipped_events", &locked<&Recommender::skipped_events>)
+      .def_property_readonly("limited_events", &locked<&Recommender::limited_events>)
       .def("explain", &explain, py::arg("user"), py::arg("item"), py::arg("time"))
       .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
       .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))

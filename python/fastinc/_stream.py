@@ -150,7 +150,7 @@ class StreamModel:
         return self._encode_columns(events.users, events.items, labels, events.timestamps)
 
     def partial_fit(self, users: Any, items: Any, labels: Any = None, timestamps: Any = None) -> Self:
-        """Learn events in the order given, one or a million; each event sees all before it.
+        """Learn events in the order given, one or a million; each event sees the history of all before it.
 
         Nothing is sorted here: ``events.sorted()`` of :class:`fastinc.datasets.Events` sorts by time.
 

@@ -180,6 +180,8 @@ def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
 
 def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommender:
     params = dict(parameters["params"])
+    if "preset" not in params:  # of before there were presets: what a model was then
+        params |= {"hard_negatives": None, "context_lr_scale": 1.0, "batch_size": 1}
     params["optimizer"] = _rebuild(optimizers, params["optimizer"])
     if "schedule" in params:  # checkpoints of before there were schedules have none
         params["schedule"] = schedules.from_spec(params["schedule"])

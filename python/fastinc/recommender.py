@@ -65,11 +65,12 @@ class Recommender(StreamModel):
         What the arguments below are if not given: "quality", or "fast", which learns several times as many events a
         second and ranks a little worse. docs/quality.md has the figures of both.
     negatives
-        Items drawn per event, uniformly and without repeats from the items seen, its own and its user's last 100
-        left out.
+        Items drawn per event, uniformly and without repeats from the items seen (by the end of its group), its own and
+        its user's last 100 left out.
     hard_negatives
         Of the items drawn, only those are negatives whose score is at least so many standard deviations above their
-        mean. None: all are, and under "softmax" their logits get ``log((items - 1) / negatives)``.
+        mean. None, and for users without a history: all are, and under "softmax" their logits get
+        ``log((items - 1) / negatives)``.
     window
         Recent items in the user's sum.
     history_size
@@ -95,11 +96,11 @@ class Recommender(StreamModel):
         Standard deviation of start vectors V, Y and U, and of X where tie_weight is 0. W1 starts with that of
         ``dim ** -0.5``, all others at 0.
     max_influence, influence_window
-        Of one user's events with one item, so many within so many seconds are learned; those beyond are remembered and
-        counted in :meth:`stats`. None: all are learned.
+        An event isn't learned if its user had the item so often within so many seconds before it, learned or not; it is
+        remembered, and counted in :meth:`stats`. None: all are learned. Not for events with labels.
     trusted_after
         How many other items a user must have had before their events are learned; until then they are remembered and
-        counted likewise. 2 makes accounts that only push an item harmless, at the price that the model learns less of
+        counted likewise. 1 makes accounts that only push an item harmless, at the price that the model learns less of
         what newcomers take. History counts as far as it is kept.
     batch_size
         Events of one call that are learned together: 1, 2, 4, ... 256.
@@ -320,8 +321,9 @@ class Recommender(StreamModel):
         Returns
         -------
         Explanation
-            Its parts add up to the score in float64; :meth:`predict` and :meth:`recommend` give it in float32 (for
-            loss "logistic" :meth:`predict` gives its sigmoid). All but the offset are 0 for an unknown item.
+            Its parts add up to the score in float64. :meth:`predict` gives it in float32 (for loss "logistic" its
+            sigmoid), and so does :meth:`recommend`, less the offset, which is the same for all items. All but the
+            offset are 0 for an unknown item.
 
         Examples
         --------
@@ -398,6 +400,8 @@ class Recommender(StreamModel):
 
     def boost_learning_rate(self, factor: float, events: int) -> None:
         """Learn the next events at a multiple of the learning rate, and all after them as before.
+
+        A group of events (`batch_size`) that one call learns has the rate of its first.
 
         ``optimizer.lr`` stays what it is. A boost under way is replaced; a checkpoint keeps it.
 

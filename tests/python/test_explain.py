@@ -83,3 +83,23 @@ def test_an_unknown_item_has_no_parts(events):
 def test_strings_are_named(tmp_path):
     model = fi.Recommender(8).partial_fit(["ann", "ann", "bob"], ["tea", "milk", "cup"])
     assert [item for item, _ in model.explain("ann", "cup").items] == ["milk", "tea"]
+
+
+def test_the_command_says_why(tmp_path, capsys):
+    from fastinc.cli import main
+
+    model = fi.Recommender(8, "mse").partial_fit([1, 1, 2, 2], [10, 11, 10, 12], [5.0, 4.0, 3.0, 5.0])
+    fi.checkpoint.save(model, tmp_path / "model")
+    assert main(["recommend", "--model", str(tmp_path / "model"), "--user", "1", "-k", "1", "--explain"]) == 0
+    _, listed, why = capsys.readouterr().out.splitlines()
+    item, score = listed.split()[1:]
+    shares = {}
+    for part in why.strip().split(", "):
+        *name, share = part.split()
+        shares[" ".join(name)] = float(share)
+    assert set(shares) == {"11", "10", "bias", "the rest"}
+    assert item == "12"
+    assert sum(shares.values()) == pytest.approx(float(score), abs=0.025)
+    assert main(["recommend", "--model", str(tmp_path / "model"), "--user", "1", "--explain", "--json"]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["explanations"][0]["score"] == pytest.approx(model.predict(1, 12), rel=1e-5)

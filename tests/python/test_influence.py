@@ -63,8 +63,10 @@ def test_they_are_kept(tmp_path):
     ("arguments", "message"),
     [
         ({"max_influence": 0}, r"^max_influence = 0 must be at least 1"),
-        ({"influence_window": 0.0}, r"^influence_window = 0 must be > 0"),
-        ({"influence_window": float("nan")}, r"^influence_window = nan must be > 0"),
+        ({"influence_window": 0.0}, r"^influence_window = 0 must be finite and > 0"),
+        ({"influence_window": float("nan")}, r"^influence_window = nan must be finite"),
+        ({"influence_window": float("inf")}, r"^influence_window = inf must be finite"),
+        ({"max_influence": 11, "history_size": 10}, r"^max_influence = 11 must be at most history_size"),
         ({"trusted_after": -1}, r"^trusted_after = -1 must be at least 0"),
         ({"trusted_after": 10, "history_size": 10}, r"^trusted_after = 10 must be below history_size"),
     ],
@@ -72,6 +74,15 @@ def test_they_are_kept(tmp_path):
 def test_bad_limits(arguments, message):
     with pytest.raises(ValueError, match=message):
         fi.Recommender(**arguments)
+
+
+@pytest.mark.parametrize("limit", [{"max_influence": 1}, {"trusted_after": 1}])
+def test_labels_are_refused_beside_them(limit):
+    model = fi.Recommender(8, "logistic", **limit)
+    with pytest.raises(ValueError, match=r"^labels: max_influence and trusted_after go by"):
+        model.partial_fit([1], [10], labels=[0.0])
+    assert (model.n_events, model.n_users, model.n_items) == (0, 0, 0)
+    assert model.partial_fit([1], [10]).n_events == 1
 
 
 # --- the attack ---------------------------------------------------------------------------------------------

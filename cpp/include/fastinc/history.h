@@ -64,6 +64,10 @@ class Histories {
     return total;
   }
 
+  /// Forget the users from `size` on.
+  void truncate(std::size_t size) {
+    if (size < users_.size()) users_.resize(size);
+  }
   void clear() { users_.clear(); }
 
  private:

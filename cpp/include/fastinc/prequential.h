@@ -48,8 +48,9 @@ class PrequentialRun {
 
   /// The next events of the stream, which the caller has validated. The model learns them one by one, those
   /// of the warm-up in one batch; with a delay, before the first event at a time of theirs plus the delay or
-  /// later. How the stream is cut into calls makes no difference. Throws std::invalid_argument, unchanged,
-  /// for what the model refuses, predictions that it doesn't make, and a delay of events without times.
+  /// later. How the stream is cut into calls makes no difference, save for a cut in the warm-up within a
+  /// group of events. Throws std::invalid_argument, unchanged, for what the model refuses, predictions that
+  /// it doesn't make, and a delay of events without times.
   ///   targets: (n,) 0 for an event that is learned but not ranked, or empty: rank all
   void run(StreamModel& model, const EventBatch& events, std::span<const std::uint8_t> targets,
            const PrequentialOutputs& out);

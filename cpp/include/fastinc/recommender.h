@@ -1,5 +1,6 @@
 // The online embedding recommender: a user is what they did lately (and, if wanted, a vector of their own),
-// an item is a vector and a bias, and the score is one inner product. Learns one event at a time.
+// an item is a vector and a bias, and the score is one inner product. Learns groups of events, or one at a
+// time.
 #pragma once
 
 #include <cstddef>
@@ -84,13 +85,13 @@ struct Explanation {
 ///   q = q0 + W2 relu(W1 q0 + b1);  score(j) = <q, V_j> + b_j (+ offset for logistic and mse)
 /// stage: bit length of the length of h; gap: bit length of t - t_1, in whole seconds. W2, S and b1 start at
 /// 0, and so does X where it has tie_weight V beside it. Losses: softmax over the target and the negatives,
-/// whose logits get + log((items - 1) / negatives), or nothing where hard_negatives picks them; bpr: -mean
-/// log sigmoid(s_target - s_negative); logistic on the label (or 1 against the negatives' 0); mse on the
-/// label. Events are learned batch_size at a time, those of a call whose number, from 0, is in the same
-/// multiple of it: all scored against the rows as they were before the first, with histories as of each
-/// event; then every row takes one optimizer step with the sum of its gradients. Events that max_influence or
-/// trusted_after rule out are remembered and not learned. An event's negatives are drawn from the items seen,
-/// its own and its user's last 100 left out.
+/// whose logits get + log((items - 1) / negatives), or nothing where hard_negatives picks them (users without
+/// a history have all of them); bpr: -mean log sigmoid(s_target - s_negative); logistic on the label (or 1
+/// against the negatives' 0); mse on the label. Events are learned batch_size at a time, those of a call
+/// whose number, from 0, is in the same multiple of it: all scored against the rows as they were before the
+/// first, with histories as of each event; then every row takes one optimizer step with the sum of its
+/// gradients. Events that max_influence or trusted_after rule out are remembered and not learned. An event's
+/// negatives are drawn from the items seen, its own and its user's last 100 left out.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);

@@ -47,7 +47,8 @@ class StreamModel {
   /// Throws std::invalid_argument for events that this model can't learn, before it learns any.
   virtual void check(const EventBatch& /*events*/) const {}
 
-  /// Learn events [0, n) in order; every event sees all before it. The caller has validated and checked them.
+  /// Learn events [0, n) in order; every event sees the histories of all before it. The caller has validated
+  /// and checked them.
   virtual void learn(const EventBatch& events) = 0;
 
   /// Score items 0 .. scores.size() - 1 for a user (an unknown user is one without history), as of `time`.

@@ -11,7 +11,7 @@
 namespace fastinc {
 namespace {
 
-constexpr float kMostFinite = 1e15f;  // beyond, a product of three could overflow
+constexpr float kMostFinite = 1e15f;  // beyond, the sum of a group's products of two could overflow
 
 }  // namespace
 
@@ -25,8 +25,9 @@ EventGroup::EventGroup(const RecommenderConfig& config, ModelTables& tables, con
 void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t users) {
   const std::size_t candidates = negatives_.most(items) + 1;
   items_ = items;
-  parts_ = parts_for(events * stride_ *
-                     (2 * candidates + 4 * config_.hidden + 2 * config_.window + config_.long_window));
+  const std::size_t floats =
+      stride_ * (2 * candidates + 4 * config_.hidden + 2 * config_.window + config_.long_window);
+  parts_ = std::min(parts_for(events * floats), events);
   if (marks_.size() < parts_) marks_.resize(parts_);
   for (Marks& marks : marks_) marks.resize(items);
   events_.reserve(events);
@@ -116,7 +117,6 @@ void EventGroup::differentiate(std::size_t index, Marks& marks) noexcept {
     query_.propagate(vectors);
     event.is_finite = is_small(index);
   }
-  if (!event.is_finite) leave_out(index);
 }
 
 /// Draw negatives and make of all scores what the loss is by them. False where one isn't finite.
@@ -131,7 +131,7 @@ bool EventGroup::differentiate_scores(Event& event, Marks& marks, const float* q
     negatives = negatives_.draw(items_, number, rows[0], recent, marks, rows + 1);
   }
   kernel.score_rows(tables_.store(ModelTables::kItems).rows(), rows, negatives + 1, query, scores);
-  if (base::bits_float(kernel.max_abs_bits(scores, negatives + 1)) >= kMostFinite) return false;
+  if (!(base::bits_float(kernel.max_abs_bits(scores, negatives + 1)) < kMostFinite)) return false;
   LossTerms terms{config_.loss, 0.0f, target.offset, target.label, target.labelled};
   // What a newcomer gets is to be what is popular: of hard negatives alone, biases don't learn how popular.
   const bool newcomer = event.recent_begin == event.recent_end;
@@ -159,23 +159,15 @@ bool EventGroup::is_small(std::size_t index) {
          check(vectors.activations, config_.hidden) && check(vectors.hidden_gradient, config_.hidden);
 }
 
-/// Its gradients become 0.
-void EventGroup::leave_out(std::size_t index) {
-  const Event& event = events_[index];
-  const QueryVectors vectors = vectors_of(index);
-  std::fill_n(vector(index, kQuery), kVectors * stride_, 0.0f);
-  std::fill_n(uses_[ModelTables::kItems].weights.data() + event.begin, event.negatives + 1, 0.0f);
-  std::fill_n(vectors.activations, config_.hidden, 0.0f);
-  std::fill_n(vectors.hidden_gradient, config_.hidden, 0.0f);
-}
-
 std::size_t EventGroup::learn(double lr_factor) {
   const std::size_t n = events_.size();
   if (n == 0) return 0;
   parallel_parts(n, parts_, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
     for (std::size_t e = begin; e < end; ++e) differentiate(e, marks_[part]);
   });
-  for (std::size_t e = 0; e < n; ++e) collect(e);
+  for (std::size_t e = 0; e < n; ++e) {
+    if (events_[e].is_finite) collect(e);
+  }
   ModelTables::Steps steps;
   steps.directions = vectors_.data();
   steps.stride = stride_;
@@ -184,7 +176,7 @@ std::size_t EventGroup::learn(double lr_factor) {
       std::count_if(events_.begin(), events_.end(), [](const Event& event) { return !event.is_finite; }));
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     gradients_[t].finish();
-    steps.gradients[t] = skipped < n ? &gradients_[t] : nullptr;
+    steps.gradients[t] = &gradients_[t];
     steps.coefficients[t] = uses_[t].weights.data();
   }
   tables_.step(steps);

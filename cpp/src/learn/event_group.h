@@ -57,7 +57,6 @@ class EventGroup {
   void differentiate(std::size_t event, Marks& marks) noexcept;
   bool differentiate_scores(Event& event, Marks& marks, const float* query, std::uint64_t number);
   bool is_small(std::size_t event);
-  void leave_out(std::size_t event);
   void collect(std::size_t event);
 
   const RecommenderConfig& config_;

@@ -28,7 +28,9 @@ class NewRows {
     std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(known));
     store.reserve_rows(ids_.size());
   }
-  void create() { store_.find_or_create(ids_, slots_.data()); }
+  void create() {
+    if (!ids_.empty()) store_.find_or_create(ids_, slots_.data());
+  }
   std::span<const Slot> slots() const { return slots_; }
 
  private:
@@ -104,10 +106,11 @@ void ModelTables::grow(std::size_t items, std::size_t users) {
   std::vector<NewRows> fresh;
   fresh.reserve(kCount);
   for (Part& part : parts_) fresh.emplace_back(part.table->store(), part.rows(items, users));
+  for (NewRows& rows : fresh)
+    rows.create();  // not to be seen yet: what fails leaves no row that readers know
   for (std::size_t i = 0; i < kCount; ++i) {  // from here on nothing allocates
     if (fresh[i].slots().empty()) continue;
     RowStore& store = parts_[i].table->store();
-    fresh[i].create();
     if (parts_[i].has_bias) {
       for (const Slot slot : fresh[i].slots()) store.weights(slot)[store.dim() - 1] = 0.0f;
     }

@@ -22,6 +22,7 @@ namespace {
 
 constexpr std::size_t kMostBatch = 256;
 constexpr std::size_t kLeastSearched = 2048;  // items: below, scoring all of them takes less than a search
+constexpr std::size_t kMostExcluded = 256;
 
 void require(bool holds, const std::string& message) {
   if (!holds) throw std::invalid_argument(message);
@@ -49,7 +50,10 @@ void validate(const RecommenderConfig& c) {
   weight(c.context_lr_scale, "context_lr_scale");
   require(c.context_lr_scale > 0.0 || c.tie_weight > 0.0 || c.user == UserModel::kVector,
           "context_lr_scale = 0 and tie_weight = 0 leave nothing of a history's window");
-  require(c.influence_window > 0.0, "influence_window = " + number_text(c.influence_window) + " must be > 0");
+  require(std::isfinite(c.influence_window) && c.influence_window > 0.0,
+          "influence_window = " + number_text(c.influence_window) + " must be finite and > 0");
+  require(c.max_influence <= c.history_size,
+          "max_influence = " + std::to_string(c.max_influence) + " must be at most history_size");
   require(c.trusted_after < c.history_size,
           "trusted_after = " + std::to_string(c.trusted_after) + " must be below history_size");
   require(c.long_window <= c.history_size,
@@ -117,6 +121,9 @@ void Recommender::boost_lr(double factor, std::uint64_t events) {
 
 void Recommender::check(const EventBatch& events) const {
   if (!events.labels.empty()) {
+    require(
+        config_.max_influence == 0 && config_.trusted_after == 0,
+        "labels: max_influence and trusted_after go by what users took, and labels may say that they didn't");
     require(config_.loss == Loss::kLogistic || config_.loss == Loss::kMse,
             "labels: this loss learns from events that happened; labels are for loss='logistic' and 'mse'");
     for (std::size_t i = 0; config_.loss == Loss::kLogistic && i < events.size(); ++i) {
@@ -143,14 +150,20 @@ void Recommender::reserve(const EventBatch& events) {
   const std::int64_t last_item = *std::max_element(events.items.begin(), events.items.end());
   const std::int64_t last_user = *std::max_element(events.users.begin(), events.users.end());
   const std::size_t items = std::max(item_count_, static_cast<std::size_t>(last_item) + 1);
-  histories_.ensure_user(last_user);
-  for (std::size_t i = 0; i < events.size(); ++i) {
-    const auto before = events.users.first(i);
-    const auto same = std::count(before.begin(), before.end(), events.users[i]);
-    histories_.reserve(events.users[i], static_cast<std::size_t>(same) + 1);
+  const std::size_t known_users = histories_.size();
+  try {
+    histories_.ensure_user(last_user);
+    for (std::size_t i = 0; i < events.size(); ++i) {
+      const auto before = events.users.first(i);
+      const auto same = std::count(before.begin(), before.end(), events.users[i]);
+      histories_.reserve(events.users[i], static_cast<std::size_t>(same) + 1);
+    }
+    group_->reserve(events.size(), items, histories_.size());
+    tables_->grow(items, histories_.size());
+  } catch (...) {
+    histories_.truncate(known_users);
+    throw;
   }
-  group_->reserve(events.size(), items, histories_.size());
-  tables_->grow(items, histories_.size());
 }
 
 /// Whether the user has had other items enough, and not had this one too often of late.
@@ -219,7 +232,8 @@ float Recommender::predict_label(std::int64_t user, std::int64_t item, double ti
 void Recommender::recommend(std::span<const std::int64_t> users, std::size_t k, double time,
                             bool exclude_seen, std::span<const std::int64_t> excluded, float* scores,
                             std::int64_t* items) const {
-  if (item_count_ < kLeastSearched) {
+  // A search has a list for each user; a long one that is everybody's is marked once where all are scored.
+  if (item_count_ < kLeastSearched || excluded.size() > kMostExcluded) {
     StreamModel::recommend(users, k, time, exclude_seen, excluded, scores, items);
     return;
   }

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 def _why(found: Explanation) -> str:
     """Return the largest shares in words."""
     past = "".join(f"{item} {share:+.2f}, " for item, share in found.top(3))
-    rest = found.score - found.bias - sum(share for _, share in found.top(3))
+    rest = found.score - found.offset - found.bias - sum(share for _, share in found.top(3))
     return f"{past}bias {found.bias:+.2f}, the rest {rest:+.2f}"
 
 

@@ -16,6 +16,7 @@ from fastinc.datasets.synthetic import synthetic
 from fastinc.evaluate.metrics import Metric
 from fastinc.evaluate.prequential import prequential
 from fastinc.evaluate.results import ModelResult
+from fastinc.evaluate.runs import Outcomes
 
 if TYPE_CHECKING:
     from fastinc._stream import StreamModel
@@ -108,8 +109,11 @@ class Figures:
 
 
 def _hits(result: ModelResult) -> Any:
-    scored = result.outcomes[(result.outcomes >= 0) | (result.outcomes == result.outcomes.dtype.type(-5))]
-    return _RECALL.values(scored)
+    return _RECALL.values(result.outcomes[_scored(result.outcomes)])
+
+
+def _scored(outcomes: Any) -> Any:
+    return Outcomes(outcomes, None, None).scored
 
 
 def contestants() -> dict[str, Callable[[int], StreamModel]]:
@@ -215,7 +219,7 @@ def recovery(result: ModelResult, drift_at: int) -> tuple[float, float, int | No
     True
     """
     outcomes = result.outcomes
-    scored = (outcomes >= 0) | (outcomes == outcomes.dtype.type(-5))
+    scored = _scored(outcomes)
     before = _RECALL.values(outcomes[:drift_at][scored[:drift_at]])[-_DRIFT_WINDOW:].mean()
     hits = _RECALL.values(outcomes[drift_at:][scored[drift_at:]])
     total = np.concatenate([[0.0], np.cumsum(hits)])
