@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
-from fastinc._presets import OPTIMIZERS, PRESET, PRESETS, FromPreset, Preset
+from fastinc._arguments import as_flag, as_number, as_whole
+from fastinc._presets import CHECKS, PRESET, FromPreset, Preset, configure, default_optimizer
 from fastinc._stream import StreamModel, _request_time
 from fastinc.explanation import Explanation
 from fastinc.optimizers import Optimizer
@@ -21,8 +21,6 @@ __all__ = ["Recommender"]
 
 #: Losses that learn from labels.
 _LABELLED = ("logistic", "mse")
-#: Parts of a history.
-_WINDOWS = ("window", "long_window")
 
 
 class Recommender(StreamModel):
@@ -161,56 +159,20 @@ class Recommender(StreamModel):
         seed: int = 0,
         schedule: Schedule | None = None,
     ) -> None:
-        name = as_choice(preset, "preset", tuple(PRESETS))
-        history_size = as_whole(history_size, "history_size", 1, 1_000_000)
-        # What is longer than histories are can only be what the preset says.
-        defaults = {k: min(v, history_size) if k in _WINDOWS else v for k, v in PRESETS[name].items()}
-
-        def of(value: Any, argument: str) -> Any:
-            return defaults[argument] if value is PRESET else value
-
-        if optimizer is None:
-            optimizer = OPTIMIZERS[name]()
+        self._config: dict[str, Any] = configure(preset, {k: v for k, v in locals().items() if k in CHECKS})
+        optimizer = default_optimizer() if optimizer is None else optimizer
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer = {optimizer!r} must be a fastinc optimizer, such as fastinc.Adagrad()")
         schedule = Constant() if schedule is None else schedule
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule = {schedule!r} must be one of fastinc.schedules, such as WarmUp(1000)")
-        scale = of(time_scale, "time_scale")
-        if scale is not None and not as_number(scale, "time_scale") > 0:
-            raise ValueError(f"time_scale = {scale} must be > 0, or None")
-        hard = of(hard_negatives, "hard_negatives")
-        self._config: dict[str, Any] = {
-            "dim": as_whole(dim, "dim", 1, 65536),
-            "loss": as_choice(loss, "loss", ("softmax", "bpr", "logistic", "mse")),
-            "user": as_choice(user, "user", ("history", "vector", "both")),
-            "negatives": as_whole(of(negatives, "negatives"), "negatives", 1, 65536),
-            "hard_negatives": None if hard is None else as_number(hard, "hard_negatives"),
-            "window": as_whole(of(window, "window"), "window", 1),
-            "history_size": history_size,
-            "recency_exponent": as_number(of(recency_exponent, "recency_exponent"), "recency_exponent"),
-            "time_scale": None if scale is None else float(scale),
-            "context_lr_scale": as_number(of(context_lr_scale, "context_lr_scale"), "context_lr_scale"),
-            "tie_weight": as_number(of(tie_weight, "tie_weight"), "tie_weight"),
-            "long_window": as_whole(of(long_window, "long_window"), "long_window", 0),
-            "long_weight": as_number(of(long_weight, "long_weight"), "long_weight"),
-            "situations": as_flag(of(situations, "situations"), "situations"),
-            "hidden": as_whole(of(hidden, "hidden"), "hidden", 0, 65536),
-            "hidden_lr_scale": as_number(hidden_lr_scale, "hidden_lr_scale"),
-            "init_std": as_number(init_std, "init_std"),
-            "max_influence": None if max_influence is None else as_whole(max_influence, "max_influence", 1),
-            "influence_window": as_number(influence_window, "influence_window"),
-            "trusted_after": as_whole(trusted_after, "trusted_after", 0),
-            "batch_size": as_whole(of(batch_size, "batch_size"), "batch_size", 1, 256),
-            "seed": as_seed(seed),
-        }
         self._optimizer = optimizer
         self._schedule = schedule
-        changed = {"time_scale": scale or 0.0, "schedule": schedule._spec()}
+        self._preset = preset
+        changed = {"time_scale": self._config["time_scale"] or 0.0, "schedule": schedule._spec()}
         core = _core.Recommender(optimizer._core, {**self._config, **changed})
         super().__init__(core)
         self._core: _core.Recommender = core
-        self._preset = name
         self.uses_labels = loss in _LABELLED
 
     @property

@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 Drift = Literal["none", "gradual", "abrupt"]
 
 _START = 1_600_000_000  # seconds
-_SPAN = 90 * 86_400  # seconds
+SPAN = 90 * 86_400  # seconds
 _MEAN_SESSION = 8  # events
 _MAX_SESSION = 32  # events
 _MEAN_GAP = 60.0  # seconds within a session
@@ -119,7 +119,7 @@ def synthetic(
     gaps = 1.0 + np.floor(rng["gaps"].exponential(_MEAN_GAP, n_events))
     elapsed = np.cumsum(gaps)
     elapsed -= np.repeat(elapsed[sessions.first], sessions.length)
-    times = _START + np.floor(sessions.start[session] * _SPAN) + elapsed
+    times = _START + np.floor(sessions.start[session] * SPAN) + elapsed
     order = np.argsort(times, kind="stable")
     ratings = None
     if labels:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastinc.baselines import ItemKNN, Popularity
 from fastinc.datasets.events import Events
-from fastinc.datasets.synthetic import synthetic
+from fastinc.datasets.synthetic import SPAN, synthetic
 from fastinc.evaluate.metrics import Metric
 from fastinc.evaluate.prequential import prequential
 from fastinc.evaluate.results import ModelResult
@@ -250,7 +250,7 @@ def drift_table(seeds: Sequence[int], n_events: int = 100_000, tell: Tell = lamb
     for seed in seeds:
         events = synthetic(n_events, 1000, 2000, drift="abrupt", seed=seed).sorted()
         assert events.timestamps is not None
-        span = events.timestamps[0] + 0.5 * 90 * 86_400
+        span = events.timestamps[0] + 0.5 * SPAN
         drift_at = int(np.searchsorted(events.timestamps, span))
         for name, make in contestants().items():
             tell(f"{events.name}: {name}, seed {seed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,7 +20,7 @@ _MOST_KEPT = 1000  # what a process that runs for months has seen must not grow 
 Found = TypeVar("Found")
 
 
-class Watcher(Generic[Found]):
+class Watcher(ABC, Generic[Found]):
     """Base of `fastinc.Guard` and `fastinc.drift.LearningRateBoost`.
 
     Parameters
@@ -97,14 +98,14 @@ class Watcher(Generic[Found]):
         core = getattr(self._model, "_core", None)
         return float(getattr(core, "latest_time", np.nan))
 
+    @abstractmethod
     def _check(self, model: Any) -> None:
         """Raise TypeError for a model that this can't do anything for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _begin(self) -> None:
         """Forget what was seen."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _see(self, values: npt.NDArray[np.float64], event: int, time: float) -> Found | None:
         """Note the values; act."""
-        raise NotImplementedError
