@@ -11,5 +11,6 @@ PYBIND11_MODULE(_core, m) {
   fastinc::bindings::register_table(m);
   fastinc::bindings::register_index(m);
   fastinc::bindings::register_learn(m);
+  fastinc::bindings::register_recommender(m);
   fastinc::bindings::register_evaluate(m);
 }

@@ -1,21 +1,15 @@
-// Ids to codes, models that learn from a stream, and the recommender.
-#include <pybind11/stl.h>
-
+// Ids to codes, and what all models that learn from a stream can do.
 #include <algorithm>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
-#include <tuple>
 
-#include "bindings/arguments.h"
+#include "bindings/model.h"
 #include "bindings/register.h"
 #include "bindings/tensor.h"
 #include "fastinc/id_map.h"
-#include "fastinc/recommender.h"
-#include "fastinc/schedule.h"
 #include "fastinc/shared_mutex.h"
-#include "fastinc/snapshot.h"
 #include "fastinc/stream_model.h"
 
 namespace fastinc::bindings {
@@ -130,22 +124,6 @@ struct HeldEvents {
   }
 };
 
-template <class Member>
-struct ClassOf;
-template <class Result, class Class>
-struct ClassOf<Result (Class::*)() const> {
-  using Type = Class;
-};
-
-/// A counter, read between batches.
-template <auto Member, class Model = typename ClassOf<decltype(Member)>::Type>
-auto locked(const Model& model) {
-  return without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    return (model.*Member)();
-  });
-}
-
 /// What predictions are of; None without.
 const char* prediction_name(const StreamModel& model) {
   switch (model.prediction()) {
@@ -214,201 +192,11 @@ py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k
   Codes items({n, columns});
   float* scores_out = scores.mutable_data();
   std::int64_t* items_out = items.mutable_data();
-  without_gil([&] {
-    const std::shared_lock lock(model.mutex);
+  read_model(model, [&] {
     model.recommend(users.span<std::int64_t>(), k, time, exclude_seen, excluded.span<std::int64_t>(),
                     scores_out, items_out);
   });
   return py::make_tuple(items, scores);
-}
-
-template <class Value>
-Value one_of(const std::string& text, const char* name,
-             std::initializer_list<std::pair<const char*, Value>> known) {
-  std::string names;
-  for (const auto& [key, value] : known) {
-    if (text == key) return value;
-    names += (names.empty() ? "'" : ", '") + std::string(key) + "'";
-  }
-  throw py::value_error(std::string(name) + " = '" + text + "' must be one of " + names);
-}
-
-/// kind, events, floor, warm_up
-using ScheduleSpec = std::tuple<std::string, double, double, double>;
-
-Schedule schedule_of(const ScheduleSpec& spec) {
-  Schedule schedule;
-  schedule.kind = one_of<Schedule::Kind>(std::get<0>(spec), "schedule",
-                                         {{"constant", Schedule::Kind::kConstant},
-                                          {"inverse_square_root", Schedule::Kind::kInverseSquareRoot},
-                                          {"exponential", Schedule::Kind::kExponential}});
-  std::tie(std::ignore, schedule.events, schedule.floor, schedule.warm_up) = spec;
-  validate(schedule);
-  return schedule;
-}
-
-std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimizer, const py::dict& in) {
-  const auto text = [&](const char* name) { return in[name].cast<std::string>(); };
-  RecommenderConfig config;
-  config.user = one_of<UserModel>(
-      text("user"), "user",
-      {{"history", UserModel::kHistory}, {"vector", UserModel::kVector}, {"both", UserModel::kBoth}});
-  config.loss = one_of<Loss>(
-      text("loss"), "loss",
-      {{"softmax", Loss::kSoftmax}, {"bpr", Loss::kBpr}, {"logistic", Loss::kLogistic}, {"mse", Loss::kMse}});
-  const auto take = [&](const char* name, auto& value) {
-    value = in[name].cast<std::remove_reference_t<decltype(value)>>();
-  };
-  take("dim", config.dim);
-  take("negatives", config.negatives);
-  if (!in["hard_negatives"].is_none()) config.hard_negatives = in["hard_negatives"].cast<double>();
-  take("window", config.window);
-  take("history_size", config.history_size);
-  take("recency_exponent", config.recency_exponent);
-  take("time_scale", config.time_scale);
-  take("context_lr_scale", config.context_lr_scale);
-  take("tie_weight", config.tie_weight);
-  take("long_window", config.long_window);
-  take("long_weight", config.long_weight);
-  take("situations", config.situations);
-  take("hidden", config.hidden);
-  take("hidden_lr_scale", config.hidden_lr_scale);
-  take("init_std", config.init_std);
-  if (!in["max_influence"].is_none()) config.max_influence = in["max_influence"].cast<std::size_t>();
-  take("influence_window", config.influence_window);
-  take("trusted_after", config.trusted_after);
-  take("batch_size", config.batch_size);
-  take("seed", config.seed);
-  config.schedule = schedule_of(in["schedule"].cast<ScheduleSpec>());
-  return std::make_shared<Recommender>(config, std::move(optimizer));
-}
-
-py::array_t<float> predict(const Recommender& model, py::handle users_in, py::handle items_in, double time) {
-  const Tensor users = int64_vector(users_in, "users");
-  const Tensor items = int64_vector(items_in, "items", static_cast<std::int64_t>(users.size(0)));
-  py::array_t<float> scores(static_cast<py::ssize_t>(users.size(0)));
-  float* out = scores.mutable_data();
-  without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    model.predict(users.span<std::int64_t>(), items.span<std::int64_t>(), time, out);
-  });
-  return scores;
-}
-
-py::tuple similar_items(const Recommender& model, py::handle items_in, std::size_t k) {
-  const Tensor items = int64_vector(items_in, "items");
-  const auto n = static_cast<py::ssize_t>(items.size(0)), columns = static_cast<py::ssize_t>(k);
-  py::array_t<float> scores({n, columns});
-  Codes codes({n, columns});
-  float* scores_out = scores.mutable_data();
-  std::int64_t* codes_out = codes.mutable_data();
-  without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    model.similar_items(items.span<std::int64_t>(), k, scores_out, codes_out);
-  });
-  return py::make_tuple(codes, scores);
-}
-
-py::array_t<float> user_vectors(const Recommender& model, py::handle users_in, double time) {
-  const Tensor users = int64_vector(users_in, "users");
-  const std::size_t columns = model.config().dim + 1;
-  py::array_t<float> vectors({users.size(0), columns});
-  float* out = vectors.mutable_data();
-  without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    for (const std::int64_t user : users.span<std::int64_t>()) {
-      model.user_vector(user, time, out);
-      out += columns;
-    }
-  });
-  return vectors;
-}
-
-py::dict explain(const Recommender& model, std::int64_t user, std::int64_t item, double time) {
-  const Explanation found = without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    return model.explain(user, item, time);
-  });
-  py::dict out;
-  out["items"] = to_array(found.items);
-  out["shares"] = to_array(found.shares);
-  out["bias"] = found.bias;
-  out["user"] = found.user;
-  out["situation"] = found.situation;
-  out["network"] = found.network;
-  out["offset"] = found.offset;
-  return out;
-}
-
-py::dict export_state(const Recommender& model) {
-  const RecommenderState s = without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    return model.export_state();
-  });
-  py::dict out;
-  out["history_offsets"] = to_array(s.history_offsets);
-  out["history_items"] = to_array(s.history_items);
-  out["history_times"] = to_array(s.history_times);
-  out["item_count"] = s.item_count;
-  out["event_count"] = s.event_count;
-  out["skipped"] = s.skipped;
-  out["limited"] = s.limited;
-  out["latest_time"] = s.latest_time;
-  out["label_sum"] = s.label_sum;
-  out["label_count"] = s.label_count;
-  out["boost"] = s.boost;
-  out["boost_until"] = s.boost_until;
-  out["frozen"] = s.frozen;
-  return out;
-}
-
-void import_state(Recommender& model, const py::dict& in) {
-  RecommenderState s;
-  s.history_offsets = to_vector<std::int64_t>(in, "history_offsets");
-  s.history_items = to_vector<std::int32_t>(in, "history_items");
-  s.history_times = to_vector<double>(in, "history_times");
-  s.item_count = in["item_count"].cast<std::uint64_t>();
-  s.event_count = in["event_count"].cast<std::uint64_t>();
-  s.skipped = in["skipped"].cast<std::uint64_t>();
-  s.latest_time = in["latest_time"].cast<double>();
-  s.label_sum = in["label_sum"].cast<double>();
-  s.label_count = in["label_count"].cast<double>();
-  if (in.contains("frozen")) {  // states of before there were such things have none
-    s.boost = in["boost"].cast<double>();
-    s.boost_until = in["boost_until"].cast<std::uint64_t>();
-    s.frozen = in["frozen"].cast<bool>();
-  }
-  if (in.contains("limited")) s.limited = in["limited"].cast<std::uint64_t>();
-  without_gil([&] {
-    const std::unique_lock lock(model.mutex);
-    model.import_state(s);
-  });
-}
-
-std::shared_ptr<Snapshot> snapshot(const Recommender& model) {
-  return without_gil([&] {
-    const std::shared_lock lock(model.mutex);
-    return std::const_pointer_cast<Snapshot>(model.snapshot());  // nothing that Python gets can change it
-  });
-}
-
-/// A change to the model between two of its batches.
-template <class Change>
-void change(Recommender& model, Change apply) {
-  without_gil([&] {
-    const std::unique_lock lock(model.mutex);
-    apply();
-  });
-}
-
-void register_snapshots(py::module_& m) {
-  py::class_<Snapshot, std::shared_ptr<Snapshot>>(m, "Snapshot")
-      .def_readonly("events", &Snapshot::events)
-      .def_property_readonly("nbytes", &Snapshot::bytes);
-  m.def(
-      "schedule_factor",
-      [](const ScheduleSpec& schedule, std::uint64_t n) { return schedule_of(schedule).factor(n); },
-      py::arg("schedule"), py::arg("n"));
 }
 
 void register_id_map(py::module_& m) {
@@ -442,49 +230,6 @@ void register_id_map(py::module_& m) {
       });
 }
 
-void register_recommender(py::module_& m) {
-  py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>>(m, "Recommender")
-      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("config"))
-      .def_property_readonly("items", &Recommender::items)
-      .def_property_readonly("tables",
-                             [](const Recommender& model) {
-                               py::dict out;
-                               for (const auto& [name, table] : model.tables()) out[py::str(name)] = table;
-                               return out;
-                             })
-      .def_property_readonly("skipped_events", &locked<&Recommender::skipped_events>)
-      .def_property_readonly("limited_events", &locked<&Recommender::limited_events>)
-      .def("explain", &explain, py::arg("user"), py::arg("item"), py::arg("time"))
-      .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
-      .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))
-      .def("user_vectors", &user_vectors, py::arg("users"), py::arg("time"))
-      .def("snapshot", &snapshot)
-      .def(
-          "restore",
-          [](Recommender& model, const Snapshot& from) { change(model, [&] { model.restore(from); }); },
-          py::arg("snapshot"))
-      .def(
-          "boost_lr",
-          [](Recommender& model, double factor, std::uint64_t events) {
-            change(model, [&] { model.boost_lr(factor, events); });
-          },
-          py::arg("factor"), py::arg("events"))
-      .def_property_readonly("lr_factor", &locked<&Recommender::lr_factor>)
-      .def_property("frozen", &locked<&Recommender::frozen>,
-                    [](Recommender& model, bool frozen) { change(model, [&] { model.set_frozen(frozen); }); })
-      .def("export_state", &export_state)
-      .def("import_state", &import_state, py::arg("state"))
-      .def("memory_usage", [](const Recommender& model) {
-        const auto parts = without_gil([&] {
-          const std::shared_lock lock(model.mutex);
-          return model.memory_usage();
-        });
-        py::dict out;
-        for (const auto& [name, bytes] : parts) out[py::str(name)] = bytes;
-        return out;
-      });
-}
-
 }  // namespace
 
 void register_learn(py::module_& m) {
@@ -501,8 +246,6 @@ void register_learn(py::module_& m) {
       .def_property_readonly("event_count", &locked<&StreamModel::event_count>)
       .def_property_readonly("latest_time", &locked<&StreamModel::latest_time>)
       .def_property_readonly("prediction", &prediction_name);
-  register_snapshots(m);
-  register_recommender(m);
 }
 
 }  // namespace fastinc::bindings
