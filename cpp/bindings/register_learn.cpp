@@ -185,18 +185,10 @@ void learn_one(StreamModel& model, SharedIdMap& users, SharedIdMap& items, std::
 
 py::tuple recommend(const StreamModel& model, py::handle users_in, std::size_t k, double time,
                     bool exclude_seen, py::handle excluded_in) {
-  const Tensor users = int64_vector(users_in, "users");
-  const Tensor excluded = int64_vector(excluded_in, "exclude");
-  const auto n = static_cast<py::ssize_t>(users.size(0)), columns = static_cast<py::ssize_t>(k);
-  py::array_t<float> scores({n, columns});
-  Codes items({n, columns});
-  float* scores_out = scores.mutable_data();
-  std::int64_t* items_out = items.mutable_data();
-  read_model(model, [&] {
-    model.recommend(users.span<std::int64_t>(), k, time, exclude_seen, excluded.span<std::int64_t>(),
-                    scores_out, items_out);
-  });
-  return py::make_tuple(items, scores);
+  return make_lists(model, users_in, k, excluded_in,
+                    [&](auto users, auto excluded, auto* scores, auto* items) {
+                      model.recommend(users, k, time, exclude_seen, excluded, scores, items);
+                    });
 }
 
 void register_id_map(py::module_& m) {

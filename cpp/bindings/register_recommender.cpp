@@ -72,10 +72,45 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   if (!in["max_influence"].is_none()) config.max_influence = in["max_influence"].cast<std::size_t>();
   take("influence_window", config.influence_window);
   take("trusted_after", config.trusted_after);
+  take("max_grad_norm", config.max_grad_norm);
+  take("feature_numbers", config.feature_numbers);
+  take("feature_buckets", config.feature_buckets);
+  take("feature_lr_scale", config.feature_lr_scale);
+  take("explore_below", config.explore_below);
   take("batch_size", config.batch_size);
   take("seed", config.seed);
   config.schedule = schedule_of(in["schedule"].cast<ScheduleSpec>());
   return std::make_shared<Recommender>(config, std::move(optimizer));
+}
+
+/// features: None, or numbers (n, numbers), offsets (n + 1,), buckets
+void add_items(Recommender& model, py::handle items_in, const py::object& features) {
+  const Tensor items = int64_vector(items_in, "items");
+  FeatureState given;
+  if (!features.is_none()) {
+    const auto parts =
+        features.cast<std::tuple<py::array_t<float, py::array::c_style>, py::handle, py::handle>>();
+    const auto& numbers = std::get<0>(parts);
+    const Tensor offsets = int64_vector(std::get<1>(parts), "offsets");
+    const Tensor buckets = int64_vector(std::get<2>(parts), "buckets");
+    const auto copy = [](const Tensor& from, std::vector<std::int64_t>& to) {
+      const auto values = from.span<std::int64_t>();
+      to.assign(values.begin(), values.end());
+    };
+    copy(items, given.items);
+    given.numbers.assign(numbers.data(), numbers.data() + numbers.size());
+    copy(offsets, given.offsets);
+    copy(buckets, given.buckets);
+  }
+  change_model(model, [&] { model.add_items(items.span<std::int64_t>(), given.batch()); });
+}
+
+py::tuple explore(const Recommender& model, py::handle users_in, std::size_t k, double time,
+                  bool exclude_seen, py::handle excluded_in, double share) {
+  return make_lists(model, users_in, k, excluded_in,
+                    [&](auto users, auto excluded, auto* scores, auto* items) {
+                      model.explore(users, k, time, exclude_seen, excluded, share, scores, items);
+                    });
 }
 
 py::array_t<float> predict(const Recommender& model, py::handle users_in, py::handle items_in, double time) {
@@ -151,6 +186,12 @@ py::dict export_state(const Recommender& model) {
   out["history_offsets"] = to_array(s.history_offsets);
   out["history_items"] = to_array(s.history_items);
   out["history_times"] = to_array(s.history_times);
+  out["items_known_events"] = to_array(s.item_events);
+  out["items_known_seen"] = to_array(s.seen_items);
+  out["items_known_features"] = to_array(s.features.items);
+  out["items_known_numbers"] = to_array(s.features.numbers);
+  out["items_known_offsets"] = to_array(s.features.offsets);
+  out["items_known_buckets"] = to_array(s.features.buckets);
   const auto give = [&](const char* name, const auto& value) { out[name] = value; };
   for_each_counter(s, give);
   for_each_later_counter(s, give);
@@ -162,6 +203,14 @@ void import_state(Recommender& model, const py::dict& in) {
   s.history_offsets = to_vector<std::int64_t>(in, "history_offsets");
   s.history_items = to_vector<std::int32_t>(in, "history_items");
   s.history_times = to_vector<double>(in, "history_times");
+  if (in.contains("items_known_events")) {  // states of before lack them
+    s.item_events = to_vector<std::uint32_t>(in, "items_known_events");
+    s.seen_items = to_vector<std::uint32_t>(in, "items_known_seen");
+    s.features.items = to_vector<std::int64_t>(in, "items_known_features");
+    s.features.numbers = to_vector<float>(in, "items_known_numbers");
+    s.features.offsets = to_vector<std::int64_t>(in, "items_known_offsets");
+    s.features.buckets = to_vector<std::int64_t>(in, "items_known_buckets");
+  }
   const auto take = [&](const char* name, auto& value) {
     value = in[name].cast<std::remove_reference_t<decltype(value)>>();
   };
@@ -203,6 +252,10 @@ void register_recommender(py::module_& m) {
                              })
       .def_property_readonly("skipped_events", &locked<&Recommender::skipped_events>)
       .def_property_readonly("limited_events", &locked<&Recommender::limited_events>)
+      .def_property_readonly("new_item_count", &locked<&Recommender::new_item_count>)
+      .def("add_items", &add_items, py::arg("items"), py::arg("features"))
+      .def("explore", &explore, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
+           py::arg("exclude"), py::arg("share"))
       .def("explain", &explain, py::arg("user"), py::arg("item"), py::arg("time"))
       .def("predict", &predict, py::arg("users"), py::arg("items"), py::arg("time"))
       .def("similar_items", &similar_items, py::arg("items"), py::arg("k"))

@@ -11,7 +11,7 @@ An event arrives, a few embedding rows change, and the very next request is answ
 (1, 1)
 """
 
-from fastinc import baselines, checkpoint, datasets, drift, evaluate, init, ops, schedules
+from fastinc import baselines, checkpoint, datasets, drift, evaluate, features, init, ops, schedules
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
 from fastinc.bounds import TTL, MinCount
@@ -46,6 +46,7 @@ __all__ = [
     "datasets",
     "drift",
     "evaluate",
+    "features",
     "get_isa",
     "get_num_threads",
     "info",

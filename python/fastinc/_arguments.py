@@ -32,6 +32,14 @@ def as_share(value: Any, name: str) -> float:
     return share
 
 
+def as_probability(value: Any, name: str) -> float:
+    """Return a number from 0 to 1."""
+    probability = as_number(value, name)
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"{name} = {value} must be from 0 to 1")
+    return probability
+
+
 def as_flag(value: Any, name: str) -> bool:
     """Return True or False."""
     if value is False or value is True:

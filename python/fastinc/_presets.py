@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from fastinc._arguments import as_choice, as_flag, as_number, as_seed, as_whole
+from fastinc._arguments import as_choice, as_flag, as_number, as_probability, as_seed, as_whole
 from fastinc.optimizers import Adagrad, Optimizer
 
 Preset = Literal["quality", "fast"]
@@ -97,6 +97,10 @@ CHECKS: dict[str, Check] = {
     "max_influence": _or_none(_whole(1)),
     "influence_window": as_number,
     "trusted_after": _whole(0),
+    "max_grad_norm": _or_none(_as_scale),
+    "feature_lr_scale": as_number,
+    "explore": as_probability,
+    "explore_below": _whole(0),
     "batch_size": _whole(1, 256),
     "seed": lambda value, _: as_seed(value),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -237,12 +237,17 @@ class StreamModel:
         scores
             (n, k) float32, padded with -inf; (k,) for one user.
         """
+        return self._recommended(users, k, at, exclude_seen, exclude, self._core.recommend)
+
+    def _recommended(
+        self, users: Any, k: int, at: float | None, exclude_seen: bool, exclude: Any, recommend: Callable[..., Any]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
         k = as_whole(k, "k", 1)
         as_flag(exclude_seen, "exclude_seen")
         single = np.ndim(users) == 0
         codes = self._user_ids.encode([users] if single else users, add=False)
         excluded = self._item_ids.encode(_as_list(exclude), add=False, name="exclude")
-        items, scores = self._core.recommend(codes, k, _request_time(at), exclude_seen, excluded)
+        items, scores = recommend(codes, k, _request_time(at), exclude_seen, excluded)
         ids = self._item_ids.decode(items)
         return (ids[0], scores[0]) if single else (ids, scores)
 

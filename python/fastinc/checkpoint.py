@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fastinc import _core, optimizers, schedules
+from fastinc import _core, features, optimizers, schedules
 from fastinc import init as initializers
 from fastinc._extras import require
 from fastinc._ids import IdMap
@@ -161,6 +161,7 @@ def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
     parameters = model.get_params()
     parameters["optimizer"] = _describe(model.optimizer)
     parameters["schedule"] = list(model.schedule._spec())
+    parameters["item_features"] = model._item_features.spec()
     arrays: Arrays = {}
     versions: dict[str, int] = {}
     for name, table in model._core.tables.items():
@@ -178,6 +179,10 @@ def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
     return {"params": parameters, "versions": versions, "counters": counters}, arrays
 
 
+#: What the arrays of a recommender's state are called.
+_STATE_ARRAYS = ("history_", "items_known_")
+
+
 def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommender:
     params = dict(parameters["params"])
     if "preset" not in params:  # of before there were presets: what a model was then
@@ -185,14 +190,18 @@ def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommende
     params["optimizer"] = _rebuild(optimizers, params["optimizer"])
     if "schedule" in params:  # checkpoints of before there were schedules have none
         params["schedule"] = schedules.from_spec(params["schedule"])
+    if "item_features" in params:
+        params["item_features"] = features.ItemFeatures.from_spec(params["item_features"])
     model = Recommender(**params)
     for name, table in model._core.tables.items():
+        if name not in parameters["versions"]:  # a table that models didn't have then
+            continue
         numbers = {"version": parameters["versions"][name]}
         _fill_core_table(table, arrays, numbers, f"{name}.")
     _fill_ids(model._user_ids, arrays, "user_ids.")
     _fill_ids(model._item_ids, arrays, "item_ids.")
-    histories = {name: array for name, array in arrays.items() if name.startswith("history_")}
-    model._core.import_state({**histories, **parameters["counters"]})
+    state = {name: array for name, array in arrays.items() if name.startswith(_STATE_ARRAYS)}
+    model._core.import_state({**state, **parameters["counters"]})
     return model
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_flag, as_number, as_whole
+from fastinc._arguments import as_flag, as_number, as_probability, as_whole
 from fastinc._presets import CHECKS, PRESET, FromPreset, Preset, configure, default_optimizer
-from fastinc._stream import StreamModel, _request_time
-from fastinc.explanation import Explanation
+from fastinc._scores import ScoringModel
+from fastinc.features import Categorical, Dense, ItemFeatures
 from fastinc.optimizers import Optimizer
 from fastinc.schedules import Constant, Schedule
 from fastinc.snapshot import Snapshot
-from fastinc.table import EmbeddingTable
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Recommender"]
 
@@ -23,7 +27,7 @@ __all__ = ["Recommender"]
 _LABELLED = ("logistic", "mse")
 
 
-class Recommender(StreamModel):
+class Recommender(ScoringModel):
     """An embedding recommender that learns from the event stream while it serves.
 
     A user is what they did lately, so a new user is served well from the first event on. With ``h`` the user's items,
@@ -100,6 +104,19 @@ class Recommender(StreamModel):
         How many other items a user must have had before their events are learned; until then they are remembered and
         counted likewise. 1 makes accounts that only push an item harmless, at the price that the model learns less of
         what newcomers take. History counts as far as it is kept.
+    max_grad_norm
+        The gradient of a row is shortened to this Euclidean length where it is longer (Pascanu et al. 2013). None: it
+        is as it is.
+    item_features
+        What items are known by beside their events, by name: :class:`fastinc.features.Dense` and
+        :class:`fastinc.features.Categorical`; :meth:`add_items` takes the values. Such an item starts with the vector
+        and bias ``F f``, where f is 1, its numbers, and 1 for each of its categories; F is learned online, by a step
+        with every event towards the row of some item that has features and events. None: start vectors are random.
+    feature_lr_scale
+        The learning rate of F is this share of the optimizer's.
+    explore, explore_below
+        The share of the places in lists that :meth:`recommend` gives to new items, those of fewer events than
+        `explore_below`, so that they are shown at all.
     batch_size
         Events of one call that are learned together: 1, 2, 4, ... 256.
     seed
@@ -155,6 +172,11 @@ class Recommender(StreamModel):
         max_influence: int | None = None,
         influence_window: float = 86_400.0,
         trusted_after: int = 0,
+        max_grad_norm: float | None = None,
+        item_features: Mapping[str, Dense | Categorical] | None = None,
+        feature_lr_scale: float = 1 / 3,
+        explore: float = 0.0,
+        explore_below: int = 5,
         batch_size: int | FromPreset = PRESET,
         seed: int = 0,
         schedule: Schedule | None = None,
@@ -169,7 +191,14 @@ class Recommender(StreamModel):
         self._optimizer = optimizer
         self._schedule = schedule
         self._preset = preset
-        changed = {"time_scale": self._config["time_scale"] or 0.0, "schedule": schedule._spec()}
+        self._item_features = ItemFeatures(item_features)
+        changed = {
+            "time_scale": self._config["time_scale"] or 0.0,
+            "max_grad_norm": self._config["max_grad_norm"] or 0.0,
+            "feature_numbers": self._item_features.numbers,
+            "feature_buckets": self._item_features.buckets,
+            "schedule": schedule._spec(),
+        }
         core = _core.Recommender(optimizer._core, {**self._config, **changed})
         super().__init__(core)
         self._core: _core.Recommender = core
@@ -199,11 +228,6 @@ class Recommender(StreamModel):
     def frozen(self, value: bool) -> None:
         self._core.frozen = as_flag(value, "frozen")
 
-    @property
-    def item_table(self) -> EmbeddingTable:
-        """Item rows, (dim + 1): vector and bias. Keyed by item code (:meth:`item_codes`); only the model writes it."""
-        return EmbeddingTable._view(self._core.items, self._optimizer, "Recommender")
-
     def get_params(self) -> dict[str, Any]:
         """Return the constructor's arguments.
 
@@ -214,7 +238,7 @@ class Recommender(StreamModel):
         8
         """
         own = {"preset": self._preset, "optimizer": self._optimizer, "schedule": self._schedule}
-        return {**self._config, **own}
+        return {**self._config, **own, "item_features": dict(self._item_features.schema) or None}
 
     def __repr__(self) -> str:
         return (
@@ -239,126 +263,102 @@ class Recommender(StreamModel):
                 first = int(np.argmax(outside))
                 raise ValueError(f"labels[{first}] = {labels[first]} must be in [0, 1] for loss='logistic'")
 
-    def predict(self, users: Any, items: Any, at: float | None = None) -> NDArray[np.float32]:
-        """Return the score of each (user, item) pair; nothing is learned or allocated for unknown ids.
+    def add_items(self, items: Any, features: Mapping[str, Any] | None = None) -> Self:
+        """Make items known before their first event, or give features to items that are.
 
-        Parameters
-        ----------
-        users, items
-            (n,) ids, or one of each.
-        at
-            Request time in seconds; default the latest event's.
-
-        Returns
-        -------
-        numpy.ndarray
-            (n,) float32: a probability for loss "logistic", in label units for "mse", else a score. An unknown
-            item scores as one without vector and bias.
-
-        Examples
-        --------
-        >>> import fastinc as fi
-        >>> model = fi.Recommender(loss="mse").partial_fit([1, 1], [10, 11], labels=[4.0, 2.0])
-        >>> model.predict([1], [99]).tolist()
-        [3.0]
-        """
-        single = np.ndim(users) == 0 and np.ndim(items) == 0
-        user_codes = self._user_ids.encode(np.atleast_1d(users), add=False)
-        item_codes = self._item_ids.encode(np.atleast_1d(items), add=False)
-        if len(user_codes) != len(item_codes):
-            raise ValueError(f"items has length {len(item_codes)}; users has {len(user_codes)}")
-        scores = self._core.predict(user_codes, item_codes, _request_time(at))
-        return scores[0] if single else scores
-
-    def explain(self, user: Any, item: Any, at: float | None = None) -> Explanation:
-        """Return what the score of an item for a user is made of: the parts of the formula, by past item.
-
-        Parameters
-        ----------
-        user, item
-            One id of each.
-        at
-            Request time in seconds; default the latest event's.
-
-        Returns
-        -------
-        Explanation
-            Its parts add up to the score in float64. :meth:`predict` gives it in float32 (for loss "logistic" its
-            sigmoid), and so does :meth:`recommend`, less the offset, which is the same for all items. All but the
-            offset are 0 for an unknown item.
-
-        Examples
-        --------
-        >>> import fastinc as fi
-        >>> model = fi.Recommender().partial_fit(["ann", "ann", "bob"], ["tea", "milk", "tea"])
-        >>> found = model.explain("ann", "milk")
-        >>> [name for name, _ in found.items], abs(found.score - model.predict("ann", "milk")) < 1e-5
-        (['milk', 'tea'], np.True_)
-        """
-        users, items = self._user_ids.encode([user], add=False), self._item_ids.encode([item], add=False)
-        parts = self._core.explain(int(users[0]), int(items[0]), _request_time(at))
-        past = self._item_ids.decode(parts.pop("items")).tolist()
-        return Explanation(item=item, items=tuple(zip(past, parts.pop("shares").tolist(), strict=True)), **parts)
-
-    def similar_items(self, items: Any, k: int = 10) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return the k items nearest to each item by cosine of their vectors, itself left out.
+        An item without events starts from its features, follows what is learned of them until its first event, and can
+        be recommended at once. One that has events keeps its vector. Features given again replace all that an item had;
+        the last of an item that repeats counts. No event is learned.
 
         Parameters
         ----------
         items
             (n,) ids, or one.
-        k
-            Neighbours per item, >= 1.
+        features
+            By name, as `item_features` of the constructor has them: (n, size) numbers for a
+            :class:`fastinc.features.Dense`; for each item its categories, or one, or None, for a
+            :class:`fastinc.features.Categorical`. What is left out is 0. None: the items are known, and start as random
+            as others.
 
         Returns
         -------
-        ids
-            (n, k) item ids, padded with -1 (or ""); all padding for an unknown item. (k,) for one item.
-        scores
-            (n, k) float32 cosines, padded with -inf.
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong length, dtype, value or name; nothing has changed.
 
         Examples
         --------
         >>> import fastinc as fi
-        >>> model = fi.Recommender().partial_fit(["ann", "ann"], ["tea", "milk"])
-        >>> model.similar_items("tea", k=1)[0].tolist()
-        ['milk']
+        >>> model = fi.Recommender(item_features={"kind": fi.features.Categorical()})
+        >>> _ = model.add_items(["tea", "milk", "ale"], {"kind": ["hot", "cold", "cold"]})
+        >>> ids, scores = model.recommend("ann", k=3)
+        >>> sorted(ids.tolist())
+        ['ale', 'milk', 'tea']
         """
-        single = np.ndim(items) == 0
-        codes = self._item_ids.encode(np.atleast_1d(items), add=False)
-        neighbours, scores = self._core.similar_items(codes, as_whole(k, "k", 1))
-        ids = self._item_ids.decode(neighbours)
-        return (ids[0], scores[0]) if single else (ids, scores)
+        if np.ndim(items) == 0:
+            items = [items]
+        ids = self._item_ids.check(items)
+        parts = None if features is None else self._item_features.encode(features, len(ids))
+        self._item_ids.encode(ids, add=False)  # refuses what isn't UTF-8
+        if parts is not None and not self._item_features.schema:
+            raise ValueError("features: this model has no item_features")
+        with self._adding_ids():
+            self._core.add_items(self._item_ids.encode(ids, add=True), parts)
+        return self
 
-    def user_vectors(self, users: Any, at: float | None = None) -> NDArray[np.float32]:
-        """Return (n, dim + 1) query vectors: their inner product with a row of :attr:`item_table` is the score.
+    def recommend(
+        self,
+        users: Any,
+        k: int = 10,
+        at: float | None = None,
+        exclude_seen: bool = True,
+        exclude: Any = None,
+        explore: float | None = None,
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Return the k best items for each user, best first, a share of the places given to new items.
+
+        A user never seen gets the list of a user without history. Nothing is learned or allocated.
 
         Parameters
         ----------
         users
-            (n,) ids.
+            (n,) int64 or str ids, or one id.
+        k
+            Items per user, >= 1.
         at
             Request time in seconds; default the latest event's.
+        exclude_seen
+            Leave out the user's own items (the history the model keeps).
+        exclude
+            Item ids nobody gets; unknown ones are ignored.
+        explore
+            Each place of a list is one to explore with this probability: the last ones of the list, in order of score,
+            each for the best of four items drawn from the new ones (of fewer than `explore_below` events) that the
+            list may have. Where there are none the list stays as it is. Another list draws others. Default the
+            constructor's.
+
+        Returns
+        -------
+        ids
+            (n, k) item ids, padded with -1 (or "") where fewer exist; (k,) for one user.
+        scores
+            (n, k) float32, padded with -inf; (k,) for one user.
 
         Examples
         --------
         >>> import fastinc as fi
-        >>> fi.Recommender(dim=4).user_vectors([1]).tolist()
-        [[0.0, 0.0, 0.0, 0.0, 1.0]]
+        >>> model = fi.Recommender(explore=0.05).partial_fit([1] * 9, ["a", "b", "c"] * 3).add_items(["new"])
+        >>> sum("new" in model.recommend(2, k=3)[0] for _ in range(1000)) > 50
+        True
         """
-        codes = self._user_ids.encode(np.atleast_1d(users), add=False)
-        return self._core.user_vectors(codes, _request_time(at))
-
-    def item_codes(self, items: Any) -> NDArray[np.int64]:
-        """Return the ids of `items` in :attr:`item_table`; -1 for items never seen."""
-        return self._item_ids.encode(np.atleast_1d(items), add=False)
-
-    def items_of(self, codes: Any) -> NDArray[Any]:
-        """Return the item ids of codes, as :attr:`item_table` and an index over it know them."""
-        array = np.asarray(codes)
-        if array.size and (array.dtype.kind != "i" or array.min() < -1):
-            raise ValueError(f"codes = {codes!r} must be item codes, or -1")
-        return self._item_ids.decode(array.astype(np.int64))
+        share = self._config["explore"] if explore is None else as_probability(explore, "explore")
+        if share == 0.0:
+            return super().recommend(users, k, at, exclude_seen, exclude)
+        explore_lists = functools.partial(self._core.explore, share=share)
+        return self._recommended(users, k, at, exclude_seen, exclude, explore_lists)
 
     def boost_learning_rate(self, factor: float, events: int) -> None:
         """Learn the next events at a multiple of the learning rate, and all after them as before.
@@ -451,7 +451,8 @@ class Recommender(StreamModel):
         return {**parts, "ids": ids, "total": total + ids}
 
     def stats(self) -> dict[str, int]:
-        """Return counters: users, items, events, skipped ones (a step would not have been finite), limited ones.
+        """Return counters: users, items and new ones of them (of fewer events than `explore_below`), events, skipped
+        ones (a step would not have been finite), limited ones.
 
         Examples
         --------
@@ -462,6 +463,7 @@ class Recommender(StreamModel):
         return {
             "users": self.n_users,
             "items": self.n_items,
+            "new_items": self._core.new_item_count,
             "events": self.n_events,
             "skipped": self._core.skipped_events,
             "limited": self._core.limited_events,

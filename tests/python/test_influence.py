@@ -22,7 +22,7 @@ def rows(model):
 def test_events_beyond_it_are_remembered_and_not_learned():
     users, items, times = [1, 2, 1, 1, 1, 2], [10, 11, 10, 10, 10, 10], [0.0, 1, 2, 3, 4, 5]
     model = model_of(max_influence=2).partial_fit(users, items, timestamps=times)
-    assert model.stats() == {"users": 2, "items": 2, "events": 6, "skipped": 0, "limited": 2}
+    assert model.stats() == {"users": 2, "items": 2, "new_items": 1, "events": 6, "skipped": 0, "limited": 2}
     limited = model_of(max_influence=2).partial_fit(users[:5], items[:5], timestamps=times[:5])
     assert rows(limited) == rows(model_of().partial_fit(users[:3], items[:3], timestamps=times[:3]))
     assert sorted(limited.recommend(1, k=2)[0].tolist()) == [-1, 11]

@@ -167,7 +167,7 @@ def test_no_events():
     for loss in ("softmax", "bpr", "logistic", "mse"):
         model = model_of(loss)
         assert model.partial_fit([], []) is model
-        assert model.stats() == {"users": 0, "items": 0, "events": 0, "skipped": 0, "limited": 0}
+        assert model.stats() == {"users": 0, "items": 0, "new_items": 0, "events": 0, "skipped": 0, "limited": 0}
         ids, scores = model.recommend([5], k=3)
         assert ids.tolist() == [[-1, -1, -1]]
         assert (scores == -np.inf).all()

@@ -3,6 +3,7 @@
 // time.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "fastinc/item_features.h"
 #include "fastinc/optimizer.h"
 #include "fastinc/schedule.h"
 #include "fastinc/stream_model.h"
@@ -19,7 +21,9 @@
 
 namespace fastinc {
 
+class Catalogue;
 class EventGroup;
+class ItemFeatures;
 class ModelTables;
 struct Snapshot;
 class UserQuery;
@@ -48,7 +52,11 @@ struct RecommenderConfig {
   std::size_t max_influence = 0;       // events of a user with an item that are learned ...
   double influence_window = 86'400.0;  // ... within so many seconds; 0: all
   std::size_t trusted_after = 0;       // other items that a user has had before their events are learned
-  std::size_t batch_size = 1;          // events learned together: a power of two
+  double max_grad_norm = 0.0;          // of a row's step; longer ones are shortened to it; 0: none are
+  std::size_t feature_numbers = 0, feature_buckets = 0;  // of items; none: start vectors are random
+  double feature_lr_scale = 1.0 / 3.0;  // the map's learning rate is this share of the optimizer's
+  std::size_t explore_below = 5;        // items of fewer events are new: lists may explore them
+  std::size_t batch_size = 1;           // events learned together: a power of two
   std::uint64_t seed = 0;
   Schedule schedule;  // of the learning rates, by event_count()
 };
@@ -64,6 +72,8 @@ struct RecommenderState {
   std::uint64_t boost_until = 0;
   bool frozen = false;
   std::uint64_t limited = 0;
+  std::vector<std::uint32_t> item_events, seen_items;  // (items,) and those of them with events, by first
+  FeatureState features;
 };
 
 /// What a score is the sum of.
@@ -92,6 +102,10 @@ struct Explanation {
 /// first, with histories as of each event; then every row takes one optimizer step with the sum of its
 /// gradients. Events that max_influence or trusted_after rule out are remembered and not learned. An event's
 /// negatives are drawn from the items seen, its own and its user's last 100 left out.
+///
+/// An item with features f (1, its numbers, 1 for each of its categories' buckets) starts as V_j, b_j = F f.
+/// Each event learned is also one of some item that has features and has been seen, drawn uniformly: F takes
+/// a step down half the square of F f - (V_j, b_j). Until its first event an item follows F.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
@@ -99,10 +113,23 @@ class Recommender : public StreamModel {
 
   void check(const EventBatch& events) const override;
   void learn(const EventBatch& events) override;
+
+  /// Make items known before their first event, or give features to known ones. items: (n,) codes; features:
+  /// of the same items, or empty. An item without events starts again from its features. Throws
+  /// std::invalid_argument, unchanged.
+  void add_items(std::span<const std::int64_t> items, const FeatureBatch& features);
+
   void score_items(std::int64_t user, double time, std::span<float> scores) const override;
   /// The same answers by an exact search of the items' int8 rows, where there are many.
   void recommend(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
                  std::span<const std::int64_t> excluded, float* scores, std::int64_t* items) const override;
+  /// recommend(), and then every place of a list goes to a new item with probability `share`: the last ones,
+  /// in order of score. Each is the best of four drawn from those new ones that the list may have.
+  void explore(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
+               std::span<const std::int64_t> excluded, double share, float* scores,
+               std::int64_t* items) const;
+  /// Items of fewer than explore_below events.
+  std::size_t new_item_count() const;
 
   Prediction prediction() const override;
   float predict_label(std::int64_t user, std::int64_t item, double time) const override;
@@ -157,10 +184,22 @@ class Recommender : public StreamModel {
   void reserve(const EventBatch& events);
   void learn_group(const EventBatch& events);
   bool may_teach(std::int64_t user, std::int64_t item, double time);
+  void start_items(std::span<const std::uint32_t> items) noexcept;
+  void restart_unseen(std::size_t most) noexcept;
+  void explore_list(std::span<const std::int64_t> left_out, std::uint64_t key, std::size_t places,
+                    std::span<float> scores, std::span<std::int64_t> items, const float* query) const;
+  Catalogue catalogue_of(const RecommenderState& state) const;
+  ItemFeatures features_of(const RecommenderState& state) const;
 
   const RecommenderConfig config_;
   std::unique_ptr<ModelTables> tables_;
   std::unique_ptr<UserQuery> query_;
+  std::unique_ptr<Catalogue> catalogue_;
+  std::unique_ptr<ItemFeatures> features_;
+  std::size_t next_unseen_ = 0;          // among the items with features: whose start is made anew next
+  std::vector<std::uint32_t> starting_;  // scratch
+  std::vector<float> start_rows_;        // scratch
+  mutable std::atomic<std::uint64_t> explored_{0};  // seeds what is drawn
   std::uint64_t skipped_ = 0, limited_ = 0;
   std::vector<std::int32_t> others_;  // scratch
   double label_sum_ = 0.0, label_count_ = 0.0;

@@ -202,6 +202,14 @@ inline __attribute__((always_inline)) void sum_terms(const SumStepTask& task, st
   });
 }
 
+/// Shorten a gradient to the length that it may have. One whose square overflows becomes 0.
+inline __attribute__((always_inline)) void clip(float* __restrict g, std::size_t dim, float max_norm) {
+  const float norm = square_root(lane_sum(dim, [g](std::size_t i) { return g[i] * g[i]; }));
+  if (norm <= max_norm) return;
+  const float factor = max_norm / norm;
+  for (std::size_t i = 0; i < dim; ++i) g[i] *= factor;
+}
+
 template <class Functor, std::size_t Dim>
 static void sum_step_of(const SumStepTask& task, float* scratch) {
   using Params = typename Functor::Params;
@@ -212,6 +220,7 @@ static void sum_step_of(const SumStepTask& task, float* scratch) {
   for (std::size_t j = 0; j < task.n; ++j) {
     if (j + kPrefetchDistance < task.n) prefetch_row<Params>(rows, task.row_numbers[j + kPrefetchDistance]);
     sum_terms(task, j, dim, g);
+    if (bits_float(0x7f800000u) > task.max_norm) clip(g, dim, task.max_norm);
     write_row(
         functor, [g](std::size_t i) { return g[i]; }, rows, task.row_numbers[j], dim,
         [&](const float* weights, std::uint64_t stamp) {

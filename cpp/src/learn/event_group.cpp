@@ -5,6 +5,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "math/random.h"
 #include "math/scalar.h"
 #include "store/row_store.h"
 
@@ -15,18 +16,20 @@ constexpr float kMostFinite = 1e15f;  // beyond, the sum of a group's products o
 
 }  // namespace
 
-EventGroup::EventGroup(const RecommenderConfig& config, ModelTables& tables, const UserQuery& query)
+EventGroup::EventGroup(const RecommenderConfig& config, ModelTables& tables, const UserQuery& query,
+                       const Catalogue& catalogue, const ItemFeatures& features)
     : config_(config),
       tables_(tables),
       query_(query),
+      catalogue_(catalogue),
+      features_(features),
       negatives_(config.negatives, config.seed + 3),
       stride_((config.dim + 1 + 15) / 16 * 16) {}
 
 void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t users) {
   const std::size_t candidates = negatives_.most(items) + 1;
-  items_ = items;
-  const std::size_t floats =
-      stride_ * (2 * candidates + 4 * config_.hidden + 2 * config_.window + config_.long_window);
+  const std::size_t floats = stride_ * (2 * candidates + 4 * config_.hidden + 2 * config_.window +
+                                        config_.long_window + features_.most_uses());
   parts_ = std::min(parts_for(events * floats), events);
   if (marks_.size() < parts_) marks_.resize(parts_);
   for (Marks& marks : marks_) marks.resize(items);
@@ -39,6 +42,7 @@ void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t user
     std::size_t each = query_.most_uses(name);
     if (name == ModelTables::kItems) each += candidates;
     if (is_hidden) each = config_.hidden;
+    if (name == ModelTables::kFeatures) each = features_.most_uses();
     uses_[t].reserve(events * each);
     gradients_[t].reserve(tables_.rows(name, items, users), events * each);
     if (is_hidden && uses_[t].weights.size() < events * each) uses_[t].weights.resize(events * each);
@@ -54,14 +58,22 @@ void EventGroup::start(std::uint64_t first_event) {
   recent_.clear();
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     gradients_[t].start();
-    if (t != ModelTables::kItems && t < ModelTables::kHiddenIn) uses_[t].clear();
+    const bool is_hidden = t == ModelTables::kHiddenIn || t == ModelTables::kHiddenOut;
+    if (t != ModelTables::kItems && !is_hidden) uses_[t].clear();
   }
 }
 
 void EventGroup::add(const Histories& histories, std::int64_t user, double time, const LabelledItem& target) {
-  const auto begin = static_cast<std::uint32_t>(events_.size() * (negatives_.most(items_) + 1));
+  const auto begin = static_cast<std::uint32_t>(events_.size() * (negatives_.most(catalogue_.size()) + 1));
+  const std::int64_t example = draw_example(first_event_ + events_.size());
   Event& event = events_.emplace_back();
   event.sums = query_.gather(histories, user, time, uses_);
+  event.example = example;
+  if (example >= 0) {
+    Uses& features = uses_[ModelTables::kFeatures];
+    features_.gather(static_cast<std::size_t>(example), features);
+    event.sums.end[ModelTables::kFeatures] = static_cast<std::uint32_t>(features.rows.size());
+  }
   event.begin = begin;
   event.negatives = 0;
   event.target = target;
@@ -78,11 +90,14 @@ void EventGroup::add(const Histories& histories, std::int64_t user, double time,
 void EventGroup::collect(std::size_t index) {
   const Event& event = events_[index];
   const auto direction = [&](Vector which) { return static_cast<std::uint32_t>(index * kVectors + which); };
-  for (std::size_t t = 0; t < ModelTables::kHiddenIn; ++t) {
+  const auto collect_sum = [&](std::size_t t, Vector which) {
     for (std::uint32_t u = event.sums.begin[t]; u < event.sums.end[t]; ++u) {
-      gradients_[t].add(uses_[t].rows[u], {u, direction(kSumGradient)});
+      gradients_[t].add(uses_[t].rows[u], {u, direction(which)});
     }
-  }
+  };
+  if (event.is_example_finite) collect_sum(ModelTables::kFeatures, kResidual);
+  if (!event.is_finite) return;
+  for (std::size_t t = 0; t < ModelTables::kHiddenIn; ++t) collect_sum(t, kSumGradient);
   const Uses& items = uses_[ModelTables::kItems];
   for (std::uint32_t u = event.begin; u <= event.begin + event.negatives; ++u) {
     gradients_[ModelTables::kItems].add(items.rows[u], {u, direction(kQuery)});
@@ -117,6 +132,33 @@ void EventGroup::differentiate(std::size_t index, Marks& marks) noexcept {
     query_.propagate(vectors);
     event.is_finite = is_small(index);
   }
+  event.is_example_finite = event.example >= 0 && subtract_example(index);
+}
+
+/// Any item that has features and had events: each as often as the others.
+std::int64_t EventGroup::draw_example(std::uint64_t number) const {
+  const std::span<const std::uint32_t> items = features_.items();
+  if (items.empty()) return -1;
+  const std::uint64_t bits = base::random_bits(config_.seed + 4, number) >> 32;
+  const std::uint32_t item = items[bits * items.size() >> 32];
+  return catalogue_.events(item) > 0 ? std::int64_t{item} : -1;
+}
+
+/// What the features say less what the item's row is: the gradient of half its square by the former. False
+/// where it isn't finite.
+bool EventGroup::subtract_example(std::size_t index) noexcept {
+  const Event& event = events_[index];
+  const Uses& uses = uses_[ModelTables::kFeatures];
+  const std::uint32_t begin = event.sums.begin[ModelTables::kFeatures];
+  const auto row = static_cast<std::uint32_t>(event.example);
+  const float minus = -1.0f;
+  float* const residual = vector(index, kResidual);
+  std::fill_n(residual, stride_, 0.0f);
+  kernels().accumulate_rows(tables_.store(ModelTables::kFeatures).rows(), uses.rows.data() + begin,
+                            event.sums.end[ModelTables::kFeatures] - begin, uses.weights.data() + begin,
+                            residual);
+  kernels().accumulate_rows(tables_.store(ModelTables::kItems).rows(), &row, 1, &minus, residual);
+  return base::bits_float(kernels().max_abs_bits(residual, config_.dim + 1)) < kMostFinite;
 }
 
 /// Draw negatives and make of all scores what the loss is by them. False where one isn't finite.
@@ -128,7 +170,7 @@ bool EventGroup::differentiate_scores(Event& event, Marks& marks, const float* q
   std::size_t negatives = 0;
   if (!target.labelled) {
     const std::span recent(recent_.data() + event.recent_begin, recent_.data() + event.recent_end);
-    negatives = negatives_.draw(items_, number, rows[0], recent, marks, rows + 1);
+    negatives = negatives_.draw(catalogue_.seen(), number, rows[0], recent, marks, rows + 1);
   }
   kernel.score_rows(tables_.store(ModelTables::kItems).rows(), rows, negatives + 1, query, scores);
   if (!(base::bits_float(kernel.max_abs_bits(scores, negatives + 1)) < kMostFinite)) return false;
@@ -138,8 +180,8 @@ bool EventGroup::differentiate_scores(Event& event, Marks& marks, const float* q
   if (config_.hard_negatives && !newcomer && negatives > 0) {
     negatives = keep_hard(*config_.hard_negatives, rows + 1, scores + 1, negatives);
   } else if (negatives > 0) {
-    terms.correction =
-        static_cast<float>(std::log(static_cast<double>(items_ - 1) / static_cast<double>(negatives)));
+    const auto others = static_cast<double>(catalogue_.seen().size() - 1);
+    terms.correction = static_cast<float>(std::log(others / static_cast<double>(negatives)));
   }
   event.negatives = static_cast<std::uint32_t>(negatives);
   return terms.differentiate({scores, negatives + 1});
@@ -165,9 +207,7 @@ std::size_t EventGroup::learn(double lr_factor) {
   parallel_parts(n, parts_, [&](std::size_t begin, std::size_t end, std::size_t part) noexcept {
     for (std::size_t e = begin; e < end; ++e) differentiate(e, marks_[part]);
   });
-  for (std::size_t e = 0; e < n; ++e) {
-    if (events_[e].is_finite) collect(e);
-  }
+  for (std::size_t e = 0; e < n; ++e) collect(e);
   ModelTables::Steps steps;
   steps.directions = vectors_.data();
   steps.stride = stride_;

@@ -9,6 +9,8 @@
 
 #include "fastinc/history.h"
 #include "fastinc/recommender.h"
+#include "learn/catalogue.h"
+#include "learn/item_features.h"
 #include "learn/losses.h"
 #include "learn/model_tables.h"
 #include "learn/negatives.h"
@@ -26,7 +28,8 @@ struct LabelledItem {
 /// reserve(), start(), add() for each event in order, learn(). What it holds between groups is scratch.
 class EventGroup {
  public:
-  EventGroup(const RecommenderConfig& config, ModelTables& tables, const UserQuery& query);
+  EventGroup(const RecommenderConfig& config, ModelTables& tables, const UserQuery& query,
+             const Catalogue& catalogue, const ItemFeatures& features);
 
   /// Room for so many events of a model of so many items and users: what follows can't fail.
   void reserve(std::size_t events, std::size_t items, std::size_t users);
@@ -46,9 +49,10 @@ class EventGroup {
     std::uint32_t begin, negatives;  // its item's place among the uses of items; those of negatives follow
     std::uint32_t recent_begin, recent_end;
     LabelledItem target;
-    bool is_finite;
+    std::int64_t example;  // an item whose row the features' map learns from, or -1
+    bool is_finite, is_example_finite;
   };
-  enum Vector : std::size_t { kQuery, kSum, kQueryGradient, kSumGradient, kVectors };
+  enum Vector : std::size_t { kQuery, kSum, kQueryGradient, kSumGradient, kResidual, kVectors };
 
   float* vector(std::size_t event, Vector which) {
     return vectors_.data() + (event * kVectors + which) * stride_;
@@ -56,15 +60,19 @@ class EventGroup {
   QueryVectors vectors_of(std::size_t event);
   void differentiate(std::size_t event, Marks& marks) noexcept;
   bool differentiate_scores(Event& event, Marks& marks, const float* query, std::uint64_t number);
+  std::int64_t draw_example(std::uint64_t number) const;
+  bool subtract_example(std::size_t event) noexcept;
   bool is_small(std::size_t event);
   void collect(std::size_t event);
 
   const RecommenderConfig& config_;
   ModelTables& tables_;
   const UserQuery& query_;
+  const Catalogue& catalogue_;
+  const ItemFeatures& features_;
   NegativeSampler negatives_;
   std::size_t stride_;
-  std::size_t items_ = 0, parts_ = 1;
+  std::size_t parts_ = 1;
   std::uint64_t first_event_ = 0;
   std::vector<Event> events_;
   std::vector<std::uint32_t> recent_;

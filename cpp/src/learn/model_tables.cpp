@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
+#include "learn/item_features.h"
 #include "learn/user_query.h"
 #include "math/random.h"
 #include "store/row_store.h"
@@ -70,7 +71,9 @@ const void* raw(const OptimizerParams& params) {
 }  // namespace
 
 ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
-    : optimizer_(std::move(optimizer)) {
+    : optimizer_(std::move(optimizer)),
+      max_grad_norm_(config.max_grad_norm > 0.0 ? static_cast<float>(config.max_grad_norm)
+                                                : std::numeric_limits<float>::infinity()) {
   const double root = 1.0 / std::sqrt(static_cast<double>(config.dim));
   const auto make = [&](Name name, std::size_t dim, double std_deviation) -> Part& {
     const std::uint64_t seed = base::random_bits(config.seed, name);
@@ -90,7 +93,10 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   Part& in = make(kHiddenIn, config.dim + 1, root);
   Part& out = make(kHiddenOut, config.dim, 0.0);
   in.fixed = out.fixed = config.hidden;
-  in.has_bias = true;
+  Part& features = make(kFeatures, config.dim + 1, 0.5 * config.init_std);
+  features.fixed = ItemFeatures::rows_of(config.feature_numbers, config.feature_buckets);
+  features.has_bias = in.has_bias = true;
+  features.lr_scale = config.feature_lr_scale;
   in.lr_scale = out.lr_scale = config.hidden_lr_scale;
   scratch_.resize(kMostChunks * (config.dim + 1));
 }
@@ -132,6 +138,16 @@ bool ModelTables::have(std::size_t items, std::size_t users) const {
   });
 }
 
+void ModelTables::set_items(std::span<const std::uint32_t> items, const float* rows) noexcept {
+  if (items.empty()) return;
+  RowStore& store = parts_[kItems].table->store();
+  const std::uint64_t version = store.version() + 1;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    store.set_row(items[i], rows + i * store.dim(), nullptr, version);
+  }
+  store.commit(version, items);
+}
+
 void ModelTables::step(const Steps& steps) noexcept {
   const OptimizerParams params = optimizer_->params();
   std::array<OptimizerParams, kCount> own;
@@ -159,6 +175,7 @@ void ModelTables::step(const Steps& steps) noexcept {
                     .coefficients = steps.coefficients[t],
                     .directions = steps.directions,
                     .stride = steps.stride,
+                    .max_norm = max_grad_norm_,
                     .version = store.version() + 1};
       chunk.scratch = scratch_.data() + count++ * (scratch_.size() / kMostChunks);
     }

@@ -32,10 +32,11 @@ class ModelTables {
     kSituations,  // (dim): see user_query.h
     kHiddenIn,    // (dim + 1): W1 and b1, a row for each hidden unit
     kHiddenOut,   // (dim): W2, likewise
+    kFeatures,    // (dim + 1): F, which makes V and b of an item's features
     kCount
   };
   static constexpr std::array<std::string_view, kCount> kNames = {
-      "items", "contexts", "users", "long_terms", "situations", "hidden_in", "hidden_out"};
+      "items", "contexts", "users", "long_terms", "situations", "hidden_in", "hidden_out", "features"};
 
   ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
 
@@ -53,6 +54,10 @@ class ModelTables {
   }
   /// Whether every table has the rows of so many items and users, and no others.
   bool have(std::size_t items, std::size_t users) const;
+
+  /// Set items' rows as they are, optimizer state fresh, as a version of their own. rows: (n, dim + 1);
+  /// grow() has made room for them.
+  void set_items(std::span<const std::uint32_t> items, const float* rows) noexcept;
 
   /// What a group of events adds up to.
   struct Steps {
@@ -97,6 +102,7 @@ class ModelTables {
 
   std::array<Part, kCount> parts_;
   std::shared_ptr<Optimizer> optimizer_;
+  float max_grad_norm_;
   std::array<Chunk, kMostChunks> chunks_;
   std::vector<float> scratch_;  // (kMostChunks, dim + 1)
 };

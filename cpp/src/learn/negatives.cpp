@@ -8,22 +8,22 @@
 
 namespace fastinc {
 
-std::size_t NegativeSampler::draw(std::size_t items, std::uint64_t draw, std::uint32_t target,
-                                  std::span<const std::uint32_t> recent, Marks& marks,
+std::size_t NegativeSampler::draw(std::span<const std::uint32_t> items, std::uint64_t draw,
+                                  std::uint32_t target, std::span<const std::uint32_t> recent, Marks& marks,
                                   std::uint32_t* out) const {
   marks.start();
-  std::size_t available = items - marks.mark(target);
+  std::size_t available = items.size() - marks.mark(target);
   for (const std::uint32_t item : recent) available -= marks.mark(item);
   std::size_t n = 0;
   if (available <= count_) {
-    for (std::uint32_t j = 0; j < items; ++j) {
+    for (const std::uint32_t j : items) {
       if (!marks.has(j)) out[n++] = j;
     }
     return n;
   }
   const std::uint64_t key = base::row_key(seed_, static_cast<std::int64_t>(draw));
   const auto take = [&](std::uint64_t bits) {
-    const auto j = static_cast<std::uint32_t>(bits * items >> 32);
+    const std::uint32_t j = items[bits * items.size() >> 32];
     if (n < count_ && marks.mark(j)) out[n++] = j;
   };
   for (std::uint64_t i = 0; n < count_; ++i) {

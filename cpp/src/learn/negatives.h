@@ -9,7 +9,7 @@
 
 namespace fastinc {
 
-/// Draws up to `count` items uniformly and without repeats from items 0 .. items - 1.
+/// Draws up to `count` items uniformly and without repeats.
 class NegativeSampler {
  public:
   NegativeSampler(std::size_t count, std::uint64_t seed) : count_(count), seed_(seed) {}
@@ -18,9 +18,9 @@ class NegativeSampler {
   static constexpr std::size_t kRecent = 100;
 
   std::size_t most(std::size_t items) const { return count_ < items ? count_ : items; }
-  /// Neither the target nor what is in `recent`; all others where there are not enough. `draw` seeds it;
-  /// marks: for that many items. out: (most(items),) Returns how many.
-  std::size_t draw(std::size_t items, std::uint64_t draw, std::uint32_t target,
+  /// Of `items`, neither the target nor what is in `recent`, which are among them; all others where there are
+  /// not enough. `draw` seeds it; marks: for all items. out: (most(items.size()),) Returns how many.
+  std::size_t draw(std::span<const std::uint32_t> items, std::uint64_t draw, std::uint32_t target,
                    std::span<const std::uint32_t> recent, Marks& marks, std::uint32_t* out) const;
 
  private:

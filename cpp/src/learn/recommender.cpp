@@ -10,9 +10,12 @@
 #include "cpu/kernels.h"
 #include "fastinc/exact_search.h"
 #include "fastinc/runtime.h"
+#include "learn/catalogue.h"
 #include "learn/event_group.h"
+#include "learn/item_features.h"
 #include "learn/losses.h"
 #include "learn/model_tables.h"
+#include "learn/require.h"
 #include "learn/user_query.h"
 #include "math/scalar.h"
 #include "store/row_store.h"
@@ -23,10 +26,7 @@ namespace {
 constexpr std::size_t kMostBatch = 256;
 constexpr std::size_t kLeastSearched = 2048;  // items: below, scoring all of them takes less than a search
 constexpr std::size_t kMostExcluded = 256;
-
-void require(bool holds, const std::string& message) {
-  if (!holds) throw std::invalid_argument(message);
-}
+constexpr std::size_t kMostFeatures = 1u << 24;
 
 void validate(const RecommenderConfig& c) {
   require(c.dim >= 1 && c.dim <= 65536, "dim = " + std::to_string(c.dim) + " must be from 1 to 65536");
@@ -48,6 +48,12 @@ void validate(const RecommenderConfig& c) {
   weight(c.long_weight, "long_weight");
   weight(c.hidden_lr_scale, "hidden_lr_scale");
   weight(c.context_lr_scale, "context_lr_scale");
+  weight(c.max_grad_norm, "max_grad_norm");
+  weight(c.feature_lr_scale, "feature_lr_scale");
+  require(c.feature_numbers <= kMostFeatures && c.feature_buckets <= kMostFeatures,
+          "features: " + std::to_string(c.feature_numbers) + " numbers and " +
+              std::to_string(c.feature_buckets) + " buckets must be at most " +
+              std::to_string(kMostFeatures) + " each");
   require(c.context_lr_scale > 0.0 || c.tie_weight > 0.0 || c.user == UserModel::kVector,
           "context_lr_scale = 0 and tie_weight = 0 leave nothing of a history's window");
   require(std::isfinite(c.influence_window) && c.influence_window > 0.0,
@@ -79,7 +85,9 @@ Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimi
   validate(config_);
   tables_ = std::make_unique<ModelTables>(config_, std::move(optimizer));
   query_ = std::make_unique<UserQuery>(config_, *tables_);
-  group_ = std::make_unique<EventGroup>(config_, *tables_, *query_);
+  catalogue_ = std::make_unique<Catalogue>(config_.explore_below);
+  features_ = std::make_unique<ItemFeatures>(config_.feature_numbers, config_.feature_buckets);
+  group_ = std::make_unique<EventGroup>(config_, *tables_, *query_, *catalogue_, *features_);
   others_.reserve(config_.trusted_after);
 }
 
@@ -158,6 +166,9 @@ void Recommender::reserve(const EventBatch& events) {
       const auto same = std::count(before.begin(), before.end(), events.users[i]);
       histories_.reserve(events.users[i], static_cast<std::size_t>(same) + 1);
     }
+    catalogue_->reserve(items);
+    starting_.reserve(events.size());
+    start_rows_.resize(std::max(start_rows_.size(), events.size() * (config_.dim + 1)));
     group_->reserve(events.size(), items, histories_.size());
     tables_->grow(items, histories_.size());
   } catch (...) {
@@ -187,7 +198,15 @@ bool Recommender::may_teach(std::int64_t user, std::int64_t item, double time) {
 void Recommender::learn_group(const EventBatch& events) {
   reserve(events);
   const double lr_factor_now = lr_factor();
-  for (const std::int64_t item : events.items) see_item(item);
+  starting_.clear();
+  for (const std::int64_t item : events.items) {
+    see_item(item);
+    const bool first = catalogue_->count_event(static_cast<std::size_t>(item));
+    if (first && features_->has(static_cast<std::size_t>(item))) {
+      starting_.push_back(static_cast<std::uint32_t>(item));
+    }
+  }
+  start_items(starting_);
   group_->start(event_count_);
   const bool labelled = !events.labels.empty();
   for (std::size_t i = 0; i < events.size(); ++i) {
@@ -202,7 +221,9 @@ void Recommender::learn_group(const EventBatch& events) {
     }
     remember(events.users[i], events.items[i], events.time(i), config_.loss == Loss::kMse || label > 0.0f);
   }
-  if (!frozen_) skipped_ += group_->learn(lr_factor_now);
+  if (frozen_) return;
+  skipped_ += group_->learn(lr_factor_now);
+  restart_unseen(events.size());
 }
 
 void Recommender::user_vector(std::int64_t user, double time, float* out) const {
@@ -326,6 +347,9 @@ RecommenderState Recommender::export_state() const {
   state.boost = boost_;
   state.boost_until = boost_until_;
   state.frozen = frozen_;
+  for (std::size_t j = 0; j < catalogue_->size(); ++j) state.item_events.push_back(catalogue_->events(j));
+  state.seen_items.assign(catalogue_->seen().begin(), catalogue_->seen().end());
+  state.features = features_->export_state();
   return state;
 }
 
@@ -345,6 +369,8 @@ void Recommender::import_state(const RecommenderState& state) {
   const std::size_t users = offsets.size() - 1;
   require(tables_->have(state.item_count, users),
           "recommender state: the tables don't hold the rows the counters tell of");
+  Catalogue catalogue = catalogue_of(state);
+  ItemFeatures features = features_of(state);
   Histories histories(config_.history_size);
   for (std::size_t u = 0; u < users; ++u) {
     histories.ensure_user(static_cast<std::int64_t>(u));
@@ -363,12 +389,16 @@ void Recommender::import_state(const RecommenderState& state) {
   boost_ = state.boost;
   boost_until_ = state.boost_until;
   frozen_ = state.frozen;
+  *catalogue_ = std::move(catalogue);
+  *features_ = std::move(features);
+  next_unseen_ = 0;
   identity_ = new_identity();
 }
 
 std::vector<std::pair<std::string, std::size_t>> Recommender::memory_usage() const {
   std::vector<std::pair<std::string, std::size_t>> parts = tables_->memory_usage();
   parts.emplace_back("histories", histories_.bytes());
+  parts.emplace_back("items_known", catalogue_->bytes() + features_->bytes());
   parts.emplace_back("scratch", group_->bytes());
   std::size_t sum = 0;
   for (const auto& part : parts) sum += part.second;

@@ -3,6 +3,7 @@
 
 #include "cpu/kernels.h"
 #include "fastinc/ops.h"
+#include "math/lane_sum.h"
 #include "support/reference_update.h"
 #include "support/support.h"
 
@@ -264,9 +265,25 @@ BOOST_AUTO_TEST_CASE(a_sum_step_is_an_update_with_the_products) {
       }
       starts.push_back(static_cast<std::uint32_t>(terms.size()));
     }
+    constexpr float kMostNorm = 0.7f;
+    std::size_t shortened = 0;
+    std::vector<std::int64_t> stepped(row_numbers.begin(), row_numbers.end());
+    std::vector<float> short_grads(kStepped * dim, 0.0f);
+    for (std::size_t j = 0; j < kStepped; ++j) {
+      float* const g = short_grads.data() + j * dim;
+      for (std::size_t t = starts[j]; t < starts[j + 1]; ++t) {
+        for (std::size_t i = 0; i < dim; ++i) g[i] += grads[t * dim + i];
+      }
+      const float norm = std::sqrt(base::lane_sum(dim, [g](std::size_t i) { return g[i] * g[i]; }));
+      if (norm <= kMostNorm) continue;
+      ++shortened;
+      for (std::size_t i = 0; i < dim; ++i) g[i] *= kMostNorm / norm;
+    }
+    BOOST_CHECK(shortened > 0 || dim == 1);
     for (const OptimizerParams& params : optimizer_settings()) {
       const Rows start = random_rows(params, kRows, dim);
-      Rows expected = start;
+      Rows expected = start, clipped = start;
+      reference_update(params, clipped, std::span<const std::int64_t>(stepped), short_grads.data());
       reference_update(params, expected, std::span<const std::int64_t>(ids), grads.data());
       for (const std::string& isa : available_isas()) {
         const UseIsa use(isa);
@@ -280,10 +297,20 @@ BOOST_AUTO_TEST_CASE(a_sum_step_is_an_update_with_the_products) {
         set.row_state = {&pages[3], 0, 1};
         std::vector<float> scratch(dim);
         const void* raw = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
-        kernels().sum_step[params.index()]({raw, &set, row_numbers.data(), starts.data(), kStepped,
-                                            terms.data(), coefficients.data(), directions.data(), stride, 1},
-                                           scratch.data());
+        const auto step = [&](float max_norm) {
+          kernels().sum_step[params.index()](
+              {raw, &set, row_numbers.data(), starts.data(), kStepped, terms.data(), coefficients.data(),
+               directions.data(), stride, max_norm, 1},
+              scratch.data());
+        };
+        step(std::numeric_limits<float>::infinity());
         check_same_rows(rows, expected, isa + ", " + describe(params));
+        std::copy(start.weights.begin(), start.weights.end(), pages[0]);
+        std::copy(start.state0.begin(), start.state0.end(), pages[1]);
+        std::copy(start.state1.begin(), start.state1.end(), pages[2]);
+        std::copy(start.row_state.begin(), start.row_state.end(), pages[3]);
+        step(kMostNorm);
+        check_same_rows(rows, clipped, isa + ", clipped, " + describe(params));
       }
     }
   }

@@ -1,0 +1,86 @@
+// Which items there are, which of them had events, and which are still new.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace fastinc {
+
+/// Items 0 .. size() - 1 are known. Those that had an event are seen; those that had fewer than `new_below`
+/// are new.
+class Catalogue {
+ public:
+  explicit Catalogue(std::size_t new_below = 1) : new_below_(static_cast<std::uint32_t>(new_below)) {}
+
+  std::size_t size() const { return events_.size(); }
+  std::uint32_t events(std::size_t item) const { return events_[item]; }
+  /// In order of their first event.
+  std::span<const std::uint32_t> seen() const { return seen_; }
+  /// In no order that tells anything.
+  std::span<const std::uint32_t> new_items() const { return new_; }
+
+  /// Room for so many items: what follows can't fail.
+  void reserve(std::size_t items) {
+    if (items <= place_.capacity()) return;
+    const std::size_t room = std::max(items, 2 * place_.capacity());
+    events_.reserve(room);
+    seen_.reserve(room);
+    new_.reserve(room);
+    place_.reserve(room);
+  }
+  /// Items 0 .. items - 1 are known from here on.
+  void announce(std::size_t items) {
+    for (std::size_t j = size(); j < items; ++j) {
+      events_.push_back(0);
+      place_.push_back(static_cast<std::uint32_t>(new_.size()));
+      if (new_below_ > 0) new_.push_back(static_cast<std::uint32_t>(j));
+    }
+  }
+  /// True for the item's first event.
+  bool count_event(std::size_t item) {
+    announce(item + 1);
+    events_[item] += events_[item] < UINT32_MAX;
+    if (events_[item] == new_below_) {
+      new_[place_[item]] = new_.back();
+      place_[new_.back()] = place_[item];
+      new_.pop_back();
+    }
+    if (events_[item] != 1) return false;
+    seen_.push_back(static_cast<std::uint32_t>(item));
+    return true;
+  }
+
+  /// Everything, as it was. False, and anything may be there, where the two don't fit together.
+  bool assign(std::span<const std::uint32_t> events, std::span<const std::uint32_t> seen) {
+    *this = Catalogue(new_below_);
+    reserve(events.size());
+    for (const std::uint32_t item : seen) {
+      announce(std::min<std::size_t>(events.size(), std::size_t{item} + 1));
+      if (item >= events.size() || events[item] == 0 || !count_event(item)) return false;
+    }
+    announce(events.size());
+    for (std::size_t j = 0; j < events.size(); ++j) {
+      if ((events[j] > 0) != (events_[j] > 0)) return false;
+      while (events_[j] < std::min(events[j], new_below_)) count_event(j);
+      events_[j] = events[j];
+    }
+    return true;
+  }
+
+  std::size_t bytes() const {
+    return (events_.capacity() + seen_.capacity() + new_.capacity() + place_.capacity()) *
+           sizeof(std::uint32_t);
+  }
+
+ private:
+  std::uint32_t new_below_;
+  std::vector<std::uint32_t> events_;  // by item
+  std::vector<std::uint32_t> seen_;
+  std::vector<std::uint32_t> new_;
+  std::vector<std::uint32_t> place_;  // by item: where in new_, while it is there
+};
+
+}  // namespace fastinc

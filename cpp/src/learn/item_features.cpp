@@ -1,0 +1,125 @@
+#include "learn/item_features.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+
+#include "cpu/kernels.h"
+#include "fastinc/runtime.h"
+#include "learn/require.h"
+
+namespace fastinc {
+
+ItemFeatures::ItemFeatures(std::size_t numbers, std::size_t buckets) : numbers_(numbers), buckets_(buckets) {
+  if (rows() == 0) return;
+  first_rows_.resize(1 + numbers);
+  std::iota(first_rows_.begin(), first_rows_.end(), 0u);
+}
+void ItemFeatures::check(const FeatureBatch& batch) const {
+  const std::size_t n = batch.items.size();
+  require(batch.numbers.size() == n * numbers_, "features: " + std::to_string(batch.numbers.size()) +
+                                                    " numbers, not " + std::to_string(numbers_) +
+                                                    " for each of " + std::to_string(n) + " items");
+  for (std::size_t i = 0; i < batch.numbers.size(); ++i) {
+    require(std::isfinite(batch.numbers[i]),
+            "features: number " + std::to_string(i % numbers_) + " of item " + std::to_string(i / numbers_) +
+                " = " + number_text(static_cast<double>(batch.numbers[i])) + " is not finite");
+  }
+  if (batch.offsets.empty()) {
+    require(batch.buckets.empty(), "features: categories without offsets");
+    return;
+  }
+  require(batch.offsets.size() == n + 1 && batch.offsets.front() == 0 &&
+              std::is_sorted(batch.offsets.begin(), batch.offsets.end()) &&
+              static_cast<std::size_t>(batch.offsets.back()) == batch.buckets.size(),
+          "features: the offsets of categories don't fit the items");
+  for (const std::int64_t bucket : batch.buckets) {
+    require(bucket >= 0 && static_cast<std::size_t>(bucket) < buckets_,
+            "features: bucket " + std::to_string(bucket) + " must be from 0 to " + std::to_string(buckets_) +
+                " - 1");
+  }
+}
+
+void ItemFeatures::reserve(const FeatureBatch& batch, std::size_t items) {
+  const std::size_t n = batch.items.size(), count = items_.size() + n;
+  const auto grow = [](auto& column, std::size_t size) {
+    if (column.capacity() < size) column.reserve(std::max(size, 2 * column.capacity()));
+  };
+  grow(place_, items);
+  grow(items_, count);
+  grow(categories_, count);
+  grow(values_, count * (1 + numbers_));
+  reserved_.assign(n, {});
+  for (std::size_t i = 0; i < n && !batch.offsets.empty(); ++i) {
+    const auto at = [&](std::size_t j) { return batch.buckets.begin() + batch.offsets[j]; };
+    for (auto bucket = at(i); bucket != at(i + 1); ++bucket) {
+      reserved_[i].push_back(static_cast<std::uint32_t>(1 + numbers_) + static_cast<std::uint32_t>(*bucket));
+    }
+    if (reserved_[i].size() > ones_.size()) ones_.resize(reserved_[i].size(), 1.0f);
+  }
+}
+
+void ItemFeatures::set(const FeatureBatch& batch) {
+  for (std::size_t i = 0; i < batch.items.size(); ++i) {
+    const auto item = static_cast<std::size_t>(batch.items[i]);
+    if (item >= place_.size()) place_.resize(item + 1, kNone);
+    if (place_[item] == kNone) {
+      place_[item] = static_cast<std::uint32_t>(items_.size());
+      items_.push_back(static_cast<std::uint32_t>(item));
+      categories_.emplace_back();
+      values_.push_back(1.0f);
+      values_.resize(values_.size() + numbers_);
+    }
+    std::copy_n(batch.numbers.data() + i * numbers_, numbers_,
+                values_.data() + place_[item] * (1 + numbers_) + 1);
+    categories_[place_[item]] = std::move(reserved_[i]);
+  }
+  reserved_.clear();
+}
+
+void ItemFeatures::gather(std::size_t item, Uses& uses) const {
+  const std::size_t place = place_[item], n = 1 + numbers_;
+  uses.rows.insert(uses.rows.end(), first_rows_.begin(), first_rows_.end());
+  uses.weights.insert(uses.weights.end(), values_.begin() + static_cast<std::ptrdiff_t>(place * n),
+                      values_.begin() + static_cast<std::ptrdiff_t>((place + 1) * n));
+  for (const std::uint32_t row : categories_[place]) uses.add(row, 1.0f);
+}
+
+void ItemFeatures::map(std::size_t item, const RowSet& rows, float* out) const noexcept {
+  const std::size_t place = place_[item], n = 1 + numbers_;
+  std::fill_n(out, rows.dim, 0.0f);
+  kernels().accumulate_rows(rows, first_rows_.data(), n, values_.data() + place * n, out);
+  const std::vector<std::uint32_t>& categories = categories_[place];
+  kernels().accumulate_rows(rows, categories.data(), categories.size(), ones_.data(), out);
+}
+
+FeatureState ItemFeatures::export_state() const {
+  FeatureState state;
+  state.items.assign(items_.begin(), items_.end());
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const auto begin = values_.begin() + static_cast<std::ptrdiff_t>(i * (1 + numbers_) + 1);
+    state.numbers.insert(state.numbers.end(), begin, begin + static_cast<std::ptrdiff_t>(numbers_));
+  }
+  state.offsets.push_back(0);
+  for (const std::vector<std::uint32_t>& categories : categories_) {
+    for (const std::uint32_t row : categories) {
+      state.buckets.push_back(static_cast<std::int64_t>(row - 1 - numbers_));
+    }
+    state.offsets.push_back(static_cast<std::int64_t>(state.buckets.size()));
+  }
+  return state;
+}
+
+std::size_t ItemFeatures::bytes() const {
+  std::size_t bytes = (place_.capacity() + items_.capacity()) * sizeof(std::uint32_t) +
+                      values_.capacity() * sizeof(float) +
+                      categories_.capacity() * sizeof(std::vector<std::uint32_t>);
+  bytes += first_rows_.capacity() * sizeof(std::uint32_t) + ones_.capacity() * sizeof(float);
+  for (const std::vector<std::uint32_t>& categories : categories_) {
+    bytes += categories.capacity() * sizeof(std::uint32_t);
+  }
+  return bytes;
+}
+
+}  // namespace fastinc

@@ -1,0 +1,59 @@
+// What items are known by beside their events: numbers, and categories hashed to buckets.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "fastinc/item_features.h"
+#include "learn/user_query.h"
+
+namespace fastinc {
+
+/// An item's features are the values of rows of the features table: 1 of the first, then the numbers, then 1
+/// for each category.
+class ItemFeatures {
+ public:
+  ItemFeatures(std::size_t numbers, std::size_t buckets);
+
+  /// Rows of the features table; none where there are no features.
+  std::size_t rows() const { return rows_of(numbers_, buckets_); }
+  static std::size_t rows_of(std::size_t numbers, std::size_t buckets) {
+    return numbers + buckets == 0 ? 0 : 1 + numbers + buckets;
+  }
+
+  /// Throws std::invalid_argument naming what doesn't fit.
+  void check(const FeatureBatch& batch) const;
+  /// Room for so many items and those of the batch; the batch's features, of items below `items`, are taken
+  /// in by set(), which can't fail then.
+  void reserve(const FeatureBatch& batch, std::size_t items);
+  void set(const FeatureBatch& batch);
+
+  bool has(std::size_t item) const { return item < place_.size() && place_[item] != kNone; }
+  /// Items that have features, in order of their first.
+  std::span<const std::uint32_t> items() const { return items_; }
+  /// Most values that an item has.
+  std::size_t most_uses() const { return rows() == 0 ? 0 : 1 + numbers_ + ones_.size(); }
+  /// Append the item's values.
+  void gather(std::size_t item, Uses& uses) const;
+  /// What rows of the features table make of the item. out: (rows.dim,)
+  void map(std::size_t item, const RowSet& rows, float* out) const noexcept;
+
+  FeatureState export_state() const;
+  std::size_t bytes() const;
+
+ private:
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+
+  std::size_t numbers_, buckets_;
+  std::vector<std::uint32_t> first_rows_;  // (1 + numbers,) those that every item has a value for
+  std::vector<float> ones_;                // (most categories of an item,)
+  std::vector<std::uint32_t> place_;       // by item: where its features are
+  std::vector<std::uint32_t> items_;
+  std::vector<float> values_;  // (items with features, 1 + numbers) 1 and the numbers
+  std::vector<std::vector<std::uint32_t>> categories_;  // (items with features,) rows
+  std::vector<std::vector<std::uint32_t>> reserved_;    // (items of a batch,) likewise
+};
+
+}  // namespace fastinc
