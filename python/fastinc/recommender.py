@@ -174,7 +174,7 @@ class Recommender(ScoringModel):
         trusted_after: int = 0,
         max_grad_norm: float | None = None,
         item_features: Mapping[str, Dense | Categorical] | None = None,
-        feature_lr_scale: float = 1 / 3,
+        feature_lr_scale: float = 1.0,
         explore: float = 0.0,
         explore_below: int = 5,
         batch_size: int | FromPreset = PRESET,

@@ -54,9 +54,9 @@ struct RecommenderConfig {
   std::size_t trusted_after = 0;       // other items that a user has had before their events are learned
   double max_grad_norm = 0.0;          // of a row's step; longer ones are shortened to it; 0: none are
   std::size_t feature_numbers = 0, feature_buckets = 0;  // of items; none: start vectors are random
-  double feature_lr_scale = 1.0 / 3.0;  // the map's learning rate is this share of the optimizer's
-  std::size_t explore_below = 5;        // items of fewer events are new: lists may explore them
-  std::size_t batch_size = 1;           // events learned together: a power of two
+  double feature_lr_scale = 1.0;  // the map's learning rate is this share of the optimizer's
+  std::size_t explore_below = 5;  // items of fewer events are new: lists may explore them
+  std::size_t batch_size = 1;     // events learned together: a power of two
   std::uint64_t seed = 0;
   Schedule schedule;  // of the learning rates, by event_count()
 };
@@ -185,7 +185,7 @@ class Recommender : public StreamModel {
   void learn_group(const EventBatch& events);
   bool may_teach(std::int64_t user, std::int64_t item, double time);
   void start_items(std::span<const std::uint32_t> items) noexcept;
-  void restart_unseen(std::size_t most) noexcept;
+  void restart_unseen(std::size_t events) noexcept;
   void explore_list(std::span<const std::int64_t> left_out, std::uint64_t key, std::size_t places,
                     std::span<float> scores, std::span<std::int64_t> items, const float* query) const;
   Catalogue catalogue_of(const RecommenderState& state) const;
@@ -196,9 +196,8 @@ class Recommender : public StreamModel {
   std::unique_ptr<UserQuery> query_;
   std::unique_ptr<Catalogue> catalogue_;
   std::unique_ptr<ItemFeatures> features_;
-  std::size_t next_unseen_ = 0;          // among the items with features: whose start is made anew next
-  std::vector<std::uint32_t> starting_;  // scratch
-  std::vector<float> start_rows_;        // scratch
+  std::vector<std::uint32_t> starting_;             // scratch
+  std::vector<float> start_rows_;                   // scratch
   mutable std::atomic<std::uint64_t> explored_{0};  // seeds what is drawn
   std::uint64_t skipped_ = 0, limited_ = 0;
   std::vector<std::int32_t> others_;  // scratch

@@ -66,13 +66,13 @@ void Recommender::start_items(std::span<const std::uint32_t> items) noexcept {
   tables_->set_items(items, start_rows_.data());
 }
 
-/// Items without events follow what the features are found to say: some at a time, in turn.
-void Recommender::restart_unseen(std::size_t most) noexcept {
+/// Items without events follow what the features are found to say: with each event the next one's turn comes.
+void Recommender::restart_unseen(std::size_t events) noexcept {
   const std::span<const std::uint32_t> items = features_->items();
   starting_.clear();
-  for (std::size_t i = 0; i < std::min(most, items.size()); ++i) {
-    next_unseen_ = (next_unseen_ + 1) % items.size();
-    if (catalogue_->events(items[next_unseen_]) == 0) starting_.push_back(items[next_unseen_]);
+  for (std::size_t i = 0; i < std::min(events, items.size()); ++i) {
+    const std::uint32_t item = items[(event_count_ - events + i) % items.size()];
+    if (catalogue_->events(item) == 0) starting_.push_back(item);
   }
   start_items(starting_);
 }

@@ -391,7 +391,6 @@ void Recommender::import_state(const RecommenderState& state) {
   frozen_ = state.frozen;
   *catalogue_ = std::move(catalogue);
   *features_ = std::move(features);
-  next_unseen_ = 0;
   identity_ = new_identity();
 }
 

@@ -38,6 +38,8 @@ void check_same(const RecommenderConfig& theirs, const RecommenderConfig& ours) 
   same("situations", theirs.situations, ours.situations);
   same("hidden", theirs.hidden, ours.hidden);
   same("init_std", theirs.init_std, ours.init_std);
+  same("feature numbers", theirs.feature_numbers, ours.feature_numbers);
+  same("feature buckets", theirs.feature_buckets, ours.feature_buckets);
   if (theirs.seed != ours.seed) refuse("seed", std::to_string(theirs.seed), std::to_string(ours.seed));
 }
 
