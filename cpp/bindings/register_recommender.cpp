@@ -56,6 +56,7 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   };
   take("dim", config.dim);
   take("negatives", config.negatives);
+  take("popular_negatives", config.popular_negatives);
   if (!in["hard_negatives"].is_none()) config.hard_negatives = in["hard_negatives"].cast<double>();
   take("window", config.window);
   take("history_size", config.history_size);
@@ -188,6 +189,7 @@ py::dict export_state(const Recommender& model) {
   out["history_times"] = to_array(s.history_times);
   out["items_known_events"] = to_array(s.item_events);
   out["items_known_seen"] = to_array(s.seen_items);
+  out["items_known_last"] = to_array(s.last_items);
   out["items_known_features"] = to_array(s.features.items);
   out["items_known_numbers"] = to_array(s.features.numbers);
   out["items_known_offsets"] = to_array(s.features.offsets);
@@ -206,6 +208,7 @@ void import_state(Recommender& model, const py::dict& in) {
   if (in.contains("items_known_events")) {  // states of before lack them
     s.item_events = to_vector<std::uint32_t>(in, "items_known_events");
     s.seen_items = to_vector<std::uint32_t>(in, "items_known_seen");
+    s.last_items = to_vector<std::uint32_t>(in, "items_known_last");
     s.features.items = to_vector<std::int64_t>(in, "items_known_features");
     s.features.numbers = to_vector<float>(in, "items_known_numbers");
     s.features.offsets = to_vector<std::int64_t>(in, "items_known_offsets");

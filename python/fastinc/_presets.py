@@ -81,6 +81,7 @@ CHECKS: dict[str, Check] = {
     "loss": _choice("softmax", "bpr", "logistic", "mse"),
     "user": _choice("history", "vector", "both"),
     "negatives": _whole(1, 65536),
+    "popular_negatives": as_probability,
     "hard_negatives": _or_none(as_number),
     "window": _whole(1),
     "history_size": _whole(1, 1_000_000),

@@ -69,10 +69,14 @@ class Recommender(ScoringModel):
     negatives
         Items drawn per event, uniformly and without repeats from the items seen (by the end of its group), its own and
         its user's last 100 left out.
+    popular_negatives
+        Each is drawn with this probability from the items of the last 65,536 events learned instead, so by how often
+        it was taken of late: with few negatives of many items these tell more. Meant for ``hard_negatives=None``:
+        with hard ones it ranks worse.
     hard_negatives
         Of the items drawn, only those are negatives whose score is at least so many standard deviations above their
-        mean. None, and for users without a history: all are, and under "softmax" their logits get
-        ``log((items - 1) / negatives)``.
+        mean. None, and for users without a history: all are, and under "softmax" their logits get minus the log of the
+        probability that they were drawn (Yi et al. 2019), ``log((items - 1) / negatives)`` where none are popular.
     window
         Recent items in the user's sum.
     history_size
@@ -156,6 +160,7 @@ class Recommender(ScoringModel):
         *,
         preset: Preset = "quality",
         negatives: int | FromPreset = PRESET,
+        popular_negatives: float = 0.0,
         hard_negatives: float | FromPreset | None = PRESET,
         window: int | FromPreset = PRESET,
         history_size: int = 1000,

@@ -121,7 +121,7 @@ def test_all_of_it_is_kept(tmp_path):
     users, items, times = two_tastes(600)
     schema = {"text": fi.features.Dense(3), **KINDS}
     vectors = np.random.default_rng(1).normal(size=(60, 3))
-    model = model_of(item_features=schema, explore=0.25, explore_below=3, max_grad_norm=2.0)
+    model = model_of(item_features=schema, popular_negatives=0.5, explore=0.25, explore_below=3, max_grad_norm=2.0)
     model.add_items(range(60), {"text": vectors, "kind": [["a", i % 5] for i in range(60)]})
     model.partial_fit(users[:300], items[:300], timestamps=times[:300])
     fi.checkpoint.save(model, tmp_path)
@@ -141,7 +141,7 @@ def test_checkpoints_of_before_there_were_features_load(tmp_path, monkeypatch):
 
     def as_before(saved):
         parameters, arrays = parts(saved)
-        for name in ("max_grad_norm", "item_features", "feature_lr_scale", "explore", "explore_below"):
+        for name in ("popular_negatives", "max_grad_norm", "item_features", "feature_lr_scale", "explore", "explore_below"):
             del parameters["params"][name]
         del parameters["versions"]["features"]
         return json.loads(json.dumps(parameters)), {
@@ -243,9 +243,9 @@ def test_without_new_items_lists_stay_as_they_are():
 
 @pytest.mark.parametrize("explore", [-0.1, 1.5, float("nan")])
 def test_a_share_is_from_0_to_1(explore):
-    with pytest.raises(ValueError, match="^explore = .* must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"^explore = .* must be from 0 to 1"):
         model_of(explore=explore)
-    with pytest.raises(ValueError, match="^explore = .* must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"^explore = .* must be from 0 to 1"):
         model_of().recommend(1, explore=explore)
 
 
@@ -275,5 +275,5 @@ def test_no_row_steps_further_than_the_norm_allows():
 
 
 def test_the_norm_is_above_0():
-    with pytest.raises(ValueError, match="^max_grad_norm = 0 must be > 0, or None"):
+    with pytest.raises(ValueError, match=r"^max_grad_norm = 0 must be > 0, or None"):
         model_of(max_grad_norm=0)

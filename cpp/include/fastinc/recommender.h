@@ -36,6 +36,7 @@ struct RecommenderConfig {
   UserModel user = UserModel::kHistory;
   Loss loss = Loss::kSoftmax;
   std::size_t negatives = 200;           // sampled per event, distinct
+  double popular_negatives = 0.0;        // the share of them drawn from the items of the last 65,536 events
   std::optional<double> hard_negatives;  // of those, only the ones scored so many deviations above their mean
   std::size_t window = 20;               // most recent items in the user's sum
   std::size_t history_size = 1000;       // items kept per user
@@ -73,6 +74,7 @@ struct RecommenderState {
   bool frozen = false;
   std::uint64_t limited = 0;
   std::vector<std::uint32_t> item_events, seen_items;  // (items,) and those of them with events, by first
+  std::vector<std::uint32_t> last_items;               // of the last events, for popular negatives
   FeatureState features;
 };
 

@@ -12,7 +12,8 @@
 namespace fastinc {
 namespace {
 
-constexpr float kMostFinite = 1e15f;  // beyond, the sum of a group's products of two could overflow
+constexpr std::size_t kLast = 1u << 16;  // events that tell how popular items are
+constexpr float kMostFinite = 1e15f;     // beyond, the sum of a group's products of two could overflow
 
 }  // namespace
 
@@ -23,7 +24,8 @@ EventGroup::EventGroup(const RecommenderConfig& config, ModelTables& tables, con
       query_(query),
       catalogue_(catalogue),
       features_(features),
-      negatives_(config.negatives, config.seed + 3),
+      last_(last_of({}, 0)),
+      negatives_(config.negatives, config.seed + 3, config.popular_negatives),
       stride_((config.dim + 1 + 15) / 16 * 16) {}
 
 void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t users) {
@@ -31,6 +33,7 @@ void EventGroup::reserve(std::size_t events, std::size_t items, std::size_t user
   const std::size_t floats = stride_ * (2 * candidates + 4 * config_.hidden + 2 * config_.window +
                                         config_.long_window + features_.most_uses());
   parts_ = std::min(parts_for(events * floats), events);
+  last_.reserve(items, events);
   if (marks_.size() < parts_) marks_.resize(parts_);
   for (Marks& marks : marks_) marks.resize(items);
   events_.reserve(events);
@@ -167,21 +170,21 @@ bool EventGroup::differentiate_scores(Event& event, Marks& marks, const float* q
   const LabelledItem& target = event.target;
   std::uint32_t* const rows = uses_[ModelTables::kItems].rows.data() + event.begin;
   float* const scores = uses_[ModelTables::kItems].weights.data() + event.begin;
-  std::size_t negatives = 0;
+  NegativeSampler::Draw draw{0, 0};
   if (!target.labelled) {
     const std::span recent(recent_.data() + event.recent_begin, recent_.data() + event.recent_end);
-    negatives = negatives_.draw(catalogue_.seen(), number, rows[0], recent, marks, rows + 1);
+    draw = negatives_.draw(catalogue_.seen(), number, rows[0], recent, last_, marks, rows + 1);
   }
+  std::size_t negatives = draw.n;
   kernel.score_rows(tables_.store(ModelTables::kItems).rows(), rows, negatives + 1, query, scores);
   if (!(base::bits_float(kernel.max_abs_bits(scores, negatives + 1)) < kMostFinite)) return false;
-  LossTerms terms{config_.loss, 0.0f, target.offset, target.label, target.labelled};
+  const LossTerms terms{config_.loss, target.offset, target.label, target.labelled};
   // What a newcomer gets is to be what is popular: of hard negatives alone, biases don't learn how popular.
   const bool newcomer = event.recent_begin == event.recent_end;
   if (config_.hard_negatives && !newcomer && negatives > 0) {
     negatives = keep_hard(*config_.hard_negatives, rows + 1, scores + 1, negatives);
-  } else if (negatives > 0) {
-    const auto others = static_cast<double>(catalogue_.seen().size() - 1);
-    terms.correction = static_cast<float>(std::log(others / static_cast<double>(negatives)));
+  } else if (negatives > 0 && config_.loss == Loss::kSoftmax) {
+    negatives_.correct(catalogue_.seen().size(), last_, draw, rows + 1, scores + 1);
   }
   event.negatives = static_cast<std::uint32_t>(negatives);
   return terms.differentiate({scores, negatives + 1});
@@ -220,12 +223,20 @@ std::size_t EventGroup::learn(double lr_factor) {
     steps.coefficients[t] = uses_[t].weights.data();
   }
   tables_.step(steps);
+  for (const Event& event : events_) last_.push(static_cast<std::uint32_t>(event.target.item));
   return skipped;
 }
 
+RecentItems EventGroup::last_of(std::span<const std::uint32_t> items, std::size_t item_count) const {
+  RecentItems last(config_.popular_negatives > 0.0 ? kLast : 0);
+  last.reserve(item_count, items.size());
+  for (const std::uint32_t item : items) last.push(item);
+  return last;
+}
+
 std::size_t EventGroup::bytes() const {
-  std::size_t bytes = events_.capacity() * sizeof(Event) + recent_.capacity() * sizeof(std::uint32_t) +
-                      vectors_.capacity() * sizeof(float);
+  std::size_t bytes = last_.bytes() + events_.capacity() * sizeof(Event) +
+                      recent_.capacity() * sizeof(std::uint32_t) + vectors_.capacity() * sizeof(float);
   for (const Marks& marks : marks_) bytes += marks.bytes();
   for (std::size_t t = 0; t < ModelTables::kCount; ++t) {
     bytes += gradients_[t].bytes() + uses_[t].rows.capacity() * sizeof(std::uint32_t) +

@@ -5,6 +5,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "fastinc/history.h"
@@ -41,6 +43,11 @@ class EventGroup {
   /// a step would not have been finite.
   std::size_t learn(double lr_factor);
 
+  /// What popular negatives are drawn from: empty where there are none.
+  const RecentItems& last() const { return last_; }
+  RecentItems last_of(std::span<const std::uint32_t> items, std::size_t item_count) const;
+  void set_last(RecentItems last) { last_ = std::move(last); }
+
   std::size_t bytes() const;
 
  private:
@@ -70,6 +77,7 @@ class EventGroup {
   const UserQuery& query_;
   const Catalogue& catalogue_;
   const ItemFeatures& features_;
+  RecentItems last_;
   NegativeSampler negatives_;
   std::size_t stride_;
   std::size_t parts_ = 1;

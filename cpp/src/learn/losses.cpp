@@ -14,12 +14,11 @@ float sigmoid(float x) {
 
 namespace {
 
-void differentiate_softmax(float* c, std::size_t n, float correction) {
+void differentiate_softmax(float* c, std::size_t n) {
   if (n == 1) {
     c[0] = 0.0f;
     return;
   }
-  for (std::size_t j = 1; j < n; ++j) c[j] += correction;
   const float sum = kernels().exponentiate(c, n, *std::max_element(c, c + n));
   for (std::size_t j = 0; j < n; ++j) c[j] /= sum;
   c[0] -= 1.0f;
@@ -42,7 +41,7 @@ bool LossTerms::differentiate(std::span<float> scores) const {
   const std::size_t n = scores.size();
   switch (loss) {
     case Loss::kSoftmax:
-      differentiate_softmax(c, n, correction);
+      differentiate_softmax(c, n);
       break;
     case Loss::kBpr:
       differentiate_bpr(c, n);

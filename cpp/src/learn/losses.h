@@ -10,8 +10,7 @@ namespace fastinc {
 
 struct LossTerms {
   Loss loss;
-  float correction;  // added to the logits of negatives under the softmax: what sampling them takes away
-  float offset;      // what labelled losses start from
+  float offset;  // what labelled losses start from
   float label;
   bool labelled;
 

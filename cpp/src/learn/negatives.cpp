@@ -8,9 +8,9 @@
 
 namespace fastinc {
 
-std::size_t NegativeSampler::draw(std::span<const std::uint32_t> items, std::uint64_t draw,
-                                  std::uint32_t target, std::span<const std::uint32_t> recent, Marks& marks,
-                                  std::uint32_t* out) const {
+NegativeSampler::Draw NegativeSampler::draw(std::span<const std::uint32_t> items, std::uint64_t draw,
+                                            std::uint32_t target, std::span<const std::uint32_t> recent,
+                                            const RecentItems& last, Marks& marks, std::uint32_t* out) const {
   marks.start();
   std::size_t available = items.size() - marks.mark(target);
   for (const std::uint32_t item : recent) available -= marks.mark(item);
@@ -19,19 +19,43 @@ std::size_t NegativeSampler::draw(std::span<const std::uint32_t> items, std::uin
     for (const std::uint32_t j : items) {
       if (!marks.has(j)) out[n++] = j;
     }
-    return n;
+    return {n, 0};
   }
   const std::uint64_t key = base::row_key(seed_, static_cast<std::int64_t>(draw));
-  const auto take = [&](std::uint64_t bits) {
-    const std::uint32_t j = items[bits * items.size() >> 32];
+  const auto take = [&](std::uint32_t j) {
     if (n < count_ && marks.mark(j)) out[n++] = j;
   };
+  const auto one_of = [](const auto& from, std::uint64_t bits) { return from[bits * from.size() >> 32]; };
+  if (popular_ > 0.0 && last.size() > 0) {
+    const auto bar = static_cast<std::uint64_t>(popular_ * 0x1p32);
+    // Where few are popular, uniform draws fill up.
+    std::uint64_t i = 0;
+    for (; n < count_; ++i) {
+      const std::uint64_t bits = base::random_bits(key, i), low = bits & 0xffffffffu;
+      take(low < bar && i < 4 * count_ ? one_of(last, bits >> 32) : one_of(items, bits >> 32));
+    }
+    return {n, i};
+  }
   for (std::uint64_t i = 0; n < count_; ++i) {
     const std::uint64_t bits = base::random_bits(key, i);
-    take(bits >> 32);
-    take(bits & 0xffffffffu);
+    take(one_of(items, bits >> 32));
+    take(one_of(items, bits & 0xffffffffu));
   }
-  return n;
+  return {n, n};
+}
+
+void NegativeSampler::correct(std::size_t items, const RecentItems& last, const Draw& draw,
+                              const std::uint32_t* drawn, float* scores) const {
+  const auto others = static_cast<double>(items - 1), tries = static_cast<double>(draw.tries);
+  if (popular_ == 0.0 || last.size() == 0 || draw.tries == 0) {
+    const auto all = static_cast<float>(std::log(others / static_cast<double>(draw.n)));
+    for (std::size_t j = 0; j < draw.n; ++j) scores[j] += all;
+    return;
+  }
+  for (std::size_t j = 0; j < draw.n; ++j) {
+    const double q = popular_ * last.share(drawn[j]) + (1.0 - popular_) / others;
+    scores[j] -= static_cast<float>(std::log(-std::expm1(tries * std::log1p(-std::min(q, 0.999)))));
+  }
 }
 
 std::size_t keep_hard(double deviations, std::uint32_t* rows, float* scores, std::size_t n) {

@@ -32,6 +32,8 @@ void validate(const RecommenderConfig& c) {
   require(c.dim >= 1 && c.dim <= 65536, "dim = " + std::to_string(c.dim) + " must be from 1 to 65536");
   require(c.negatives >= 1 && c.negatives <= 65536,
           "negatives = " + std::to_string(c.negatives) + " must be from 1 to 65536");
+  require(c.popular_negatives >= 0.0 && c.popular_negatives <= 1.0,
+          "popular_negatives = " + number_text(c.popular_negatives) + " must be from 0 to 1");
   require(!c.hard_negatives || std::isfinite(*c.hard_negatives),
           "hard_negatives = " + number_text(c.hard_negatives.value_or(0.0)) + " must be finite");
   require(c.window >= 1 && c.window <= c.history_size,
@@ -349,6 +351,7 @@ RecommenderState Recommender::export_state() const {
   state.frozen = frozen_;
   for (std::size_t j = 0; j < catalogue_->size(); ++j) state.item_events.push_back(catalogue_->events(j));
   state.seen_items.assign(catalogue_->seen().begin(), catalogue_->seen().end());
+  state.last_items = group_->last().in_order();
   state.features = features_->export_state();
   return state;
 }
@@ -371,6 +374,10 @@ void Recommender::import_state(const RecommenderState& state) {
           "recommender state: the tables don't hold the rows the counters tell of");
   Catalogue catalogue = catalogue_of(state);
   ItemFeatures features = features_of(state);
+  require(std::all_of(state.last_items.begin(), state.last_items.end(),
+                      [&](std::uint32_t item) { return item < state.item_count; }),
+          "recommender state: the last events name an item that isn't there");
+  RecentItems last = group_->last_of(state.last_items, state.item_count);
   Histories histories(config_.history_size);
   for (std::size_t u = 0; u < users; ++u) {
     histories.ensure_user(static_cast<std::int64_t>(u));
@@ -391,6 +398,7 @@ void Recommender::import_state(const RecommenderState& state) {
   frozen_ = state.frozen;
   *catalogue_ = std::move(catalogue);
   *features_ = std::move(features);
+  group_->set_last(std::move(last));
   identity_ = new_identity();
 }
 
