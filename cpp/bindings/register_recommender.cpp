@@ -256,6 +256,16 @@ void register_recommender(py::module_& m) {
       .def_property_readonly("skipped_events", &locked<&Recommender::skipped_events>)
       .def_property_readonly("limited_events", &locked<&Recommender::limited_events>)
       .def_property_readonly("new_item_count", &locked<&Recommender::new_item_count>)
+      .def(
+          "item_events",
+          [](const Recommender& model, py::handle items_in) {
+            const Tensor items = int64_vector(items_in, "items");
+            Codes events(static_cast<py::ssize_t>(items.size(0)));
+            std::int64_t* const out = events.mutable_data();
+            read_model(model, [&] { model.item_events(items.span<std::int64_t>(), out); });
+            return events;
+          },
+          py::arg("items"))
       .def("add_items", &add_items, py::arg("items"), py::arg("features"))
       .def("explore", &explore, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
            py::arg("exclude"), py::arg("share"))

@@ -140,6 +140,17 @@ class ScoringModel(StreamModel):
         """Return the ids of `items` in :attr:`item_table`; -1 for items never seen."""
         return self._item_ids.encode(np.atleast_1d(items), add=False)
 
+    def item_events(self, items: Any) -> NDArray[np.int64]:
+        """Return how many events items had: (n,) int64, 0 for an item never seen. Below `explore_below` an item is new.
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> fi.Recommender().partial_fit([1, 2, 2], [10, 10, 11]).item_events([10, 11, 12]).tolist()
+        [2, 1, 0]
+        """
+        return self._core.item_events(self.item_codes(items))
+
     def items_of(self, codes: Any) -> NDArray[Any]:
         """Return the item ids of codes, as :attr:`item_table` and an index over it know them."""
         array = np.asarray(codes)

@@ -49,6 +49,7 @@ def test_items_are_known_before_their_first_event():
     assert model.item_codes([12, 13, 14]).tolist() == [2, 3, 4]
     model.add_items([])
     assert model.partial_fit(1, 13).n_items == 5
+    assert model.item_events([10, 11, 12, 13, 99]).tolist() == [1, 1, 0, 1, 0]
 
 
 def test_refused_items_leave_nothing():
@@ -141,7 +142,14 @@ def test_checkpoints_of_before_there_were_features_load(tmp_path, monkeypatch):
 
     def as_before(saved):
         parameters, arrays = parts(saved)
-        for name in ("popular_negatives", "max_grad_norm", "item_features", "feature_lr_scale", "explore", "explore_below"):
+        for name in (
+            "popular_negatives",
+            "max_grad_norm",
+            "item_features",
+            "feature_lr_scale",
+            "explore",
+            "explore_below",
+        ):
             del parameters["params"][name]
         del parameters["versions"]["features"]
         return json.loads(json.dumps(parameters)), {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -59,12 +61,30 @@ def test_recovery_is_when_the_last_thousand_are_at_nine_tenths(lost, back):
     assert events == back
 
 
+def test_new_items_are_known_by_their_words(events):
+    assert suite.cold_items(events, (1,)) is None
+    titles = {int(item): f"number {item}" for item in np.unique(events.items)}
+    titled = dataclasses.replace(events, item_titles=titles)
+    found = suite.cold_items(titled, (1, 2))
+    assert list(found) == ["random start vectors", "from the words of titles"]
+    plain = suite.compare_models({"": lambda seed: fi.Recommender(seed=seed)}, events, "shuffle", (1, 2))[""]
+    assert found["random start vectors"]["all"] == pytest.approx(plain.recall)
+    assert found["from the words of titles"]["all"] != pytest.approx(plain.recall)
+
+
+def suite_text(streams):
+    return quality_tables(streams, (1,), False, lambda _: None)
+
+
 def test_the_tables_are_markdown_with_every_model(events, monkeypatch):
     monkeypatch.setattr(suite, "VARIANTS", {"no network": {"hidden": 0}})
     monkeypatch.setattr(suite, "drift_table", lambda seeds, tell: {"popularity": [(0.1, 0.05, None), (0.1, 0.1, 1000)]})
     monkeypatch.setattr(suite, "measure_speed", lambda *_: suite.Speed(1234.0, 56.0))
     said = []
-    text = quality_tables([events], (1,), True, said.append)
+    titled = dataclasses.replace(events, item_titles={int(item): str(item) for item in np.unique(events.items)})
+    text = quality_tables([titled], (1,), True, said.append)
+    assert f"| {events.name}, from the words of titles | 0." in text
+    assert "No stream has titles." in suite_text([events])
     for name in [*suite.contestants(), "no network", 'the preset "quality"']:
         assert f"| {name} | 0." in text
     assert "| popularity | 0.1000 | 0.0750 | never, 1,000 |" in text

@@ -132,6 +132,8 @@ class Recommender : public StreamModel {
                std::int64_t* items) const;
   /// Items of fewer than explore_below events.
   std::size_t new_item_count() const;
+  /// Events that items had, 0 for unknown ones. items, out: (n,)
+  void item_events(std::span<const std::int64_t> items, std::int64_t* out) const;
 
   Prediction prediction() const override;
   float predict_label(std::int64_t user, std::int64_t item, double time) const override;

@@ -81,6 +81,13 @@ std::size_t Recommender::new_item_count() const {
   return catalogue_->new_items().size();
 }
 
+void Recommender::item_events(std::span<const std::int64_t> items, std::int64_t* out) const {
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const bool known = items[i] >= 0 && static_cast<std::size_t>(items[i]) < catalogue_->size();
+    out[i] = known ? catalogue_->events(static_cast<std::size_t>(items[i])) : 0;
+  }
+}
+
 void Recommender::explore(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
                           std::span<const std::int64_t> excluded, double share, float* scores,
                           std::int64_t* items) const {

@@ -64,6 +64,8 @@ def quality_tables(streams: Sequence[Events], seeds: Sequence[int], with_variant
         rows = [_main_row(name, shuffled[name], in_order[name]) for name in shuffled]
         n = next(iter(shuffled.values())).n
         parts.append(f"### {events.name}\n\n{n:,} scored events, mean of {len(seeds)} seeds.\n\n{_table(_MAIN, rows)}")
+    cold = {events.name: suite.cold_items(events, seeds, tell) for events in streams}
+    parts.append(_cold({name: found for name, found in cold.items() if found}))
     parts.append(_drift(suite.drift_table(seeds, tell=tell)))
     parts.append(_speed({p: suite.measure_speed(streams[0].sorted(), p, tell) for p in ("quality", "fast")}))
     if with_variants:
@@ -80,6 +82,18 @@ def quality_tables(streams: Sequence[Events], seeds: Sequence[int], with_variant
 def _main_row(name: str, shuffled: Figures, in_order: Figures) -> list[str]:
     shares = (shuffled.recall, shuffled.ndcg, shuffled.first, shuffled.second, in_order.recall)
     return [name, *(_share(value) for value in shares), f"{shuffled.rate:,.0f}"]
+
+
+def _cold(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    if not found:
+        return "### New items\n\nNo stream has titles."
+    parts = list(next(iter(next(iter(found.values())).values())))[1:]  # nothing can find an item's first event
+    rows = [
+        [f"{stream}, {start}", *(_share(value[part]) for part in parts)]
+        for stream, of in found.items()
+        for start, value in of.items()
+    ]
+    return "### New items\n\nrecall@10 by the events that the item had had.\n\n" + _table(["model", *parts], rows)
 
 
 def _drift(found: Mapping[str, list[Any]]) -> str:

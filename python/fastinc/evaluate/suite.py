@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "hard negatives from mean + .3 deviations": {"hard_negatives": 0.3},
     "hard negatives from mean + 1 deviation": {"hard_negatives": 1.0},
     "200 negatives": {"negatives": 200},
+    "400 plain negatives, half of them popular": {"hard_negatives": None, "popular_negatives": 0.5},
     "X at the full rate": {"context_lr_scale": 1.0},
     "no X": {"context_lr_scale": 0.0},
     "no ties": {"tie_weight": 0.0, "context_lr_scale": 1.0},
@@ -256,6 +258,48 @@ def drift_table(seeds: Sequence[int], n_events: int = 100_000, tell: Tell = lamb
             tell(f"{events.name}: {name}, seed {seed}")
             report = prequential(make(seed), events, ("recall@10",), baselines=False)
             found[name].append(recovery(next(iter(report.models.values())), drift_at))
+    return found
+
+
+def cold_items(events: Events, seeds: Sequence[int], tell: Tell = lambda _: None) -> dict[str, dict[str, float]] | None:
+    """Return what knowing the words of items' titles does for new items.
+
+    Parameters
+    ----------
+    events
+        The stream.
+    seeds
+        A run for each.
+    tell
+        Told what is being done.
+
+    Returns
+    -------
+    dict or None
+        For the preset "quality" with random start vectors, and with those that it makes of the words: recall@10 by how
+        many events the item had had, and of all events ("all"). None where there are no titles.
+    """
+    from fastinc.features import Categorical
+    from fastinc.recommender import Recommender
+
+    if not events.item_titles:
+        return None
+    titles = {item: re.findall(r"\w+", title.lower()) for item, title in events.item_titles.items()}
+    found: dict[str, dict[str, float]] = {}
+    for name in ("random start vectors", "from the words of titles"):
+        runs = []
+        for seed in seeds:
+            tell(f"{events.name}: {name}, seed {seed}")
+            model = Recommender(seed=seed, item_features={"word": Categorical()} if found else None)
+            if found:
+                model.add_items(list(titles), {"word": list(titles.values())})
+            report = prequential(model, events, ("recall@10",), baselines=False, ties="shuffle", seed=seed)
+            runs.append(next(iter(report.models.values())))
+        found[name] = {
+            part: statistics.fmean(run.slices["item"][part]["recall@10"].value for run in runs)
+            for part in runs[0].slices["item"]
+        }
+        found[name]["all"] = statistics.fmean(run.metrics["recall@10"].value for run in runs)
     return found
 
 

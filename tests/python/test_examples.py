@@ -1,0 +1,32 @@
+"""The examples run, and show what they are there for."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_cold_start(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(1, 60, 3000), rng.integers(1, 150, 3000)
+    rows = [f"{user}\t{item}\t4\t{time}" for time, (user, item) in enumerate(zip(users, items, strict=True))]
+    (tmp_path / "u.data").write_text("\n".join(rows) + "\n")
+    titles = [f"{item}|{'Star Trek' if item % 2 else 'Dracula'} {item} (1998)" for item in range(1, 150)]
+    (tmp_path / "u.item").write_text("\n".join(titles) + "\n")
+    monkeypatch.setattr(sys, "argv", ["cold_start.py", "--no-encoder", "--events", str(tmp_path)])
+    runpy.run_path(str(EXAMPLES / "cold_start.py"), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "random start" in shown
+    assert "from the words" in shown
+    similar = next(line for line in shown.splitlines() if "Voyage to Andromeda" in line)
+    assert similar.count("Star Trek") > similar.count("Dracula")
+    assert "explore=0.05: " in shown
+    (tmp_path / "u.item").unlink()
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(EXAMPLES / "cold_start.py"), run_name="__main__")
