@@ -14,7 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def test_cold_start(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
-    users, items = rng.integers(1, 60, 3000), rng.integers(1, 150, 3000)
+    users = rng.integers(1, 60, 3000)
+    items = 2 * rng.integers(0, 74, 3000) + 1 + users % 2  # users like films of one kind
     rows = [f"{user}\t{item}\t4\t{time}" for time, (user, item) in enumerate(zip(users, items, strict=True))]
     (tmp_path / "u.data").write_text("\n".join(rows) + "\n")
     titles = [f"{item}|{'Star Trek' if item % 2 else 'Dracula'} {item} (1998)" for item in range(1, 150)]
