@@ -106,6 +106,21 @@ void add_items(Recommender& model, py::handle items_in, const py::object& featur
   change_model(model, [&] { model.add_items(items.span<std::int64_t>(), given.batch()); });
 }
 
+Codes item_events(const Recommender& model, py::handle items_in) {
+  const Tensor items = int64_vector(items_in, "items");
+  Codes events(static_cast<py::ssize_t>(items.size(0)));
+  std::int64_t* const out = events.mutable_data();
+  read_model(model, [&] { model.item_events(items.span<std::int64_t>(), out); });
+  return events;
+}
+
+py::dict memory_usage(const Recommender& model) {
+  const auto parts = read_model(model, [&] { return model.memory_usage(); });
+  py::dict out;
+  for (const auto& [name, bytes] : parts) out[py::str(name)] = bytes;
+  return out;
+}
+
 py::tuple explore(const Recommender& model, py::handle users_in, std::size_t k, double time,
                   bool exclude_seen, py::handle excluded_in, double share) {
   return make_lists(model, users_in, k, excluded_in,
@@ -179,6 +194,7 @@ void for_each_later_counter(State& state, Visit visit) {
   visit("boost_until", state.boost_until);
   visit("frozen", state.frozen);
   visit("limited", state.limited);
+  visit("explored", state.explored);
 }
 
 py::dict export_state(const Recommender& model) {
@@ -256,16 +272,7 @@ void register_recommender(py::module_& m) {
       .def_property_readonly("skipped_events", &locked<&Recommender::skipped_events>)
       .def_property_readonly("limited_events", &locked<&Recommender::limited_events>)
       .def_property_readonly("new_item_count", &locked<&Recommender::new_item_count>)
-      .def(
-          "item_events",
-          [](const Recommender& model, py::handle items_in) {
-            const Tensor items = int64_vector(items_in, "items");
-            Codes events(static_cast<py::ssize_t>(items.size(0)));
-            std::int64_t* const out = events.mutable_data();
-            read_model(model, [&] { model.item_events(items.span<std::int64_t>(), out); });
-            return events;
-          },
-          py::arg("items"))
+      .def("item_events", &item_events, py::arg("items"))
       .def("add_items", &add_items, py::arg("items"), py::arg("features"))
       .def("explore", &explore, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
            py::arg("exclude"), py::arg("share"))
@@ -290,12 +297,7 @@ void register_recommender(py::module_& m) {
           [](Recommender& model, bool frozen) { change_model(model, [&] { model.set_frozen(frozen); }); })
       .def("export_state", &export_state)
       .def("import_state", &import_state, py::arg("state"))
-      .def("memory_usage", [](const Recommender& model) {
-        const auto parts = read_model(model, [&] { return model.memory_usage(); });
-        py::dict out;
-        for (const auto& [name, bytes] : parts) out[py::str(name)] = bytes;
-        return out;
-      });
+      .def("memory_usage", &memory_usage);
 }
 
 }  // namespace fastinc::bindings

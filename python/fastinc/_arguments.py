@@ -72,6 +72,19 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def as_numeric(values: Any, name: str) -> np.ndarray[Any, Any]:
+    """Return an array of numbers of any shape."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass its filled()")
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of several lengths
+        raise ValueError(f"{name} is no array: {error}") from None
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be numeric")
+    return array
+
+
 def as_ids(ids: Any, name: str = "ids") -> Any:
     """Turn a list, range or int into an int64 array; arrays pass as they are and are checked by the engine."""
     kind = type(ids)  # asking for the class by isinstance() takes torch tensors a while

@@ -70,8 +70,8 @@ def _or_none(check: Check) -> Check:
 
 
 def _as_scale(value: Any, name: str) -> float:
-    if not as_number(value, name) > 0:
-        raise ValueError(f"{name} = {value} must be > 0, or None")
+    if not 0 < as_number(value, name) < float("inf"):
+        raise ValueError(f"{name} = {value} must be finite and > 0, or None")
     return float(value)
 
 

@@ -137,11 +137,14 @@ class ScoringModel(StreamModel):
         return self._core.user_vectors(codes, _request_time(at))
 
     def item_codes(self, items: Any) -> NDArray[np.int64]:
-        """Return the ids of `items` in :attr:`item_table`; -1 for items never seen."""
+        """Return the ids of `items` in :attr:`item_table`; -1 for items neither seen nor added."""
         return self._item_ids.encode(np.atleast_1d(items), add=False)
 
     def item_events(self, items: Any) -> NDArray[np.int64]:
         """Return how many events items had: (n,) int64, 0 for an item never seen. Below `explore_below` an item is new.
+
+        Events that `max_influence` or `trusted_after` ruled out count, too. Of checkpoints of before they were counted
+        all items have `explore_below`.
 
         Examples
         --------

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_flag, as_number, as_whole
+from fastinc._arguments import as_flag, as_number, as_numeric, as_whole
 from fastinc._ids import IdMap
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 def _as_column(values: Any, name: str, n: int, dtype: type[np.floating[Any]]) -> NDArray[Any] | None:
     if values is None:
         return None
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; pass its filled()")
-    array = np.asarray(values)
-    if array.dtype.kind not in "iufb":
-        raise TypeError(f"{name} has dtype {array.dtype}; it must be numeric")
+    array = as_numeric(values, name)
     if array.shape != (n,):
         raise ValueError(f"{name} has shape {array.shape}; users has {n} events")
     with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is named below
@@ -258,7 +254,7 @@ class StreamModel:
 
     @property
     def n_items(self) -> int:
-        """Items seen."""
+        """Items known: seen, or added."""
         return self._core.item_count
 
     @property

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinc._arguments import as_whole
+from fastinc._arguments import as_numeric, as_whole
 
 __all__ = ["Categorical", "Dense"]
 
 _MOST = 2**24
+_MOST_NUMBER = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
     """A vector of numbers for each item, such as a sentence encoder's of its title.
 
-    Vectors about as long as 1 learn best; a missing one is all 0.
+    Vectors about as long as 1 learn best; a missing one is all 0. Numbers beyond a million are refused.
 
     Parameters
     ----------
@@ -48,8 +49,9 @@ class Dense:
 class Categorical:
     """Any number of categories for each item, such as genres or words, hashed to buckets (Weinberger et al. 2009).
 
-    Categories are strings or whole numbers, and need not be known beforehand. Two of them may share a bucket, and are
-    one then: of n categories in b buckets each does so with a probability of about n / b.
+    Categories are strings or int64 numbers, and need not be known beforehand; one that an item repeats counts once. Two
+    of them may share a bucket, and are one then: of n categories in b buckets each does so with a probability of about
+    n / b.
 
     Parameters
     ----------
@@ -77,6 +79,8 @@ Feature = Dense | Categorical
 def _bucket(value: Any, buckets: int, where: str) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (str, int, np.integer)):
         raise TypeError(f"{where}: {value!r} is no category: strings and whole numbers are")
+    if not isinstance(value, str) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{where}: a number doesn't fit int64")
     key = f"s{value}" if isinstance(value, str) else f"i{value}"
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % buckets
@@ -123,7 +127,7 @@ class ItemFeatures:
             else:
                 for i, values in enumerate(_as_lists(features.get(name), name, n)):
                     where = f"features[{name!r}][{i}]"
-                    buckets[i] += [base + _bucket(value, feature.buckets, where) for value in values]
+                    buckets[i] += sorted({base + _bucket(value, feature.buckets, where) for value in values})
                 base += feature.buckets
         offsets = np.cumsum([0, *map(len, buckets)], dtype=np.int64)
         return numbers, offsets, np.array([b for some in buckets for b in some], dtype=np.int64)
@@ -142,26 +146,21 @@ class ItemFeatures:
 
 
 def _as_vectors(vectors: Any, name: str, n: int, size: int) -> NDArray[np.float32]:
-    if isinstance(vectors, np.ma.MaskedArray):
-        raise TypeError(f"features[{name!r}] is a masked array, whose mask would be ignored; pass its filled()")
-    array = np.asarray(vectors)
-    if array.dtype.kind not in "iufb":
-        raise TypeError(f"features[{name!r}] has dtype {array.dtype}; it must be numeric")
+    name = f"features[{name!r}]"
+    array = as_numeric(vectors, name)
     if array.shape != (n, size):
-        raise ValueError(f"features[{name!r}] has shape {array.shape}; it must be ({n}, {size})")
-    with np.errstate(over="ignore"):  # what doesn't fit becomes infinite, and is named below
-        numbers = array.astype(np.float32)
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0].tolist()
-        raise ValueError(f"features[{name!r}][{row}, {column}] = {array[row, column]} is not finite")
-    return numbers
+        raise ValueError(f"{name} has shape {array.shape}; it must be ({n}, {size})")
+    fits = np.abs(array) <= _MOST_NUMBER  # NaN doesn't
+    if not fits.all():
+        row, column = np.argwhere(~fits)[0].tolist()
+        raise ValueError(f"{name}[{row}, {column}] = {array[row, column]} must be from -1e6 to 1e6")
+    return array.astype(np.float32)
 
 
 def _as_lists(values: Any, name: str, n: int) -> list[Iterable[Any]]:
     if values is None:
         return [()] * n
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Mapping, np.ma.MaskedArray)) or not isinstance(values, Iterable):
         raise TypeError(f"features[{name!r}] must be a list with the categories of each item")
     lists = list(values)
     if len(lists) != n:

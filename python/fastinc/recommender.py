@@ -115,16 +115,17 @@ class Recommender(ScoringModel):
         What items are known by beside their events, by name: :class:`fastinc.features.Dense` and
         :class:`fastinc.features.Categorical`; :meth:`add_items` takes the values. Such an item starts with the vector
         and bias ``F f``, where f is 1, its numbers, and 1 for each of its categories; F is learned online, by a step
-        with every event towards the row of some item that has features and events. None: start vectors are random.
+        with every event towards the row of some item that has features and events (normalised by the length of f).
+        None: start vectors are random.
     feature_lr_scale
         The learning rate of F is this share of the optimizer's.
     explore, explore_below
         The share of the places in lists that :meth:`recommend` gives to new items, those of fewer events than
-        `explore_below`, so that they are shown at all.
+        `explore_below` (learned or not), so that they are shown at all. `prequential` ranks, and explores nothing.
     batch_size
         Events of one call that are learned together: 1, 2, 4, ... 256.
     seed
-        Of start vectors and negatives.
+        Of start vectors, negatives, the items that F learns from, and exploration.
     schedule
         Of the learning rate, by number of events; default ``fastinc.schedules.Constant()``.
 
@@ -442,7 +443,7 @@ class Recommender(ScoringModel):
         raise TypeError("a Recommender is not pickled: fastinc.checkpoint.save and load keep it whole")
 
     def memory_usage(self) -> dict[str, int]:
-        """Return allocated bytes by part: the tables, histories, ids, and their total.
+        """Return allocated bytes by part: the tables, histories, ids, what is known of items, scratch, and their total.
 
         Examples
         --------

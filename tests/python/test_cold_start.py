@@ -283,5 +283,59 @@ def test_no_row_steps_further_than_the_norm_allows():
 
 
 def test_the_norm_is_above_0():
-    with pytest.raises(ValueError, match=r"^max_grad_norm = 0 must be > 0, or None"):
+    with pytest.raises(ValueError, match=r"^max_grad_norm = 0 must be finite and > 0, or None"):
         model_of(max_grad_norm=0)
+    with pytest.raises(ValueError, match=r"^max_grad_norm = inf must be finite"):
+        model_of(max_grad_norm=float("inf"))
+    with pytest.raises(ValueError, match=r"^max_grad_norm = 1e-60 is too small"):
+        model_of(max_grad_norm=1e-60)
+
+
+@pytest.mark.parametrize("optimizer", [fi.SGD(lr=0.12), fi.Adagrad(lr=0.12), fi.FTRL(lr=0.1), fi.Adam(lr=0.01)])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 30.0, 1e6])
+def test_features_of_any_size_leave_all_rows_finite_and_skip_no_event(optimizer, size):
+    users, items, times = two_tastes(1000)
+    vectors = size * np.random.default_rng(1).normal(size=(40, 20)).clip(-1, 1)
+    model = model_of(item_features={"text": fi.features.Dense(20)}, optimizer=optimizer, max_grad_norm=1.0)
+    model.add_items(range(40), {"text": vectors}).partial_fit(users, items, timestamps=times)
+    assert all(np.isfinite(weights).all() for weights in weights_of(model).values())
+    assert model.stats()["skipped"] == 0
+
+
+def test_popular_negatives_skip_no_event():
+    model = model_of(hard_negatives=None, popular_negatives=1.0, negatives=50, batch_size=256, preset="fast")
+    model.partial_fit(np.arange(4000) % 77, np.concatenate([np.zeros(2000, int), np.arange(2000)]))
+    assert model.stats()["skipped"] == 0
+
+
+def test_what_was_popular_is_kept(tmp_path):
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 50, 70_000), rng.integers(0, 40, 70_000)
+    model = fi.Recommender(
+        4, preset="fast", hard_negatives=None, popular_negatives=0.5, negatives=2, long_window=0, batch_size=256
+    )
+    model.partial_fit(users, items)
+    fi.checkpoint.save(model, tmp_path)
+    again, _ = fi.checkpoint.load(tmp_path)
+    for each in (model, again):
+        each.partial_fit(users[:1000], items[:1000])
+    assert everything(again)[0] == everything(model)[0]
+
+
+def test_restoring_starts_later_items_from_their_features():
+    model = model_of(item_features=KINDS).partial_fit([1], [1])
+    snapshot = model.snapshot()
+    model.add_items([2, 3], {"kind": ["a", "a"]}).partial_fit([5, 6], [2, 3])
+    model.restore(snapshot)
+    rows = model.item_table.lookup(model.item_codes([2, 3]))
+    np.testing.assert_array_equal(rows[0], rows[1])
+    model.add_items([4], {"kind": ["a"]})
+    np.testing.assert_array_equal(rows[0], model.item_table.lookup(model.item_codes([4]))[0])
+
+
+def test_explored_lists_go_on_after_a_checkpoint(tmp_path):
+    model = explored_model(explore=0.5)
+    first = [model.recommend(3, k=10)[0].tolist() for _ in range(5)]
+    fi.checkpoint.save(model, tmp_path)
+    again, _ = fi.checkpoint.load(tmp_path)
+    assert [again.recommend(3, k=10)[0].tolist() for _ in range(5)] != first

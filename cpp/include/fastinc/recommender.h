@@ -72,7 +72,7 @@ struct RecommenderState {
   double boost = 1.0;
   std::uint64_t boost_until = 0;
   bool frozen = false;
-  std::uint64_t limited = 0;
+  std::uint64_t limited = 0, explored = 0;
   std::vector<std::uint32_t> item_events, seen_items;  // (items,) and those of them with events, by first
   std::vector<std::uint32_t> last_items;               // of the last events, for popular negatives
   FeatureState features;
@@ -107,7 +107,7 @@ struct Explanation {
 ///
 /// An item with features f (1, its numbers, 1 for each of its categories' buckets) starts as V_j, b_j = F f.
 /// Each event learned is also one of some item that has features and has been seen, drawn uniformly: F takes
-/// a step down half the square of F f - (V_j, b_j). Until its first event an item follows F.
+/// a step down half the square of F f - (V_j, b_j), over |f|^2. Until its first event an item follows F.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
@@ -188,10 +188,9 @@ class Recommender : public StreamModel {
   void reserve(const EventBatch& events);
   void learn_group(const EventBatch& events);
   bool may_teach(std::int64_t user, std::int64_t item, double time);
-  void start_items(std::span<const std::uint32_t> items) noexcept;
+  void start_items(std::span<std::uint32_t> items) noexcept;
   void restart_unseen(std::size_t events) noexcept;
-  void explore_list(std::span<const std::int64_t> left_out, std::uint64_t key, std::size_t places,
-                    std::span<float> scores, std::span<std::int64_t> items, const float* query) const;
+  void append_history(std::int64_t user, std::vector<std::int64_t>& out) const;
   Catalogue catalogue_of(const RecommenderState& state) const;
   ItemFeatures features_of(const RecommenderState& state) const;
 
@@ -201,7 +200,6 @@ class Recommender : public StreamModel {
   std::unique_ptr<Catalogue> catalogue_;
   std::unique_ptr<ItemFeatures> features_;
   std::vector<std::uint32_t> starting_;             // scratch
-  std::vector<float> start_rows_;                   // scratch
   mutable std::atomic<std::uint64_t> explored_{0};  // seeds what is drawn
   std::uint64_t skipped_ = 0, limited_ = 0;
   std::vector<std::int32_t> others_;  // scratch

@@ -30,6 +30,8 @@ struct EventBatch {
 /// Throws std::invalid_argument naming the argument and value for lengths that differ, a code outside
 /// [0, 2^31 - 2], a label or time that isn't finite.
 void validate(const EventBatch& events);
+/// The same for codes alone, called `name`.
+void validate_codes(std::span<const std::int64_t> codes, const char* name);
 
 /// What a model says of an event's label: nothing, its probability, or a value in units of labels.
 enum class Prediction : std::uint8_t { kNone, kProbability, kLabel };

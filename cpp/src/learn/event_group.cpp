@@ -13,7 +13,8 @@ namespace fastinc {
 namespace {
 
 constexpr std::size_t kLast = 1u << 16;  // events that tell how popular items are
-constexpr float kMostFinite = 1e15f;     // beyond, the sum of a group's products of two could overflow
+constexpr std::uint64_t kExampleTries = 16;
+constexpr float kMostFinite = 1e15f;  // beyond, the sum of a group's products of two could overflow
 
 }  // namespace
 
@@ -138,17 +139,22 @@ void EventGroup::differentiate(std::size_t index, Marks& marks) noexcept {
   event.is_example_finite = event.example >= 0 && subtract_example(index);
 }
 
-/// Any item that has features and had events: each as often as the others.
+/// An item that has features and had events, each as often as the others; none where these are a few of
+/// either and luck fails.
 std::int64_t EventGroup::draw_example(std::uint64_t number) const {
-  const std::span<const std::uint32_t> items = features_.items();
-  if (items.empty()) return -1;
-  const std::uint64_t bits = base::random_bits(config_.seed + 4, number) >> 32;
-  const std::uint32_t item = items[bits * items.size() >> 32];
-  return catalogue_.events(item) > 0 ? std::int64_t{item} : -1;
+  const std::span<const std::uint32_t> featured = features_.items(), seen = catalogue_.seen();
+  if (featured.empty() || seen.empty()) return -1;
+  const std::uint64_t key = base::row_key(config_.seed + 4, static_cast<std::int64_t>(number));
+  const std::span<const std::uint32_t> items = featured.size() < seen.size() ? featured : seen;
+  for (std::uint64_t i = 0; i < kExampleTries; ++i) {
+    const std::uint32_t item = items[(base::random_bits(key, i) >> 32) * items.size() >> 32];
+    if (features_.has(item) && catalogue_.events(item) > 0) return item;
+  }
+  return -1;
 }
 
-/// What the features say less what the item's row is: the gradient of half its square by the former. False
-/// where it isn't finite.
+/// What the features say less what the item's row is, in the share that a step of the map may be of it. False
+/// where it ran away.
 bool EventGroup::subtract_example(std::size_t index) noexcept {
   const Event& event = events_[index];
   const Uses& uses = uses_[ModelTables::kFeatures];
@@ -161,7 +167,11 @@ bool EventGroup::subtract_example(std::size_t index) noexcept {
                             event.sums.end[ModelTables::kFeatures] - begin, uses.weights.data() + begin,
                             residual);
   kernels().accumulate_rows(tables_.store(ModelTables::kItems).rows(), &row, 1, &minus, residual);
-  return base::bits_float(kernels().max_abs_bits(residual, config_.dim + 1)) < kMostFinite;
+  if (!(base::bits_float(kernels().max_abs_bits(residual, config_.dim + 1)) < ItemFeatures::kMost))
+    return false;
+  const float share = features_.step_share(row);
+  for (std::size_t i = 0; i <= config_.dim; ++i) residual[i] *= share;
+  return true;
 }
 
 /// Draw negatives and make of all scores what the loss is by them. False where one isn't finite.
@@ -223,7 +233,9 @@ std::size_t EventGroup::learn(double lr_factor) {
     steps.coefficients[t] = uses_[t].weights.data();
   }
   tables_.step(steps);
-  for (const Event& event : events_) last_.push(static_cast<std::uint32_t>(event.target.item));
+  for (const Event& event : events_) {
+    if (event.target.label > 0.0f) last_.push(static_cast<std::uint32_t>(event.target.item));
+  }
   return skipped;
 }
 

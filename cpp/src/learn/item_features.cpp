@@ -18,13 +18,15 @@ ItemFeatures::ItemFeatures(std::size_t numbers, std::size_t buckets) : numbers_(
 }
 void ItemFeatures::check(const FeatureBatch& batch) const {
   const std::size_t n = batch.items.size();
+  require(n == 0 || rows() > 0, "features: this model has no item_features");
   require(batch.numbers.size() == n * numbers_, "features: " + std::to_string(batch.numbers.size()) +
                                                     " numbers, not " + std::to_string(numbers_) +
                                                     " for each of " + std::to_string(n) + " items");
   for (std::size_t i = 0; i < batch.numbers.size(); ++i) {
-    require(std::isfinite(batch.numbers[i]),
+    require(std::abs(batch.numbers[i]) <= kMost,
             "features: number " + std::to_string(i % numbers_) + " of item " + std::to_string(i / numbers_) +
-                " = " + number_text(static_cast<double>(batch.numbers[i])) + " is not finite");
+                " = " + number_text(static_cast<double>(batch.numbers[i])) + " must be at most " +
+                number_text(static_cast<double>(kMost)));
   }
   if (batch.offsets.empty()) {
     require(batch.buckets.empty(), "features: categories without offsets");
@@ -49,6 +51,7 @@ void ItemFeatures::reserve(const FeatureBatch& batch, std::size_t items) {
   grow(place_, items);
   grow(items_, count);
   grow(categories_, count);
+  grow(step_shares_, count);
   grow(values_, count * (1 + numbers_));
   reserved_.assign(n, {});
   for (std::size_t i = 0; i < n && !batch.offsets.empty(); ++i) {
@@ -68,14 +71,21 @@ void ItemFeatures::set(const FeatureBatch& batch) {
       place_[item] = static_cast<std::uint32_t>(items_.size());
       items_.push_back(static_cast<std::uint32_t>(item));
       categories_.emplace_back();
+      step_shares_.push_back(0.0f);
       values_.push_back(1.0f);
       values_.resize(values_.size() + numbers_);
     }
     std::copy_n(batch.numbers.data() + i * numbers_, numbers_,
                 values_.data() + place_[item] * (1 + numbers_) + 1);
+    double squares = 1.0 + static_cast<double>(reserved_[i].size());
+    for (std::size_t k = 0; k < numbers_; ++k) {
+      const auto x = static_cast<double>(batch.numbers[i * numbers_ + k]);
+      squares += x * x;
+    }
+    step_shares_[place_[item]] = static_cast<float>(1.0 / squares);
     categories_[place_[item]] = std::move(reserved_[i]);
   }
-  reserved_.clear();
+  reserved_ = {};
 }
 
 void ItemFeatures::gather(std::size_t item, Uses& uses) const {
@@ -113,7 +123,7 @@ FeatureState ItemFeatures::export_state() const {
 
 std::size_t ItemFeatures::bytes() const {
   std::size_t bytes = (place_.capacity() + items_.capacity()) * sizeof(std::uint32_t) +
-                      values_.capacity() * sizeof(float) +
+                      (values_.capacity() + step_shares_.capacity()) * sizeof(float) +
                       categories_.capacity() * sizeof(std::vector<std::uint32_t>);
   bytes += first_rows_.capacity() * sizeof(std::uint32_t) + ones_.capacity() * sizeof(float);
   for (const std::vector<std::uint32_t>& categories : categories_) {

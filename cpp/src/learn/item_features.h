@@ -17,13 +17,16 @@ class ItemFeatures {
  public:
   ItemFeatures(std::size_t numbers, std::size_t buckets);
 
+  /// Larger numbers are refused, and so are rows made of features: nothing could be learned from them.
+  static constexpr float kMost = 1e6f;
+
   /// Rows of the features table; none where there are no features.
   std::size_t rows() const { return rows_of(numbers_, buckets_); }
   static std::size_t rows_of(std::size_t numbers, std::size_t buckets) {
     return numbers + buckets == 0 ? 0 : 1 + numbers + buckets;
   }
 
-  /// Throws std::invalid_argument naming what doesn't fit.
+  /// Throws std::invalid_argument naming what doesn't fit, such as any feature where there are none.
   void check(const FeatureBatch& batch) const;
   /// Room for so many items and those of the batch; the batch's features, of items below `items`, are taken
   /// in by set(), which can't fail then.
@@ -37,6 +40,8 @@ class ItemFeatures {
   std::size_t most_uses() const { return rows() == 0 ? 0 : 1 + numbers_ + ones_.size(); }
   /// Append the item's values.
   void gather(std::size_t item, Uses& uses) const;
+  /// 1 / |f|^2: such steps never overshoot, however long features are (normalised LMS, Nagumo and Noda 1967).
+  float step_share(std::size_t item) const { return step_shares_[place_[item]]; }
   /// What rows of the features table make of the item. out: (rows.dim,)
   void map(std::size_t item, const RowSet& rows, float* out) const noexcept;
 
@@ -51,7 +56,8 @@ class ItemFeatures {
   std::vector<float> ones_;                // (most categories of an item,)
   std::vector<std::uint32_t> place_;       // by item: where its features are
   std::vector<std::uint32_t> items_;
-  std::vector<float> values_;  // (items with features, 1 + numbers) 1 and the numbers
+  std::vector<float> values_;       // (items with features, 1 + numbers) 1 and the numbers
+  std::vector<float> step_shares_;  // (items with features,)
   std::vector<std::vector<std::uint32_t>> categories_;  // (items with features,) rows
   std::vector<std::vector<std::uint32_t>> reserved_;    // (items of a batch,) likewise
 };

@@ -21,9 +21,9 @@ class Marks {
   }
   bool has(std::size_t i) const { return stamps_[i] == now_; }
   bool mark(std::size_t i) {
-    if (has(i)) return false;
+    const bool unmarked = !has(i);
     stamps_[i] = now_;
-    return true;
+    return unmarked;
   }
   std::size_t bytes() const { return stamps_.capacity() * sizeof(std::uint32_t); }
 

@@ -138,14 +138,19 @@ bool ModelTables::have(std::size_t items, std::size_t users) const {
   });
 }
 
-void ModelTables::set_items(std::span<const std::uint32_t> items, const float* rows) noexcept {
-  if (items.empty()) return;
+void ModelTables::set_items(std::span<std::uint32_t> items,
+                            const std::function<void(std::uint32_t, float*)>& make) noexcept {
   RowStore& store = parts_[kItems].table->store();
   const std::uint64_t version = store.version() + 1;
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    store.set_row(items[i], rows + i * store.dim(), nullptr, version);
+  float* const row = scratch_.data();
+  std::size_t changed = 0;
+  for (const std::uint32_t item : items) {
+    make(item, row);
+    if (std::equal(row, row + store.dim(), store.weights(item))) continue;
+    store.set_row(item, row, nullptr, version);
+    items[changed++] = item;
   }
-  store.commit(version, items);
+  if (changed > 0) store.commit(version, items.first(changed));
 }
 
 void ModelTables::step(const Steps& steps) noexcept {

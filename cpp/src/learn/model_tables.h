@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -55,9 +56,10 @@ class ModelTables {
   /// Whether every table has the rows of so many items and users, and no others.
   bool have(std::size_t items, std::size_t users) const;
 
-  /// Set items' rows as they are, optimizer state fresh, as a version of their own. rows: (n, dim + 1);
-  /// grow() has made room for them.
-  void set_items(std::span<const std::uint32_t> items, const float* rows) noexcept;
+  /// make(item, row) makes items' rows, (dim + 1,), whose optimizer state starts again. Those that become
+  /// others are moved to the front of `items` and are the next version. grow() has made room for them.
+  void set_items(std::span<std::uint32_t> items,
+                 const std::function<void(std::uint32_t, float*)>& make) noexcept;
 
   /// What a group of events adds up to.
   struct Steps {

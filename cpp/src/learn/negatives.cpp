@@ -19,7 +19,7 @@ NegativeSampler::Draw NegativeSampler::draw(std::span<const std::uint32_t> items
     for (const std::uint32_t j : items) {
       if (!marks.has(j)) out[n++] = j;
     }
-    return {n, 0};
+    return {n, 0, 0};
   }
   const std::uint64_t key = base::row_key(seed_, static_cast<std::int64_t>(draw));
   const auto take = [&](std::uint32_t j) {
@@ -28,33 +28,44 @@ NegativeSampler::Draw NegativeSampler::draw(std::span<const std::uint32_t> items
   const auto one_of = [](const auto& from, std::uint64_t bits) { return from[bits * from.size() >> 32]; };
   if (popular_ > 0.0 && last.size() > 0) {
     const auto bar = static_cast<std::uint64_t>(popular_ * 0x1p32);
-    // Where few are popular, uniform draws fill up.
-    std::uint64_t i = 0;
+    std::uint64_t i = 0, mixed = 0;
     for (; n < count_; ++i) {
       const std::uint64_t bits = base::random_bits(key, i), low = bits & 0xffffffffu;
-      take(low < bar && i < 4 * count_ ? one_of(last, bits >> 32) : one_of(items, bits >> 32));
+      const bool is_mixed = i < 4 * count_;  // where few are popular, uniform draws fill up
+      mixed += is_mixed;
+      take(is_mixed && low < bar ? one_of(last, bits >> 32) : one_of(items, bits >> 32));
     }
-    return {n, i};
+    return {n, mixed, i - mixed};
   }
-  for (std::uint64_t i = 0; n < count_; ++i) {
+  std::uint64_t i = 0;
+  for (; n + 2 <= count_; ++i) {  // whether one is new is no branch: repeats can't be foretold
+    const std::uint64_t bits = base::random_bits(key, i);
+    out[n] = one_of(items, bits >> 32);
+    n += marks.mark(out[n]);
+    out[n] = one_of(items, bits & 0xffffffffu);
+    n += marks.mark(out[n]);
+  }
+  for (; n < count_; ++i) {
     const std::uint64_t bits = base::random_bits(key, i);
     take(one_of(items, bits >> 32));
     take(one_of(items, bits & 0xffffffffu));
   }
-  return {n, n};
+  return {n, 0, n};
 }
 
 void NegativeSampler::correct(std::size_t items, const RecentItems& last, const Draw& draw,
                               const std::uint32_t* drawn, float* scores) const {
-  const auto others = static_cast<double>(items - 1), tries = static_cast<double>(draw.tries);
-  if (popular_ == 0.0 || last.size() == 0 || draw.tries == 0) {
+  const auto others = static_cast<double>(items - 1);
+  if (draw.mixed == 0) {
     const auto all = static_cast<float>(std::log(others / static_cast<double>(draw.n)));
     for (std::size_t j = 0; j < draw.n; ++j) scores[j] += all;
     return;
   }
   for (std::size_t j = 0; j < draw.n; ++j) {
     const double q = popular_ * last.share(drawn[j]) + (1.0 - popular_) / others;
-    scores[j] -= static_cast<float>(std::log(-std::expm1(tries * std::log1p(-std::min(q, 0.999)))));
+    const double missed = static_cast<double>(draw.mixed) * std::log1p(-std::min(q, 0.999)) +
+                          static_cast<double>(draw.uniform) * std::log1p(-1.0 / (others + 1.0));
+    scores[j] -= static_cast<float>(std::log(-std::expm1(missed)));
   }
 }
 

@@ -17,9 +17,10 @@ class NegativeSampler {
   NegativeSampler(std::size_t count, std::uint64_t seed, double popular = 0.0)
       : count_(count), seed_(seed), popular_(popular) {}
 
-  /// How many were drawn, and how many tries it took; 0: all there are.
+  /// How many were drawn, and how many tries it took: with popular ones among them, and uniform; neither: all
+  /// there are.
   struct Draw {
-    std::size_t n, tries;
+    std::size_t n, mixed, uniform;
   };
 
   /// The last items of a user, never negatives of that user's events.

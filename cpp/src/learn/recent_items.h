@@ -35,7 +35,11 @@ class RecentItems {
   }
 
   std::size_t size() const { return events_.size(); }
-  std::uint32_t operator[](std::size_t i) const { return events_[i]; }
+  /// From the oldest on.
+  std::uint32_t operator[](std::size_t i) const {
+    const std::size_t at = next_ + i;
+    return events_[at < events_.size() ? at : at - events_.size()];
+  }
   double share(std::size_t item) const {
     return static_cast<double>(counts_[item]) / static_cast<double>(events_.size());
   }

@@ -51,9 +51,13 @@ void validate(const RecommenderConfig& c) {
   weight(c.hidden_lr_scale, "hidden_lr_scale");
   weight(c.context_lr_scale, "context_lr_scale");
   weight(c.max_grad_norm, "max_grad_norm");
+  require(c.max_grad_norm == 0.0 || static_cast<float>(c.max_grad_norm) > 0.0f,
+          "max_grad_norm = " + number_text(c.max_grad_norm) + " is too small for a float32");
+  require(c.explore_below <= UINT32_MAX, "explore_below = " + std::to_string(c.explore_below) +
+                                             " must be at most " + std::to_string(UINT32_MAX));
   weight(c.feature_lr_scale, "feature_lr_scale");
   require(c.feature_numbers <= kMostFeatures && c.feature_buckets <= kMostFeatures,
-          "features: " + std::to_string(c.feature_numbers) + " numbers and " +
+          "item_features: " + std::to_string(c.feature_numbers) + " numbers and " +
               std::to_string(c.feature_buckets) + " buckets must be at most " +
               std::to_string(kMostFeatures) + " each");
   require(c.context_lr_scale > 0.0 || c.tie_weight > 0.0 || c.user == UserModel::kVector,
@@ -91,6 +95,7 @@ Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimi
   features_ = std::make_unique<ItemFeatures>(config_.feature_numbers, config_.feature_buckets);
   group_ = std::make_unique<EventGroup>(config_, *tables_, *query_, *catalogue_, *features_);
   others_.reserve(config_.trusted_after);
+  starting_.reserve(config_.batch_size);
 }
 
 Recommender::~Recommender() = default;
@@ -169,8 +174,6 @@ void Recommender::reserve(const EventBatch& events) {
       histories_.reserve(events.users[i], static_cast<std::size_t>(same) + 1);
     }
     catalogue_->reserve(items);
-    starting_.reserve(events.size());
-    start_rows_.resize(std::max(start_rows_.size(), events.size() * (config_.dim + 1)));
     group_->reserve(events.size(), items, histories_.size());
     tables_->grow(items, histories_.size());
   } catch (...) {
@@ -252,6 +255,10 @@ float Recommender::predict_label(std::int64_t user, std::int64_t item, double ti
   return out;
 }
 
+void Recommender::append_history(std::int64_t user, std::vector<std::int64_t>& out) const {
+  for (std::size_t l = 0; l < histories_.length(user); ++l) out.push_back(histories_.recent(user, l).item);
+}
+
 void Recommender::recommend(std::span<const std::int64_t> users, std::size_t k, double time,
                             bool exclude_seen, std::span<const std::int64_t> excluded, float* scores,
                             std::int64_t* items) const {
@@ -267,9 +274,7 @@ void Recommender::recommend(std::span<const std::int64_t> users, std::size_t k, 
   for (std::size_t u = 0; u < users.size(); ++u) {
     user_vector(users[u], at, queries.data() + u * width);
     left_out.insert(left_out.end(), excluded.begin(), excluded.end());
-    for (std::size_t l = 0; exclude_seen && l < histories_.length(users[u]); ++l) {
-      left_out.push_back(histories_.recent(users[u], l).item);
-    }
+    if (exclude_seen) append_history(users[u], left_out);
     offsets.push_back(static_cast<std::int64_t>(left_out.size()));
   }
   SearchRequest request;
@@ -349,6 +354,7 @@ RecommenderState Recommender::export_state() const {
   state.boost = boost_;
   state.boost_until = boost_until_;
   state.frozen = frozen_;
+  state.explored = explored_;
   for (std::size_t j = 0; j < catalogue_->size(); ++j) state.item_events.push_back(catalogue_->events(j));
   state.seen_items.assign(catalogue_->seen().begin(), catalogue_->seen().end());
   state.last_items = group_->last().in_order();
@@ -362,11 +368,6 @@ void Recommender::import_state(const RecommenderState& state) {
               static_cast<std::size_t>(offsets.back()) == state.history_items.size() &&
               state.history_items.size() == state.history_times.size(),
           "recommender state: history offsets, items and times don't fit together");
-  require(std::all_of(state.history_items.begin(), state.history_items.end(),
-                      [&](std::int32_t item) {
-                        return item >= 0 && static_cast<std::uint64_t>(item) < state.item_count;
-                      }),
-          "recommender state: a history names an item that isn't there");
   require(std::isfinite(static_cast<float>(state.boost)) && state.boost > 0.0,
           "recommender state: boost = " + number_text(state.boost) + " must be finite and > 0");
   const std::size_t users = offsets.size() - 1;
@@ -374,9 +375,6 @@ void Recommender::import_state(const RecommenderState& state) {
           "recommender state: the tables don't hold the rows the counters tell of");
   Catalogue catalogue = catalogue_of(state);
   ItemFeatures features = features_of(state);
-  require(std::all_of(state.last_items.begin(), state.last_items.end(),
-                      [&](std::uint32_t item) { return item < state.item_count; }),
-          "recommender state: the last events name an item that isn't there");
   RecentItems last = group_->last_of(state.last_items, state.item_count);
   Histories histories(config_.history_size);
   for (std::size_t u = 0; u < users; ++u) {
@@ -396,6 +394,7 @@ void Recommender::import_state(const RecommenderState& state) {
   boost_ = state.boost;
   boost_until_ = state.boost_until;
   frozen_ = state.frozen;
+  explored_ = state.explored;
   *catalogue_ = std::move(catalogue);
   *features_ = std::move(features);
   group_->set_last(std::move(last));

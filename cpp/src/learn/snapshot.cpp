@@ -8,6 +8,7 @@
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 #include "fastinc/runtime.h"
+#include "learn/item_features.h"
 #include "learn/model_tables.h"
 #include "store/row_store.h"
 
@@ -122,7 +123,12 @@ void Recommender::restore(const Snapshot& from) {
         "snapshot: of another model with the same parameters, whose rows are of other users and items");
   }
   const ModelTables::Locks locks = tables_->lock();
+  std::vector<std::uint32_t> later;  // items that start again, from their features
+  for (const std::uint32_t item : features_->items()) {
+    if (item >= from.tables[ModelTables::kItems].count()) later.push_back(item);
+  }
   tables_->restore_rows(from.tables);
+  start_items(later);
 }
 
 }  // namespace fastinc

@@ -19,9 +19,7 @@ EventBatch EventBatch::slice(std::size_t begin, std::size_t end) const {
           times.empty() ? times : times.subspan(begin, n)};
 }
 
-namespace {
-
-void check_codes(std::span<const std::int64_t> codes, const char* name) {
+void validate_codes(std::span<const std::int64_t> codes, const char* name) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max() - 1;
   for (std::size_t i = 0; i < codes.size(); ++i) {
     if (codes[i] < 0 || codes[i] > kMost) {
@@ -31,6 +29,8 @@ void check_codes(std::span<const std::int64_t> codes, const char* name) {
     }
   }
 }
+
+namespace {
 
 template <class T>
 void check_finite_column(std::span<const T> values, const char* name) {
@@ -55,8 +55,8 @@ void validate(const EventBatch& events) {
   check_length(events.items.size(), events.size(), "items");
   if (!events.labels.empty()) check_length(events.labels.size(), events.size(), "labels");
   if (!events.times.empty()) check_length(events.times.size(), events.size(), "timestamps");
-  check_codes(events.users, "users");
-  check_codes(events.items, "items");
+  validate_codes(events.users, "users");
+  validate_codes(events.items, "items");
   check_finite_column(events.labels, "labels");
   check_finite_column(events.times, "timestamps");
 }

@@ -87,7 +87,9 @@ def _main_row(name: str, shuffled: Figures, in_order: Figures) -> list[str]:
 def _cold(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     if not found:
         return "### New items\n\nNo stream has titles."
-    parts = list(next(iter(next(iter(found.values())).values())))[1:]  # nothing can find an item's first event
+    parts = list(next(iter(next(iter(found.values())).values())))[
+        1:
+    ]  # an item's first event is a miss whatever is known of it
     rows = [
         [f"{stream}, {start}", *(_share(value[part]) for part in parts)]
         for stream, of in found.items()

@@ -24,6 +24,8 @@ RecommenderConfig featured_config(std::size_t batch_size) {
   RecommenderConfig config = configure(kSettings[6]);
   config.feature_numbers = kNumbers;
   config.feature_buckets = kBuckets;
+  config.popular_negatives = 0.5;
+  config.max_grad_norm = 2.0;
   config.batch_size = batch_size;
   return config;
 }
@@ -152,6 +154,7 @@ BOOST_AUTO_TEST_CASE(items_start_from_their_features_and_follow_them_until_their
 BOOST_AUTO_TEST_CASE(the_map_steps_towards_the_rows_of_items) {
   RecommenderConfig config = featured_config(4);
   config.feature_lr_scale = 0.5;
+  config.max_grad_norm = 0.0;
   Recommender model(config, share(SgdParams{.lr = 0.2}));
   FeatureState features;
   features.items = {0};
@@ -174,7 +177,7 @@ BOOST_AUTO_TEST_CASE(the_map_steps_towards_the_rows_of_items) {
   for (std::size_t r = 0; r < map->size(); ++r) {
     const std::vector<float> after = row_of(*map, static_cast<std::int64_t>(r));
     for (std::size_t d = 0; d < after.size(); ++d) {
-      const double gradient = 4.0 * values[r] * (start[d] - static_cast<double>(target[d]));
+      const double gradient = 4.0 / 8.25 * values[r] * (start[d] - static_cast<double>(target[d]));
       BOOST_CHECK_SMALL(static_cast<double>(after[d]) - (static_cast<double>(before[r][d]) - 0.1 * gradient),
                         1e-5);
     }
@@ -254,6 +257,53 @@ BOOST_AUTO_TEST_CASE(what_runs_out_of_memory_changes_nothing) {
   BOOST_CHECK_GT(failed, 5u);
 }
 
+BOOST_AUTO_TEST_CASE(learning_that_runs_out_of_memory_goes_on_where_it_failed) {
+  const Events events = random_events(3, 300, 40, 90);
+  const FeatureState features = some_features(120);
+  const auto make = [&] {
+    auto model = std::make_unique<Recommender>(featured_config(64), share(AdagradParams{.lr = 0.1}));
+    model->add_items(features.items, features.batch());
+    return model;
+  };
+  const auto expected = make();
+  expected->learn(events.batch());
+  std::size_t failed = 0;
+  for (bool failing = true; failing; failed += 1 + failed / 8) {
+    const auto model = make();
+    std::thread([&] {
+      const FailingNew guard(failed);
+      try {
+        model->learn(events.batch());
+        failing = false;
+      } catch (const std::bad_alloc&) {
+      }
+    }).join();
+    model->learn(events.batch().slice(model->event_count(), 300));
+    check_same(everything(*model), everything(*expected), "allocation " + std::to_string(failed) + ": ");
+    BOOST_REQUIRE_LT(failed, 9000u);
+  }
+  BOOST_CHECK_GT(failed, 5u);
+}
+
+// Where most of what is known has never been seen, and where most of what was seen has no features.
+BOOST_AUTO_TEST_CASE(the_map_learns_with_every_event_that_finds_an_example) {
+  for (const bool mostly_unseen : {true, false}) {
+    RecommenderConfig config = featured_config(1);
+    config.max_grad_norm = 0.0;
+    Recommender model(config, share(SgdParams{.lr = 0.01}));
+    FeatureState features = some_features(mostly_unseen ? 3000 : 30);
+    model.add_items(features.items, features.batch());
+    const Events events = random_events(4, 200, 20, mostly_unseen ? 20 : 90);
+    std::size_t steps = 0;
+    for (std::size_t e = 0; e < 200; ++e) {
+      const std::vector<float> before = row_of(*table_of(model, "features"), 0);
+      model.learn(events.batch().slice(e, e + 1));
+      steps += row_of(*table_of(model, "features"), 0) != before;
+    }
+    BOOST_CHECK_GT(steps, mostly_unseen ? 180u : 120u);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused) {
   Recommender model(featured_config(8), share(AdagradParams{.lr = 0.1}));
   const auto refused = [&](auto change) {
@@ -270,6 +320,18 @@ BOOST_AUTO_TEST_CASE(what_does_not_fit_is_refused) {
   refused([](FeatureState& f) { f.buckets.back() = std::int64_t{kBuckets}; });
   refused([](FeatureState& f) { f.buckets.back() = -1; });
   refused([](FeatureState& f) { f.items.back() += 1; });
+  refused([](FeatureState& f) { f.numbers[4] = 1.1e6f; });
+  Recommender plain(small_config(), share(AdagradParams{.lr = 0.1}));
+  const FeatureState some = some_features(9);
+  BOOST_CHECK_THROW(plain.add_items(some.items, some.batch()), std::invalid_argument);
+  const std::int64_t one = 0, user = 0, none[] = {0, 0};
+  const FeatureBatch nothing{{&one, 1}, {}, none, {}};
+  BOOST_CHECK_THROW(plain.add_items({&one, 1}, nothing), std::invalid_argument);
+  plain.learn({{&user, 1}, {&one, 1}, {}, {}});
+  RecommenderState state = plain.export_state();
+  state.item_events[0] = 0;
+  state.seen_items.clear();
+  BOOST_CHECK_THROW(plain.import_state(state), std::invalid_argument);  // the history names it
   const std::int64_t negative = -1;
   BOOST_CHECK_THROW(model.add_items({&negative, 1}, {}), std::invalid_argument);
 }

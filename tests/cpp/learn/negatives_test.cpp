@@ -86,7 +86,8 @@ BOOST_AUTO_TEST_CASE(popular_ones_are_drawn_and_corrected_by_their_share) {
   for (std::size_t d = 0; d < kDraws; ++d) {
     const NegativeSampler::Draw draw = sampler.draw(items, d, 399, {}, last, marks, out.data());
     BOOST_REQUIRE_EQUAL(draw.n, kCount);
-    tries += static_cast<double>(draw.tries) / kDraws;
+    BOOST_REQUIRE_EQUAL(draw.uniform, 0u);
+    tries += static_cast<double>(draw.mixed) / kDraws;
     BOOST_REQUIRE_EQUAL(std::set<std::uint32_t>(out.begin(), out.end()).size(), kCount);
     for (const std::uint32_t j : out) times[j] += 1.0 / kDraws;
   }
@@ -94,7 +95,7 @@ BOOST_AUTO_TEST_CASE(popular_ones_are_drawn_and_corrected_by_their_share) {
   for (std::uint32_t first = 0; first + kCount <= kItems - 1; first += kCount) {
     std::iota(out.begin(), out.end(), first);
     std::fill(scores.begin(), scores.end(), 1.0f);
-    sampler.correct(kItems, last, {kCount, static_cast<std::size_t>(std::lround(tries))}, out.data(),
+    sampler.correct(kItems, last, {kCount, static_cast<std::size_t>(std::lround(tries)), 0}, out.data(),
                     scores.data());
     for (std::size_t j = 0; j < kCount; ++j) {
       const double drawn = std::exp(1.0 - static_cast<double>(scores[j]));
@@ -104,7 +105,7 @@ BOOST_AUTO_TEST_CASE(popular_ones_are_drawn_and_corrected_by_their_share) {
   const NegativeSampler uniform(kCount, 7);
   const double same = std::log(399.0 / 20.0);
   std::fill(scores.begin(), scores.end(), 1.0f);
-  uniform.correct(kItems, last, {kCount, kCount}, out.data(), scores.data());
+  uniform.correct(kItems, last, {kCount, 0, kCount}, out.data(), scores.data());
   for (const float score : scores) BOOST_CHECK_CLOSE_FRACTION(static_cast<double>(score), 1.0 + same, 1e-6);
 }
 

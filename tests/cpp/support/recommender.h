@@ -120,6 +120,14 @@ inline void check_same(const Everything& got, const Everything& expected, const 
   BOOST_CHECK_EQUAL(got.state.latest_time, expected.state.latest_time);
   BOOST_CHECK_EQUAL(got.state.label_sum, expected.state.label_sum);
   BOOST_CHECK_EQUAL(got.state.label_count, expected.state.label_count);
+  BOOST_CHECK_EQUAL(got.state.limited, expected.state.limited);
+  check_same_bytes(got.state.item_events, expected.state.item_events, where + "items ");
+  check_same_bytes(got.state.seen_items, expected.state.seen_items, where + "items ");
+  check_same_bytes(got.state.last_items, expected.state.last_items, where + "items ");
+  check_same_bytes(got.state.features.items, expected.state.features.items, where + "features ");
+  check_same_bytes(got.state.features.numbers, expected.state.features.numbers, where + "features ");
+  check_same_bytes(got.state.features.offsets, expected.state.features.offsets, where + "features ");
+  check_same_bytes(got.state.features.buckets, expected.state.features.buckets, where + "features ");
 }
 
 inline void learn_in_parts(Recommender& model, const Events& events, std::size_t part) {
