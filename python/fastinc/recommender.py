@@ -341,10 +341,10 @@ class Recommender(ScoringModel):
         exclude
             Item ids nobody gets; unknown ones are ignored.
         explore
-            Each place of a list is one to explore with this probability: the last ones of the list, in order of score,
-            each for the best of four items drawn from the new ones (of fewer than `explore_below` events) that the
-            list may have. Where there are none the list stays as it is. Another list draws others. Default the
-            constructor's.
+            Each place of a list is one to explore with this probability: the last ones of the list, in order of score.
+            Half of them are for an item drawn from the new ones (of fewer than `explore_below` events) that the list
+            may have, the others for the best of four. Where there are none the list stays as it is. Another list draws
+            others. Default the constructor's.
 
         Returns
         -------

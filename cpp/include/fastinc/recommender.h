@@ -126,7 +126,8 @@ class Recommender : public StreamModel {
   void recommend(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
                  std::span<const std::int64_t> excluded, float* scores, std::int64_t* items) const override;
   /// recommend(), and then every place of a list goes to a new item with probability `share`: the last ones,
-  /// in order of score. Each is the best of four drawn from those new ones that the list may have.
+  /// in order of score. Half of them are drawn from those new ones that the list may have, the others the
+  /// best of four drawn.
   void explore(std::span<const std::int64_t> users, std::size_t k, double time, bool exclude_seen,
                std::span<const std::int64_t> excluded, double share, float* scores,
                std::int64_t* items) const;

@@ -63,11 +63,14 @@ class ExploredList {
            std::any_of(chosen_.begin(), chosen_.end(), [&](const Scored& one) { return one.item == item; });
   }
 
-  /// The best of a few; nothing where those that the list may have are rare. No list has scores that are NaN.
+  /// One, or the best of a few; nothing where those that the list may have are rare. No list has scores that
+  /// are NaN.
   Scored draw(std::span<const std::uint32_t> new_items, std::uint64_t key) const {
     Scored best{kNothing, -1};
+    // Every other place goes to whatever comes first: no item is shown to nobody because it starts badly.
+    const std::size_t draws = base::random_bits(key, kTries) % 2 == 0 ? 1 : kDraws;
     std::size_t drawn = 0;
-    for (std::uint64_t i = 0; i < kTries && drawn < kDraws; ++i) {
+    for (std::uint64_t i = 0; i < kTries && drawn < draws; ++i) {
       const std::uint64_t bits = base::random_bits(key, i) >> 32;
       const std::int64_t item = new_items[bits * new_items.size() >> 32];
       if (is_taken(item) || !may_have_(item)) continue;
