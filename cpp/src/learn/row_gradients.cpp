@@ -5,19 +5,20 @@
 namespace fastinc {
 
 void RowGradients::reserve(std::size_t rows, std::size_t terms) {
-  if (places_.size() < rows) places_.resize(rows);
+  const auto grow = [](auto& column, std::size_t size) {
+    if (column.size() < size) column.resize(size);
+  };
   const std::size_t distinct = std::min(rows, terms);
-  rows_.reserve(distinct);
-  counts_.reserve(distinct);
-  starts_.reserve(distinct + 1);
-  added_.reserve(terms);
-  if (terms_.size() < terms) terms_.resize(terms);
+  grow(places_, rows);
+  grow(rows_, distinct);
+  grow(counts_, distinct);
+  grow(starts_, distinct + 1);
+  grow(added_, terms);
+  grow(terms_, terms);
 }
 
 void RowGradients::start() {
-  rows_.clear();
-  counts_.clear();
-  added_.clear();
+  row_count_ = term_count_ = 0;
   if (++group_ == 0) {  // wrapped: old places could look new
     std::fill(places_.begin(), places_.end(), Place{});
     group_ = 1;
@@ -25,10 +26,14 @@ void RowGradients::start() {
 }
 
 void RowGradients::finish() {
-  starts_.assign(1, 0);
-  for (const std::uint32_t count : counts_) starts_.push_back(starts_.back() + count);
-  std::copy_n(starts_.begin(), counts_.size(), counts_.begin());  // where the next term of each goes
-  for (const Added& one : added_) terms_[counts_[one.index]++] = one.term;
+  std::uint32_t start = 0;
+  for (std::size_t j = 0; j < row_count_; ++j) {
+    starts_[j] = start;
+    start += counts_[j];
+    counts_[j] = starts_[j];  // where the next term of each goes
+  }
+  starts_[row_count_] = start;
+  for (std::size_t i = 0; i < term_count_; ++i) terms_[counts_[added_[i].index]++] = added_[i].term;
 }
 
 std::size_t RowGradients::bytes() const {

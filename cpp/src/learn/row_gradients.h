@@ -19,17 +19,17 @@ class RowGradients {
   void add(std::uint32_t row, GradientTerm term) {
     Place& place = places_[row];
     if (place.group != group_) {
-      place = {group_, static_cast<std::uint32_t>(rows_.size())};
-      rows_.push_back(row);
-      counts_.push_back(0);
+      place = {group_, static_cast<std::uint32_t>(row_count_)};
+      rows_[row_count_] = row;
+      counts_[row_count_++] = 0;
     }
     ++counts_[place.index];
-    added_.push_back({place.index, term});
+    added_[term_count_++] = {place.index, term};
   }
   /// After the last add().
   void finish();
 
-  std::span<const std::uint32_t> rows() const { return rows_; }
+  std::span<const std::uint32_t> rows() const { return {rows_.data(), row_count_}; }
   const std::uint32_t* starts() const { return starts_.data(); }
   const GradientTerm* terms() const { return terms_.data(); }
   std::size_t bytes() const;
@@ -45,8 +45,9 @@ class RowGradients {
 
   std::vector<Place> places_;  // by row: where it is in rows_, if group is group_
   std::uint32_t group_ = 0;
-  std::vector<std::uint32_t> rows_, counts_, starts_;
-  std::vector<Added> added_;
+  std::size_t row_count_ = 0, term_count_ = 0;
+  std::vector<std::uint32_t> rows_, counts_, starts_;  // the first row_count_ count
+  std::vector<Added> added_;                           // the first term_count_ count
   std::vector<GradientTerm> terms_;
 };
 
