@@ -394,3 +394,10 @@ class FaissBase:
                 far = int((distances > self.lists.far).sum())
         self.core.fold(slots, lists, version)
         return len(slots), far
+
+
+def may_tie(metric: str, worst: Float32, last: Float32) -> NDArray[np.bool_]:
+    """Whether rows that a base kept back, beyond its last, may score as well as the worst one found."""
+    lead = last.astype(np.float64) - worst if metric != "l2" else worst.astype(np.float64) - last
+    ahead: NDArray[np.bool_] = lead >= -1e-5 * np.maximum(np.abs(worst), np.abs(last))  # rounding included
+    return ahead

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastinc import _core
 from fastinc._arguments import as_flag, as_share, as_whole
 from fastinc._background import Background
-from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, Parameters, reason, row_norms
+from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, Parameters, may_tie, reason, row_norms
 from fastinc._queries import IdLists, as_id_lists, as_query_matrix
 from fastinc.table import EmbeddingTable
 
@@ -325,7 +325,7 @@ class LiveIndex:
                     self._building.release()
                 return self._search_exact(queries, k, exclude, allow)
             if base.exhaustive and not lacking:
-                tied = self._may_tie(scores[:, -1], found_scores[:, -1]) & (positions[:, -1] >= 0)
+                tied = may_tie(self._metric, scores[:, -1], found_scores[:, -1]) & (positions[:, -1] >= 0)
                 lacking = int(tied.sum())
             if ask == base.count or not lacking:
                 break
@@ -343,12 +343,6 @@ class LiveIndex:
         if not np.isfinite(norms).all():  # the engine says which value it is
             return None
         return (queries / np.where(norms > 0.0, norms, 1.0)[:, np.newaxis]).astype(np.float32)
-
-    def _may_tie(self, worst: Float32, last: Float32) -> NDArray[np.bool_]:
-        """Whether rows that the base kept back may score as well as the k-th, rounding included."""
-        lead = last.astype(np.float64) - worst if self._metric != "l2" else worst.astype(np.float64) - last
-        ahead: NDArray[np.bool_] = lead >= -1e-5 * np.maximum(np.abs(worst), np.abs(last))
-        return ahead
 
     # --- what keeps the base in step ---------------------------------------------------------------------------
 
