@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from fastinc.cli import evaluate as evaluate_command
+from fastinc.cli import main
 from fastinc.cli.suite import quality_tables
 from fastinc.evaluate import suite
 
@@ -90,6 +92,19 @@ def test_the_tables_are_markdown_with_every_model(events, monkeypatch):
     assert "| popularity | 0.1000 | 0.0750 | never, 1,000 |" in text
     assert '| "fast" | 1,234 | 56 µs |' in text
     assert any("item-kNN" in what for what in said)
+
+
+def test_the_command_runs_on_streams_with_their_titles_and_without_labels(events, monkeypatch):
+    titled = dataclasses.replace(
+        events, labels=np.ones(len(events), dtype=np.float32), item_titles={int(item): "x" for item in events.items}
+    )
+    given = []
+    monkeypatch.setattr(evaluate_command, "open_events", lambda *_, **__: titled)
+    monkeypatch.setattr(evaluate_command, "run_quality", lambda streams, *_: given.extend(streams))
+    assert main(["evaluate", "--suite", "quality", "--events", "some.csv"]) == 0
+    assert [stream.name for stream in given][:2] == ["MovieLens-100k, all ratings", "MovieLens-100k, ratings of 4 or 5"]
+    assert len(given) == 3
+    assert all(stream.item_titles == titled.item_titles and stream.labels is None for stream in given)
 
 
 def test_speed_is_measured_in_events_and_microseconds(monkeypatch, events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from fastinc.cli._console import progress, show_report
@@ -115,6 +116,4 @@ def _run_suite(args: argparse.Namespace) -> None:
 
 def _named(events: Events, name: str) -> Events:
     """Return the events as ones that all happened, under another name."""
-    from fastinc.datasets import Events
-
-    return Events(users=events.users, items=events.items, timestamps=events.timestamps, name=name, source=events.source)
+    return dataclasses.replace(events, labels=None, name=name)

@@ -87,9 +87,8 @@ def _main_row(name: str, shuffled: Figures, in_order: Figures) -> list[str]:
 def _cold(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     if not found:
         return "### New items\n\nNo stream has titles."
-    parts = list(next(iter(next(iter(found.values())).values())))[
-        1:
-    ]  # an item's first event is a miss whatever is known of it
+    first = next(iter(next(iter(found.values())).values()))
+    parts = [part for part in first if part != "new"]  # a first event is a miss, whatever is known of the item
     rows = [
         [f"{stream}, {start}", *(_share(value[part]) for part in parts)]
         for stream, of in found.items()
