@@ -1,16 +1,21 @@
 # Compiler flags in one place: what every file gets, and what each instruction set's kernels get.
 
+# Of C++ alone: nvcc has options of its own (see FastincCuda).
+function(fastinc_cxx_options)
+  foreach(option IN LISTS ARGN)
+    target_compile_options(fastinc_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${option}>)
+  endforeach()
+endfunction()
+
 add_library(fastinc_flags INTERFACE)
 # Same bytes everywhere: no contraction to FMA. The other two only allow vector square roots and selects.
-target_compile_options(fastinc_flags INTERFACE -ffp-contract=off -fno-math-errno -fno-trapping-math)
-target_compile_options(fastinc_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
-                                               -Wno-missing-field-initializers)
+fastinc_cxx_options(-ffp-contract=off -fno-math-errno -fno-trapping-math)
+fastinc_cxx_options(-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-missing-field-initializers)
 if(FASTINC_WERROR)
-  target_compile_options(fastinc_flags INTERFACE -Werror)
+  fastinc_cxx_options(-Werror)
 endif()
 if(FASTINC_SANITIZE)
-  target_compile_options(fastinc_flags INTERFACE -fsanitize=${FASTINC_SANITIZE} -fno-omit-frame-pointer
-                                                 -fno-sanitize-recover=all)
+  fastinc_cxx_options(-fsanitize=${FASTINC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(fastinc_flags INTERFACE -fsanitize=${FASTINC_SANITIZE})
 endif()
 

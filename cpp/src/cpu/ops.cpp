@@ -16,26 +16,6 @@ namespace fastinc {
 namespace {
 
 template <class Id>
-void check_row_numbers(std::span<const Id> ids, std::size_t num_rows) {
-  std::atomic<bool> in_range{true};
-  parallel_ranges(ids.size(), 1, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-    std::uint64_t largest = 0;  // a negative id is larger than any row
-    for (std::size_t i = begin; i < end; ++i) {
-      const auto id = static_cast<std::uint64_t>(static_cast<std::int64_t>(ids[i]));
-      largest = id > largest ? id : largest;
-    }
-    if (begin < end && largest >= num_rows) in_range = false;
-  });
-  if (in_range) return;
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || static_cast<std::uint64_t>(ids[i]) >= num_rows) {
-      throw std::out_of_range("ids[" + std::to_string(i) + "] = " + std::to_string(ids[i]) +
-                              " is out of range for weights with " + std::to_string(num_rows) + " rows");
-    }
-  }
-}
-
-template <class Id>
 std::size_t update_dense_rows(const OptimizerParams& params, const DenseRows& dense, std::span<const Id> ids,
                               const float* grads, NonFinite policy) {
   if (dense.dim == 0) throw std::invalid_argument("weights: dim must be at least 1, not 0");

@@ -29,14 +29,13 @@ float largest_magnitude(const float* x, std::size_t n) {
   return std::isfinite(value) ? value : std::numeric_limits<float>::infinity();
 }
 
-namespace {
-
-/// Every id's sum of squares is surely finite, whatever the duplicates.
 bool surely_finite(float largest, std::size_t n, std::size_t dim) {
   const double sum = static_cast<double>(largest) * static_cast<double>(n);
   return std::isfinite(largest) &&
          sum * sum * static_cast<double>(dim) < 0.5 * static_cast<double>(std::numeric_limits<float>::max());
 }
+
+namespace {
 
 [[noreturn]] void refuse(const float* grads, const std::vector<std::uint32_t>& positions, std::size_t dim,
                          std::int64_t id) {
@@ -67,6 +66,29 @@ void check_finite(const float* x, std::size_t n, std::size_t dim, const char* na
                                 "] = " + number_text(static_cast<double>(x[i])) + " is not finite");
   }
 }
+
+template <class Id>
+void check_row_numbers(std::span<const Id> ids, std::size_t num_rows) {
+  std::atomic<bool> in_range{true};
+  parallel_ranges(ids.size(), 1, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    std::uint64_t largest = 0;  // a negative id is larger than any row
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto id = static_cast<std::uint64_t>(static_cast<std::int64_t>(ids[i]));
+      largest = id > largest ? id : largest;
+    }
+    if (begin < end && largest >= num_rows) in_range = false;
+  });
+  if (in_range) return;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || static_cast<std::uint64_t>(ids[i]) >= num_rows) {
+      throw std::out_of_range("ids[" + std::to_string(i) + "] = " + std::to_string(ids[i]) +
+                              " is out of range for weights with " + std::to_string(num_rows) + " rows");
+    }
+  }
+}
+
+template void check_row_numbers(std::span<const std::int32_t>, std::size_t);
+template void check_row_numbers(std::span<const std::int64_t>, std::size_t);
 
 template <class Id>
 CleanBatch<Id> clean_batch(std::span<const Id> ids, const float* grads, std::size_t dim, NonFinite policy) {

@@ -17,6 +17,14 @@ namespace fastinc {
 /// Throws std::invalid_argument naming the first value of x that isn't finite. x: (n, dim), or (n,) for dim 0
 void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name);
 
+/// Throws std::out_of_range naming the first id outside [0, num_rows).
+template <class Id>
+void check_row_numbers(std::span<const Id> ids, std::size_t num_rows);
+
+/// Of the largest |gradient| of a batch: whether every id's sum of squares is finite, whatever the
+/// duplicates.
+bool surely_finite(float largest, std::size_t n, std::size_t dim);
+
 /// Of the largest bit pattern of |x|: whether every x is finite.
 inline bool all_finite(std::uint32_t max_abs_bits) {
   return max_abs_bits < 0x7f800000u;
