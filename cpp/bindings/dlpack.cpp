@@ -23,8 +23,23 @@ std::pair<int, int> dlpack_device(py::handle object, const char* name) {
   }
 }
 
-bool on_cpu(std::int32_t device_type) {
+bool is_cuda(std::int32_t device_type) {
+  return device_type == kDLCUDA || device_type == kDLCUDAManaged;
+}
+
+bool is_in(const Place& place, std::int32_t device_type, std::int32_t device) {
+  if (place.is_cuda) return is_cuda(device_type) && device == place.device;
   return device_type == kDLCPU || device_type == kDLCUDAHost;
+}
+
+std::string place_text(const Place& place) {
+  return place.is_cuda ? "CUDA device " + std::to_string(place.device) : "the CPU";
+}
+
+std::string device_text(std::int32_t device_type, std::int32_t device) {
+  return is_cuda(device_type)
+             ? "CUDA device " + std::to_string(device)
+             : "DLPack device type " + std::to_string(device_type) + " (1 is the CPU, 2 is CUDA)";
 }
 
 /// A producer's struct is another library's word: what would be read out of bounds is refused.
@@ -37,13 +52,14 @@ bool is_sound(const DLTensor& tensor) {
   return sound && (count == 0 || tensor.data != nullptr);
 }
 
-void check_struct(const DLTensor& tensor, const char* name) {
+void check_struct(const DLTensor& tensor, const char* name, const Place& place) {
   if (!is_sound(tensor)) {
     throw py::value_error(std::string(name) + ": its DLPack export is not a valid array");
   }
-  if (!on_cpu(tensor.device.device_type)) {
-    throw py::value_error(std::string(name) + ": its DLPack export is on device type " +
-                          std::to_string(tensor.device.device_type) + "; this call needs it on the CPU");
+  const auto [type, device] = tensor.device;
+  if (!is_in(place, type, device)) {
+    throw py::value_error(std::string(name) + ": its DLPack export is on " + device_text(type, device) +
+                          "; this call needs it on " + place_text(place));
   }
 }
 
@@ -54,14 +70,16 @@ void check_not_lazy(py::handle object, const char* name) {
   }
 }
 
-py::object dlpack_capsule(py::handle object, const char* name) {
+py::object dlpack_capsule(py::handle object, const char* name, const Place& place) {
+  py::dict arguments;
+  if (place.is_cuda) arguments["stream"] = place.stream;
   try {
     try {
-      return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+      return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0), **arguments);
     } catch (py::error_already_set& error) {
       if (!error.matches(PyExc_TypeError)) throw;  // a producer from before versions
     }
-    return object.attr("__dlpack__")();
+    return object.attr("__dlpack__")(**arguments);
   } catch (py::error_already_set& error) {
     refused(name, error);
   }
@@ -126,6 +144,17 @@ bool is_false(PyObject* answer) {
   return answer == Py_False;
 }
 
+/// Whether the library's work is on the call's stream: then neither has to wait for the other.
+bool has_stream(const DLPackExchangeAPI& api, const Place& place) {
+  void* stream = nullptr;
+  if (api.current_work_stream == nullptr || api.current_work_stream(kDLCUDA, place.device, &stream) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const auto number = reinterpret_cast<std::intptr_t>(stream);
+  return (number == 0 ? 1 : number) == place.stream;  // 0 is the default stream's other name
+}
+
 bool is_plain(const Exchange& exchange, py::handle object) {
   static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
   static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
@@ -135,16 +164,24 @@ bool is_plain(const Exchange& exchange, py::handle object) {
 
 }  // namespace
 
-DlpackExport dlpack_export(py::handle object, const char* name) {
+int cuda_device_of(py::handle object, const char* name) {
+  const bool told = py::hasattr(object, "__dlpack_device__");
+  const auto device = told ? dlpack_device(object, name) : std::pair<int, int>(kDLCPU, 0);
+  if (is_cuda(device.first)) return device.second;
+  throw py::value_error(std::string(name) + " is on " + (told ? device_text(device.first, 0) : "no device") +
+                        "; this call needs it on a CUDA device");
+}
+
+DlpackExport dlpack_export(py::handle object, const char* name, const Place& place) {
   if (py::hasattr(object, "__dlpack_device__")) {
-    const auto device = dlpack_device(object, name);
-    if (!on_cpu(device.first)) {
-      throw py::value_error(std::string(name) + " is on DLPack device type " + std::to_string(device.first) +
-                            " (1 is the CPU, 2 is CUDA); this call needs it on the CPU");
+    const auto [type, device] = dlpack_device(object, name);
+    if (!is_in(place, type, device)) {
+      throw py::value_error(std::string(name) + " is on " + device_text(type, device) +
+                            "; this call needs it on " + place_text(place));
     }
   }
   check_not_lazy(object, name);
-  const py::object capsule = dlpack_capsule(object, name);
+  const py::object capsule = dlpack_capsule(object, name, place);
   DlpackExport held;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
     auto* managed =
@@ -162,13 +199,14 @@ DlpackExport dlpack_export(py::handle object, const char* name) {
   } else {
     throw py::type_error(std::string(name) + ": __dlpack__ gave no DLPack capsule");
   }
-  check_struct(held.tensor(), name);
+  check_struct(held.tensor(), name, place);
   return held;
 }
 
-bool dlpack_exchange(py::handle object, bool writes, DLTensor& tensor, DlpackExport& held) {
+bool dlpack_exchange(py::handle object, bool writes, const Place& place, DLTensor& tensor,
+                     DlpackExport& held) {
   const Exchange exchange = exchange_of(Py_TYPE(object.ptr()));
-  if (exchange.api == nullptr) return false;
+  if (exchange.api == nullptr || (place.is_cuda && !has_stream(*exchange.api, place))) return false;
   bool exported = is_plain(exchange, object);
   if (exported && !writes && exchange.api->dltensor_from_py_object_no_sync != nullptr) {
     exported = exchange.api->dltensor_from_py_object_no_sync(object.ptr(), &tensor) == 0;
@@ -187,7 +225,7 @@ bool dlpack_exchange(py::handle object, bool writes, DLTensor& tensor, DlpackExp
     }
   }
   if (!exported) PyErr_Clear();
-  return exported && is_sound(tensor) && on_cpu(tensor.device.device_type);
+  return exported && is_sound(tensor) && is_in(place, tensor.device.device_type, tensor.device.device_id);
 }
 
 }  // namespace fastinc::bindings

@@ -4,11 +4,20 @@
 #include <dlpack/dlpack.h>
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <utility>
 
 namespace fastinc::bindings {
 
 namespace py = pybind11;
+
+/// Where a call has its arrays.
+struct Place {
+  bool is_cuda = false;
+  int device = 0;            // of CUDA
+  std::intptr_t stream = 0;  // of CUDA: what the call runs on, as DLPack numbers streams (1: the default one)
+};
+inline constexpr Place kOnCpu{};
 
 /// Owns what a producer exported, either struct version, and gives it back when it goes.
 class DlpackExport {
@@ -37,14 +46,18 @@ class DlpackExport {
   DLManagedTensor* plain_ = nullptr;
 };
 
-/// Asks the object's __dlpack__. Throws, naming the argument, where it refuses, is on another device than the
-/// CPU, or gives what isn't an array.
-DlpackExport dlpack_export(py::handle object, const char* name);
+/// Asks the object's __dlpack__. Throws, naming the argument, where it refuses, is in another place, or gives
+/// what isn't an array. In CUDA memory the producer lets the call's stream wait for its own.
+DlpackExport dlpack_export(py::handle object, const char* name, const Place& place);
 
-/// The same through the C functions that a type may offer, some ten times as fast, for an array on the CPU.
-/// False, with no error set, where the type has none or anything is unusual: then __dlpack__ has the say.
-/// Read-only arrays are told from others only where writes is true. tensor points into the object or into
-/// held.
-bool dlpack_exchange(py::handle object, bool writes, DLTensor& tensor, DlpackExport& held);
+/// The same through the C functions that a type may offer, some ten times as fast. False, with no error set,
+/// where the type has none or anything is unusual (for CUDA, where its stream isn't the call's): then
+/// __dlpack__ has the say. Read-only arrays are told from others only where writes is true. tensor points
+/// into the object or into held.
+bool dlpack_exchange(py::handle object, bool writes, const Place& place, DLTensor& tensor,
+                     DlpackExport& held);
+
+/// The CUDA device that an object says it is on; throws, naming the argument, where it is on none.
+int cuda_device_of(py::handle object, const char* name);
 
 }  // namespace fastinc::bindings

@@ -1,14 +1,13 @@
 // Kernels over the caller's arrays, and the optimizers' parameters.
 #include <pybind11/stl.h>
 
-#include <array>
 #include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/arguments.h"
+#include "bindings/dense_update.h"
 #include "bindings/register.h"
 #include "bindings/tensor.h"
 #include "fastinc/ops.h"
@@ -17,110 +16,28 @@
 namespace fastinc::bindings {
 namespace {
 
-/// An optimizer's step over callers' arrays. What doesn't change between calls, its names, is looked at once.
-class DenseUpdate {
- public:
-  /// parameters, state: what the calls bring, in this order.
-  DenseUpdate(const std::string& optimizer, std::vector<std::string> parameters,
-              std::vector<std::string> state)
-      : defaults_(make_optimizer(optimizer)), parameters_(std::move(parameters)), state_(std::move(state)) {
-    for (const std::string& name : parameters_) get_parameter(defaults_, name);
-    const StateShape shape = state_shape(defaults_);
-    element_states_ = static_cast<std::size_t>(shape.element_states);
-    if (state_.size() != element_states_ + static_cast<std::size_t>(shape.row_states)) {
-      throw py::value_error(optimizer + " has " + std::to_string(shape.element_states + shape.row_states) +
-                            " state arrays, not " + std::to_string(state_.size()));
-    }
-  }
+std::size_t update(const DenseUpdate& update, const py::tuple& values, py::handle weights,
+                   const py::tuple& state, py::handle ids, py::handle grads, py::handle nonfinite) {
+  const DenseUpdate::Batch batch = update.view(values, weights, state, ids, grads, kOnCpu);
+  const NonFinite policy = nonfinite_policy(nonfinite);
+  const std::size_t n = batch.ids->size(0);
+  return call_engine(work_of(n, n * batch.rows.dim), [&] {
+    return batch.ids->dtype() == DType::kInt32
+               ? update_rows(batch.params, batch.rows, batch.ids->span<std::int32_t>(),
+                             batch.grads->data<float>(), policy)
+               : update_rows(batch.params, batch.rows, batch.ids->span<std::int64_t>(),
+                             batch.grads->data<float>(), policy);
+  });
+}
 
-  /// values: a float for each of parameters; arrays: one for each of state.
-  std::size_t operator()(const py::tuple& values, py::handle weights_in, const py::tuple& arrays,
-                         py::handle ids_in, py::handle grads_in, py::handle nonfinite) const {
-    const OptimizerParams params = with(values);
-    const Tensor weights = float32_matrix(weights_in, "weights", Access::kWrite, kAny, kAny);
-    DenseRows dense{};
-    dense.weights = weights.data<float>();
-    dense.num_rows = weights.size(0);
-    dense.dim = weights.size(1);
-    const Held state = hold(arrays, dense);
-    const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny});
-    const Tensor grads =
-        float32_matrix(grads_in, "grads", Access::kRead, static_cast<std::int64_t>(ids.size(0)),
-                       static_cast<std::int64_t>(dense.dim));
-    check_all_disjoint(weights, state, ids, grads);
-    const NonFinite policy = nonfinite_policy(nonfinite);
-    return call_engine(work_of(ids.size(0), ids.size(0) * dense.dim), [&] {
-      return ids.dtype() == DType::kInt32
-                 ? update_rows(params, dense, ids.span<std::int32_t>(), grads.data<float>(), policy)
-                 : update_rows(params, dense, ids.span<std::int64_t>(), grads.data<float>(), policy);
-    });
-  }
-
- private:
-  /// As many as DenseRows has room for.
-  using Held = std::array<std::optional<Tensor>, 3>;
-
-  OptimizerParams with(const py::tuple& values) const {
-    if (values.size() != parameters_.size()) {
-      throw py::value_error(std::to_string(values.size()) + " parameters, not " +
-                            std::to_string(parameters_.size()));
-    }
-    OptimizerParams params = defaults_;
-    for (std::size_t k = 0; k < parameters_.size(); ++k) {
-      const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(values.ptr(), static_cast<py::ssize_t>(k)));
-      if (value == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-      set_parameter(params, parameters_[k], value);
-    }
-    return params;
-  }
-
-  Held hold(const py::tuple& arrays, DenseRows& dense) const {
-    if (arrays.size() != state_.size()) {
-      throw py::value_error(std::to_string(arrays.size()) + " state arrays, not " +
-                            std::to_string(state_.size()));
-    }
-    const auto rows = static_cast<std::int64_t>(dense.num_rows), dim = static_cast<std::int64_t>(dense.dim);
-    Held held;
-    for (std::size_t k = 0; k < state_.size(); ++k) {
-      const py::handle array = PyTuple_GET_ITEM(arrays.ptr(), static_cast<py::ssize_t>(k));
-      const char* name = state_[k].c_str();
-      if (k < element_states_) {
-        held[k] = float32_matrix(array, name, Access::kWrite, rows, dim);
-        dense.element_state[k] = held[k]->data<float>();
-      } else {
-        held[k] = float32_vector(array, name, Access::kWrite, rows);
-        dense.row_state = held[k]->data<float>();
-      }
-    }
-    return held;
-  }
-
-  void check_all_disjoint(const Tensor& weights, const Held& held, const Tensor& ids,
-                          const Tensor& grads) const {
-    check_disjoint(weights, "weights", ids, "ids");
-    check_disjoint(weights, "weights", grads, "grads");
-    for (std::size_t k = 0; k < state_.size(); ++k) {
-      const char* name = state_[k].c_str();
-      check_disjoint(weights, "weights", *held[k], name);
-      check_disjoint(*held[k], name, ids, "ids");
-      check_disjoint(*held[k], name, grads, "grads");
-      for (std::size_t j = 0; j < k; ++j) check_disjoint(*held[k], name, *held[j], state_[j].c_str());
-    }
-  }
-
-  OptimizerParams defaults_;
-  std::vector<std::string> parameters_, state_;
-  std::size_t element_states_ = 0;
-};
-
-void quantize(py::handle x_in, py::handle q_out) {
+void quantize(py::handle x_in, py::handle q_out, bool check_finite) {
   const Tensor x = float32_matrix(x_in, "x", Access::kRead, kAny, kAny);
   const Tensor q(
       q_out, "out", Access::kWrite, {DType::kUint8},
       {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
   check_disjoint(q, "out", x, "x");
   call_engine(x.size(0) * x.size(1),
-              [&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>()); });
+              [&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>(), check_finite); });
 }
 
 void dequantize(py::handle q_in, py::handle x_out) {
@@ -167,9 +84,9 @@ void register_ops(py::module_& m) {
   py::class_<DenseUpdate>(m, "DenseUpdate")
       .def(py::init<const std::string&, std::vector<std::string>, std::vector<std::string>>(),
            py::arg("optimizer"), py::arg("parameters"), py::arg("state"))
-      .def("__call__", &DenseUpdate::operator(), py::arg("values"), py::arg("weights"), py::arg("state"),
-           py::arg("ids"), py::arg("grads"), py::arg("nonfinite"));
-  m.def("quantize_rowwise", &quantize, py::arg("x"), py::arg("out"));
+      .def("__call__", &update, py::arg("values"), py::arg("weights"), py::arg("state"), py::arg("ids"),
+           py::arg("grads"), py::arg("nonfinite"));
+  m.def("quantize_rowwise", &quantize, py::arg("x"), py::arg("out"), py::arg("check_finite"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"));
   m.def("topk_int8", &topk, py::arg("queries"), py::arg("q"), py::arg("scores"), py::arg("rows"));
 }

@@ -154,9 +154,13 @@ py::object new_array(DType dtype, std::int64_t rows, std::int64_t columns) {
 }  // namespace
 
 Tensor::Tensor(py::handle object, const char* name, Access access, std::initializer_list<DType> dtypes,
-               std::initializer_list<std::int64_t> shape) {
-  const Wanted wanted{name, access, dtypes, shape};
+               std::initializer_list<std::int64_t> shape, const Place& place) {
+  const Wanted wanted{name, access, dtypes, shape, place};
   if (py::isinstance<py::array>(object)) {
+    if (place.is_cuda) {
+      throw py::value_error(std::string(name) + " is a NumPy array; this call needs it on CUDA device " +
+                            std::to_string(place.device));
+    }
     view_numpy(object, wanted);
   } else if (!view_exchanged(object, wanted)) {
     if (!py::hasattr(object, "__dlpack__")) {
@@ -197,7 +201,8 @@ bool Tensor::view_exchanged(py::handle object, const Wanted& wanted) {
   const bool writes = wanted.access == Access::kWrite;
   DLTensor tensor{};
   DlpackExport held;
-  if (!dlpack_exchange(object, writes, tensor, held) || (writes && held.read_only())) return false;
+  if (!dlpack_exchange(object, writes, wanted.place, tensor, held) || (writes && held.read_only()))
+    return false;
   const DType dtype = dtype_from(tensor.dtype);
   if (!takes(wanted, dtype) || !is_aligned(data_of(tensor), dtype)) return false;
   if (!fits(wanted, tensor.shape, tensor.ndim)) return false;
@@ -211,7 +216,7 @@ bool Tensor::view_exchanged(py::handle object, const Wanted& wanted) {
 }
 
 void Tensor::view_dlpack(py::handle object, const Wanted& wanted) {
-  DlpackExport held = dlpack_export(object, wanted.name);
+  DlpackExport held = dlpack_export(object, wanted.name, wanted.place);
   const DLTensor& tensor = held.tensor();
   dtype_ = dtype_from(tensor.dtype);
   check_layout(wanted, is_contiguous(tensor.shape, tensor.strides, tensor.ndim), !held.read_only());
@@ -236,13 +241,14 @@ void check_disjoint(const Tensor& written, const char* written_name, const Tenso
   }
 }
 
-Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows,
-                      std::int64_t dim) {
-  return Tensor(object, name, access, {DType::kFloat32}, {rows, dim});
+Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows, std::int64_t dim,
+                      const Place& place) {
+  return Tensor(object, name, access, {DType::kFloat32}, {rows, dim}, place);
 }
 
-Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n) {
-  return Tensor(object, name, access, {DType::kFloat32}, {n});
+Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n,
+                      const Place& place) {
+  return Tensor(object, name, access, {DType::kFloat32}, {n}, place);
 }
 
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n) {

@@ -33,16 +33,17 @@ struct Wanted {
   Access access;
   std::initializer_list<DType> dtypes;
   std::initializer_list<std::int64_t> shape;
+  Place place;
 };
 
-/// Views CPU memory for as long as it lives. Made with the GIL held; data() may be used without it. An array
-/// that is as wanted costs no allocation and no text.
+/// Views memory, the CPU's or a device's, for as long as it lives. Made with the GIL held; data() may be used
+/// without it. An array that is as wanted costs no allocation and no text.
 class Tensor {
  public:
-  /// Throws TypeError or ValueError naming the argument: not an array, not on the CPU, not contiguous (C
+  /// Throws TypeError or ValueError naming the argument: not an array, not in its place, not contiguous (C
   /// order), read-only where it is written to, wrong dtype or shape.
   Tensor(py::handle object, const char* name, Access access, std::initializer_list<DType> dtypes,
-         std::initializer_list<std::int64_t> shape);
+         std::initializer_list<std::int64_t> shape, const Place& place = kOnCpu);
 
   DType dtype() const { return dtype_; }
   std::size_t size(std::size_t axis) const { return static_cast<std::size_t>(shape_[axis]); }
@@ -71,9 +72,10 @@ class Tensor {
 };
 
 /// (n,) or (n, dim) arguments in one line each.
-Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows,
-                      std::int64_t dim);
-Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n);
+Tensor float32_matrix(py::handle object, const char* name, Access access, std::int64_t rows, std::int64_t dim,
+                      const Place& place = kOnCpu);
+Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n,
+                      const Place& place = kOnCpu);
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n = kAny);
 
 /// ids: (n,) int32 or int64. Widened to int64 in storage where they are int32: codes are few beside rows.

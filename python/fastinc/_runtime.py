@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 from fastinc import _core
+from fastinc._device import cuda_facts
 
 #: Packages that fastinc couples with, reported by :func:`info`.
 _PARTNERS = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "pyarrow", "river", "safetensors")
@@ -103,6 +104,6 @@ def info() -> dict[str, Any]:
         "isa": _core.current_isa(),
         "isas": _core.available_isas(),
         "num_threads": _core.num_threads(),
-        "cuda": {"available": False, "reason": "this version of fastinc has no CUDA module yet"},
+        "cuda": cuda_facts(),
         "packages": {package: _version_of(package) for package in _PARTNERS},
     }

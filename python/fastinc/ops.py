@@ -1,16 +1,22 @@
 """Kernels over your own arrays: in place, zero copy.
 
-Arrays are NumPy arrays, torch CPU tensors, or anything with DLPack. Rows are float32, ids int32 or int64;
-arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their gradients are
+Arrays are NumPy arrays, torch tensors, or anything with DLPack, all on the CPU or all on one GPU. Rows are float32,
+ids int32 or int64; arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their gradients are
 summed in float32 in a fixed order and each row takes one step, with the same bytes for any number of threads and
-any instruction set. All but small calls release the GIL: don't write to the arrays from another thread meanwhile.
+any instruction set, on the CPU and on a GPU. All but small calls release the GIL: don't write to the arrays from
+another thread meanwhile.
+
+Arrays on a GPU are worked on there, on the stream that their library is working on (CuPy's and torch's current one).
+A call waits for the device only to tell an error: with ``nonfinite="raise"``, or ``check_finite=True``. Without them it
+can be captured in a CUDA graph.
 
 All updates share these parameters:
 
 ``weights`` (num_rows, dim) float32, written; state arrays likewise, as each function says; ``ids`` (n,) int32 or
 int64 in [0, num_rows); ``grads`` (n, dim) float32; ``nonfinite`` "raise" refuses a batch with a gradient (or a
 sum of squares of summed gradients) that isn't finite in float32 and changes nothing, "skip" leaves out those rows.
-They return how many rows were skipped. Errors: TypeError (dtype), ValueError (shape, layout, non-finite,
+They return how many rows were skipped; on a GPU under "skip" as a :class:`DeferredCount`, which waits for the device
+where it is read, and for ids out of range, which are left out, raises only then. Errors: TypeError (dtype), ValueError (shape, layout, non-finite,
 hyper-parameter), IndexError (id out of range); each names the argument and the value, and changes nothing.
 """
 
@@ -21,10 +27,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastinc import _core
+from fastinc import _core, _cuda_ops
 from fastinc._arguments import as_choice, as_flag, as_number, as_whole
+from fastinc._device import DeferredCount, is_on_cuda
 
 __all__ = [
+    "DeferredCount",
     "adagrad_update",
     "adam_update",
     "dequantize_rowwise",
@@ -37,7 +45,7 @@ __all__ = [
 
 NonFinite = Literal["raise", "skip"]
 _POLICIES = ("raise", "skip")
-#: A NumPy array, a torch CPU tensor, or anything with ``__dlpack__``.
+#: A NumPy array, a torch tensor, or anything with ``__dlpack__``.
 Array = Any
 
 # Each optimizer with its parameters and state arrays by name, as the functions below bring them.
@@ -50,6 +58,20 @@ _ADAM = _core.DenseUpdate("adam", ("lr", "beta1", "beta2", "eps", *_DECAYED), ("
 _FTRL = _core.DenseUpdate("ftrl", ("lr", "beta", "l1", "l2"), ("z", "n"))
 
 
+def _update(
+    step: _core.DenseUpdate,
+    values: tuple[float, ...],
+    weights: Array,
+    state: tuple[Array, ...],
+    ids: Array,
+    grads: Array,
+    nonfinite: NonFinite,
+) -> int | DeferredCount:
+    if is_on_cuda(weights):
+        return _cuda_ops.update(step, values, weights, state, ids, grads, nonfinite)
+    return step(values, weights, state, ids, grads, nonfinite)
+
+
 def sgd_update(
     weights: Array,
     ids: Array,
@@ -60,7 +82,7 @@ def sgd_update(
     momentum_buffer: Array | None = None,
     weight_decay: float = 0.0,
     nonfinite: NonFinite = "raise",
-) -> int:
+) -> int | DeferredCount:
     """SGD on the rows in `ids`: ``w -= lr * (G + weight_decay * w)``; see :class:`fastinc.SGD`.
 
     Parameters
@@ -76,7 +98,7 @@ def sgd_update(
 
     Returns
     -------
-    int
+    int or DeferredCount
         Rows skipped.
 
     Examples
@@ -93,10 +115,10 @@ def sgd_update(
             raise ValueError(f"momentum_buffer is needed for momentum = {momentum}")
         as_choice(nonfinite, "nonfinite", _POLICIES)
         values: tuple[float, ...] = (as_number(lr, "lr"), as_number(weight_decay, "weight_decay"))
-        return _SGD(values, weights, (), ids, grads, nonfinite)
+        return _update(_SGD, values, weights, (), ids, grads, nonfinite)
     as_choice(nonfinite, "nonfinite", _POLICIES)
     values = (as_number(lr, "lr"), as_number(momentum, "momentum"), as_number(weight_decay, "weight_decay"))
-    return _MOMENTUM_SGD(values, weights, (momentum_buffer,), ids, grads, nonfinite)
+    return _update(_MOMENTUM_SGD, values, weights, (momentum_buffer,), ids, grads, nonfinite)
 
 
 def adagrad_update(
@@ -111,7 +133,7 @@ def adagrad_update(
     decoupled_weight_decay: bool = False,
     forgetting_factor: float = 1.0,
     nonfinite: NonFinite = "raise",
-) -> int:
+) -> int | DeferredCount:
     """Adagrad: ``h += G**2; w -= lr * G / (sqrt(h) + eps)``; see :class:`fastinc.Adagrad`.
 
     Parameters
@@ -125,7 +147,7 @@ def adagrad_update(
 
     Returns
     -------
-    int
+    int or DeferredCount
         Rows skipped.
 
     Examples
@@ -145,7 +167,7 @@ def adagrad_update(
         as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
         as_number(forgetting_factor, "forgetting_factor"),
     )
-    return _ADAGRAD(values, weights, (state,), ids, grads, nonfinite)
+    return _update(_ADAGRAD, values, weights, (state,), ids, grads, nonfinite)
 
 
 def rowwise_adagrad_update(
@@ -160,7 +182,7 @@ def rowwise_adagrad_update(
     decoupled_weight_decay: bool = False,
     forgetting_factor: float = 1.0,
     nonfinite: NonFinite = "raise",
-) -> int:
+) -> int | DeferredCount:
     """Rowwise Adagrad: ``h += mean(G**2); w -= lr * G / (sqrt(h) + eps)``; see :class:`fastinc.RowWiseAdagrad`.
 
     Parameters
@@ -174,7 +196,7 @@ def rowwise_adagrad_update(
 
     Returns
     -------
-    int
+    int or DeferredCount
         Rows skipped.
 
     Examples
@@ -195,7 +217,7 @@ def rowwise_adagrad_update(
         as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
         as_number(forgetting_factor, "forgetting_factor"),
     )
-    return _ROWWISE_ADAGRAD(values, weights, (state,), ids, grads, nonfinite)
+    return _update(_ROWWISE_ADAGRAD, values, weights, (state,), ids, grads, nonfinite)
 
 
 def adam_update(
@@ -213,7 +235,7 @@ def adam_update(
     weight_decay: float = 0.0,
     decoupled_weight_decay: bool = False,
     nonfinite: NonFinite = "raise",
-) -> int:
+) -> int | DeferredCount:
     """Lazy Adam with a step count per row; see :class:`fastinc.Adam`.
 
     Parameters
@@ -229,7 +251,7 @@ def adam_update(
 
     Returns
     -------
-    int
+    int or DeferredCount
         Rows skipped.
 
     Examples
@@ -251,7 +273,7 @@ def adam_update(
         as_number(weight_decay, "weight_decay"),
         as_flag(decoupled_weight_decay, "decoupled_weight_decay"),
     )
-    return _ADAM(values, weights, (exp_avg, exp_avg_sq, steps), ids, grads, nonfinite)
+    return _update(_ADAM, values, weights, (exp_avg, exp_avg_sq, steps), ids, grads, nonfinite)
 
 
 def ftrl_update(
@@ -266,7 +288,7 @@ def ftrl_update(
     l1: float = 0.0,
     l2: float = 0.0,
     nonfinite: NonFinite = "raise",
-) -> int:
+) -> int | DeferredCount:
     """FTRL-Proximal; see :class:`fastinc.FTRL`.
 
     Parameters
@@ -280,7 +302,7 @@ def ftrl_update(
 
     Returns
     -------
-    int
+    int or DeferredCount
         Rows skipped.
 
     Examples
@@ -295,7 +317,7 @@ def ftrl_update(
     """
     as_choice(nonfinite, "nonfinite", _POLICIES)
     values = (as_number(lr, "lr"), as_number(beta, "beta"), as_number(l1, "l1"), as_number(l2, "l2"))
-    return _FTRL(values, weights, (z, n), ids, grads, nonfinite)
+    return _update(_FTRL, values, weights, (z, n), ids, grads, nonfinite)
 
 
 def _shape_of(x: Array, name: str) -> tuple[int, int]:
@@ -311,7 +333,7 @@ def _as_kind_of(x: Array, result: np.ndarray[Any, Any]) -> Array:
     return torch.from_numpy(result) if torch is not None and isinstance(x, torch.Tensor) else result
 
 
-def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
+def quantize_rowwise(x: Array, *, out: Array | None = None, check_finite: bool = True) -> Array:
     """Quantise rows to 8 bits in the fused rowwise format of FBGEMM and torch.
 
     A row becomes its ``dim`` codes, then a float32 scale and a float32 bias: ``range = max - min``,
@@ -325,11 +347,14 @@ def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
         (n, dim) float32, finite, dim >= 1.
     out
         (n, dim + 8) uint8 to write to; made if None.
+    check_finite
+        False: a row with a value that isn't finite becomes anything, and a GPU isn't waited for.
 
     Returns
     -------
     array
-        `out`; a torch tensor if `x` is one, else a NumPy array.
+        `out`; else a new array: on the GPU where `x` is, as its library makes them; a torch tensor if `x` is one; or
+        a NumPy array.
 
     Raises
     ------
@@ -343,10 +368,13 @@ def quantize_rowwise(x: Array, *, out: Array | None = None) -> Array:
     >>> fi.ops.quantize_rowwise(np.array([[0, 1, 2.55]], dtype=np.float32))[0, :3].tolist()
     [0, 100, 255]
     """
+    check_finite = as_flag(check_finite, "check_finite")
+    if is_on_cuda(x):
+        return _cuda_ops.quantize_rowwise(x, out, check_finite)
     if out is None:
         rows, dim = _shape_of(x, "x")
         out = _as_kind_of(x, np.empty((rows, dim + 8), dtype=np.uint8))
-    _core.quantize_rowwise(x, out)
+    _core.quantize_rowwise(x, out, check_finite)
     return out
 
 
@@ -363,7 +391,7 @@ def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
     Returns
     -------
     array
-        `out`; a torch tensor if `q` is one, else a NumPy array.
+        `out`; else a new array, as :func:`quantize_rowwise` makes them.
 
     Examples
     --------
@@ -372,6 +400,8 @@ def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
     >>> fi.ops.dequantize_rowwise(fi.ops.quantize_rowwise(x)).round(4).tolist()
     [[0.0, 1.0, 2.549999952316284]]
     """
+    if is_on_cuda(q):
+        return _cuda_ops.dequantize_rowwise(q, out)
     if out is None:
         rows, columns = _shape_of(q, "q")
         if columns < 9:

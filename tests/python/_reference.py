@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import fastinc as fi
+from _devices import ops
 from _rounding import Bounded, group_sum
 
 NAN, INF = float("nan"), float("inf")
@@ -171,7 +172,7 @@ _ADAM = {"lr": 0.1, "beta1": 0.8, "beta2": 0.9}
 OPTIMIZERS: dict[str, Spec] = {
     "sgd": Spec(
         make=fi.SGD,
-        update=fi.ops.sgd_update,
+        update=ops.sgd_update,
         state={},
         variants={"plain": {"lr": 0.3}, "l2": {"lr": 0.3, "weight_decay": 0.2}},
         step=_sgd,
@@ -180,7 +181,7 @@ OPTIMIZERS: dict[str, Spec] = {
     ),
     "momentum": Spec(
         make=fi.SGD,
-        update=fi.ops.sgd_update,
+        update=ops.sgd_update,
         state={"momentum_buffer": ELEMENT},
         variants={
             "plain": {"lr": 0.3, "momentum": 0.7},
@@ -192,7 +193,7 @@ OPTIMIZERS: dict[str, Spec] = {
     ),
     "adagrad": Spec(
         make=fi.Adagrad,
-        update=fi.ops.adagrad_update,
+        update=ops.adagrad_update,
         state={"state": ELEMENT},
         variants=_ADAGRAD_VARIANTS,
         step=_adagrad,
@@ -202,7 +203,7 @@ OPTIMIZERS: dict[str, Spec] = {
     ),
     "rowwise_adagrad": Spec(
         make=fi.RowWiseAdagrad,
-        update=fi.ops.rowwise_adagrad_update,
+        update=ops.rowwise_adagrad_update,
         state={"state": ROW},
         variants=_ADAGRAD_VARIANTS,
         step=_rowwise_adagrad,
@@ -212,7 +213,7 @@ OPTIMIZERS: dict[str, Spec] = {
     ),
     "adam": Spec(
         make=fi.Adam,
-        update=fi.ops.adam_update,
+        update=ops.adam_update,
         state={"exp_avg": ELEMENT, "exp_avg_sq": ELEMENT, "steps": ROW},
         variants={
             "plain": {**_ADAM, "eps": 1e-8},
@@ -232,7 +233,7 @@ OPTIMIZERS: dict[str, Spec] = {
     ),
     "ftrl": Spec(
         make=fi.FTRL,
-        update=fi.ops.ftrl_update,
+        update=ops.ftrl_update,
         state={"z": ELEMENT, "n": ELEMENT},
         variants={
             "plain": {"lr": 0.3, "beta": 1.0},

@@ -13,6 +13,8 @@ import fastinc as fi
 # `_reference` and its kin, under every import mode of pytest.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import _devices  # noqa: E402, it finds CUDA before a test asks for it
+
 settings.register_profile("fastinc", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastinc")
 
@@ -46,3 +48,20 @@ def one_thread():
     fi.set_num_threads(1)
     yield
     fi.set_num_threads(before)
+
+
+def pytest_runtest_logreport(report):
+    """Count the tests on CUDA: on a GPU, under the emulator, and not at all."""
+    if "[cuda" not in report.nodeid:
+        return
+    if report.skipped:
+        _devices.counts["skipped"] += 1
+    elif report.when == "call":
+        _devices.counts[_devices.CUDA or "skipped"] += 1
+
+
+def pytest_terminal_summary(terminalreporter):
+    gpu, emulated, skipped = (_devices.counts[name] for name in ("gpu", "emulated", "skipped"))
+    if gpu + emulated + skipped:
+        line = f"CUDA: {gpu} tests ran on a GPU, {emulated} under the emulator, {skipped} not at all"
+        terminalreporter.write_line(line + (f" ({_devices.NO_CUDA})" if not _devices.CUDA else ""))

@@ -8,9 +8,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import fastinc as fi
+from _devices import device_fixture, ops
 from _reference import CASES, PLAIN_CASES, Reference, bytes_of, case_ids
 from _rounding import group_sum, lane_sum
+
+device = device_fixture()
 
 DIMS = (1, 2, 3, 7, 31, 32, 33, 64, 65, 130)
 
@@ -92,7 +94,7 @@ def test_matches_torch_sparse_sgd():
         optimizer.zero_grad()
         embedding(torch.from_numpy(ids)).backward(torch.from_numpy(grads))
         optimizer.step()
-        fi.ops.sgd_update(weights, ids, grads, lr=0.25)
+        ops.sgd_update(weights, ids, grads, lr=0.25)
     np.testing.assert_array_equal(weights, embedding.weight.detach().numpy())
 
 
@@ -128,7 +130,7 @@ def test_a_long_segment_is_summed_in_groups_of_64(n, dim):
     rng = np.random.default_rng(n)
     grads = (rng.standard_normal((n, dim)) * 10.0 ** rng.integers(-4, 5, (n, 1))).astype(np.float32)
     weights = np.zeros((3, dim), np.float32)
-    fi.ops.sgd_update(weights, np.full(n, 1), grads, lr=1.0)
+    ops.sgd_update(weights, np.full(n, 1), grads, lr=1.0)
     np.testing.assert_array_equal(weights[1], -group_sum(grads))
     assert not weights[[0, 2]].any()
 
@@ -137,7 +139,7 @@ def test_three_levels_of_groups():
     n = 64**3 + 64**2 + 65
     grads = np.random.default_rng(0).standard_normal((n, 1)).astype(np.float32)
     weights = np.zeros((1, 1), np.float32)
-    fi.ops.sgd_update(weights, np.zeros(n, np.int32), grads, lr=1.0)
+    ops.sgd_update(weights, np.zeros(n, np.int32), grads, lr=1.0)
     assert weights[0, 0] == -group_sum(grads)[0]
 
 
@@ -154,7 +156,7 @@ def test_batch_order_within_each_row(seed, n, rows):
     ids[rng.random(n) < 0.05] = rows - 1
     grads = (rng.standard_normal((n, 2)) * 10.0 ** rng.integers(-4, 5, (n, 1))).astype(np.float32)
     weights = np.zeros((rows, 2), np.float32)
-    fi.ops.sgd_update(weights, ids, grads, lr=1.0)
+    ops.sgd_update(weights, ids, grads, lr=1.0)
     for row in np.unique(ids):
         np.testing.assert_array_equal(weights[row], -group_sum(grads[ids == row]))
     untouched = np.ones(rows, bool)
@@ -167,7 +169,7 @@ def test_sums_over_a_row_use_32_lanes(dim, isa):
     """A new accumulator is the mean square: compare it bit for bit, over 50 rows."""
     grads = np.random.default_rng(dim).standard_normal((50, dim)).astype(np.float32)
     state = np.zeros(50, np.float32)
-    fi.ops.rowwise_adagrad_update(np.zeros((50, dim), np.float32), state, np.arange(50), grads)
+    ops.rowwise_adagrad_update(np.zeros((50, dim), np.float32), state, np.arange(50), grads)
     expected = [lane_sum(g * g) / np.float32(dim) for g in grads]
     np.testing.assert_array_equal(state, np.array(expected, np.float32))
 
@@ -247,7 +249,7 @@ def test_nonfinite_skip_leaves_out_exactly_those_rows(case, kind):
 def test_skip_counts_rows_not_gradients():
     weights = np.zeros((4, 2), np.float32)
     grads = np.full((6, 2), np.nan, np.float32)
-    assert fi.ops.sgd_update(weights, np.array([0, 0, 1, 3, 3, 3]), grads, nonfinite="skip") == 3
+    assert ops.sgd_update(weights, np.array([0, 0, 1, 3, 3, 3]), grads, nonfinite="skip") == 3
     assert not weights.any()
 
 
@@ -259,7 +261,7 @@ def test_nonfinite_is_found_at_every_column(isa):
                 grads[1, column] = value
                 weights = np.zeros((3, dim), np.float32)
                 with pytest.raises(ValueError, match=rf"grads\[1, {column}\]"):
-                    fi.ops.sgd_update(weights, np.arange(3), grads)
+                    ops.sgd_update(weights, np.arange(3), grads)
                 assert not weights.any()
 
 
@@ -292,7 +294,7 @@ def test_in_place_on_torch_tensors(case):
 def test_in_place_on_numpy_views():
     """A contiguous slice of a larger array is written where it is, and nothing around it."""
     whole = np.zeros((10, 4), np.float32)
-    fi.ops.sgd_update(whole[3:6], np.array([0, 2]), np.ones((2, 4), np.float32), lr=1.0)
+    ops.sgd_update(whole[3:6], np.array([0, 2]), np.ones((2, 4), np.float32), lr=1.0)
     assert whole.sum(1).tolist() == [0, 0, 0, -4, 0, -4, 0, 0, 0, 0]
 
 
@@ -317,7 +319,7 @@ def test_any_dlpack_producer(versioned, library):
     weights = np.zeros((3, 2), np.float32)
     ids, grads = np.array([1, 1]), np.ones((2, 2), np.float32)
     wrapped = [Producer(library(array), versioned) for array in (weights, ids, grads)]
-    assert fi.ops.sgd_update(*wrapped, lr=1.0) == 0
+    assert ops.sgd_update(*wrapped, lr=1.0) == 0
     assert weights.tolist() == [[0, 0], [-2, -2], [0, 0]]
 
 
@@ -325,13 +327,13 @@ def test_read_only_ids_and_gradients_are_fine():
     ids, grads = np.array([1]), np.ones((1, 2), np.float32)
     ids.flags.writeable = grads.flags.writeable = False
     weights = np.zeros((2, 2), np.float32)
-    fi.ops.sgd_update(weights, ids, grads, lr=1.0)
+    ops.sgd_update(weights, ids, grads, lr=1.0)
     assert weights[1].tolist() == [-1, -1]
 
 
 def test_strides_of_axes_of_length_one_do_not_matter():
     weights = np.zeros((4, 6), np.float32)[::4]  # (1, 6), strided along the axis of one
     grads = np.ones((1, 12), np.float32)[:, :6]
-    fi.ops.sgd_update(weights, np.arange(6)[:1], grads, lr=1.0)
-    fi.ops.sgd_update(torch.from_numpy(weights), torch.arange(6)[:1], torch.from_numpy(grads), lr=1.0)
+    ops.sgd_update(weights, np.arange(6)[:1], grads, lr=1.0)
+    ops.sgd_update(torch.from_numpy(weights), torch.arange(6)[:1], torch.from_numpy(grads), lr=1.0)
     assert weights.tolist() == [[-2] * 6]

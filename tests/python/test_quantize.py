@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import fastinc as fi
+from _devices import device_fixture, ops
+
+device = device_fixture()
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 
@@ -30,9 +32,9 @@ def split(q):
 
 def assert_as_torch(x):
     """Bit-exact; of a row whose least values are 0.0 and -0.0, torch's choice of bias depends on their places."""
-    ours, theirs = fi.ops.quantize_rowwise(x), torch_pack(x)
-    np.testing.assert_array_equal(fi.ops.dequantize_rowwise(theirs).view(np.uint32), torch_unpack(theirs).view("u4"))
-    np.testing.assert_array_equal(fi.ops.dequantize_rowwise(ours).view(np.uint32), torch_unpack(ours).view("u4"))
+    ours, theirs = ops.quantize_rowwise(x), torch_pack(x)
+    np.testing.assert_array_equal(ops.dequantize_rowwise(theirs).view(np.uint32), torch_unpack(theirs).view("u4"))
+    np.testing.assert_array_equal(ops.dequantize_rowwise(ours).view(np.uint32), torch_unpack(ours).view("u4"))
     lowest = x.min(1, keepdims=True) == 0
     both_zeros = (lowest & (x == 0) & np.signbit(x)).any(1) & (lowest & (x == 0) & ~np.signbit(x)).any(1)
     np.testing.assert_array_equal(ours[~both_zeros], theirs[~both_zeros])
@@ -65,15 +67,15 @@ def test_normal_rows_of_every_dim(scale, isa):
 def test_constant_rows(value, dim):
     x = np.full((3, dim), value, np.float32)
     assert_as_torch(x)
-    q = fi.ops.quantize_rowwise(x)
+    q = ops.quantize_rowwise(x)
     assert not split(q)[0].any()
-    np.testing.assert_array_equal(fi.ops.dequantize_rowwise(q), x)
+    np.testing.assert_array_equal(ops.dequantize_rowwise(q), x)
 
 
 def test_the_format():
     """Codes, then scale, then bias, with ties to even."""
     x = np.array([[0, 0.5, 1.5, 2.5, 255]], np.float32)
-    codes, scale, bias = split(fi.ops.quantize_rowwise(x))
+    codes, scale, bias = split(ops.quantize_rowwise(x))
     assert codes.tolist() == [[0, 0, 2, 2, 255]]
     assert (scale.tolist(), bias.tolist()) == ([1.0], [0.0])
 
@@ -82,13 +84,13 @@ def test_the_format():
 def test_a_range_that_overflows_gives_the_same_bytes_everywhere(low, isa, threads):
     """The format has no finite scale for such a row; torch and we agree on what comes out."""
     x = np.array([[low, 0.0, FLOAT_MAX] * 11, [1.0, 2.0, 3.0] * 11], np.float32)
-    np.testing.assert_array_equal(fi.ops.quantize_rowwise(x), torch_pack(x))
+    np.testing.assert_array_equal(ops.quantize_rowwise(x), torch_pack(x))
 
 
 @given(hnp.arrays(np.float32, shapes, elements=narrow))
 def test_round_trip_is_within_half_a_step(x):
-    q = fi.ops.quantize_rowwise(x)
-    back = fi.ops.dequantize_rowwise(q)
+    q = ops.quantize_rowwise(x)
+    back = ops.dequantize_rowwise(q)
     if x.size:
         step = np.ptp(x.astype(np.float64), axis=1, keepdims=True) / 255
         assert (np.abs(back - x.astype(np.float64)) <= 0.5 * step * (1 + 1e-4) + 2e-7).all()
@@ -97,7 +99,7 @@ def test_round_trip_is_within_half_a_step(x):
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(0, 4), st.integers(9, 80))))
 def test_any_bytes_dequantize_as_torch(q):
     """Also bytes that no row would give: a checkpoint from elsewhere."""
-    ours, theirs = fi.ops.dequantize_rowwise(q), torch_unpack(q)
+    ours, theirs = ops.dequantize_rowwise(q), torch_unpack(q)
     np.testing.assert_array_equal(ours, theirs)  # NaNs equal
 
 
@@ -108,24 +110,24 @@ def test_nonfinite_is_refused_and_named(value, dim, isa):
         x = np.ones((4, dim), np.float32)
         x[2, column] = value
         with pytest.raises(ValueError, match=rf"^x\[2, {column}\] = -?{abs(value)} is not finite$"):
-            fi.ops.quantize_rowwise(x)
+            ops.quantize_rowwise(x)
 
 
 def test_results_are_of_the_kind_of_the_input():
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    q = fi.ops.quantize_rowwise(torch.from_numpy(x))
-    back = fi.ops.dequantize_rowwise(q)
+    q = ops.quantize_rowwise(torch.from_numpy(x))
+    back = ops.dequantize_rowwise(q)
     assert isinstance(q, torch.Tensor)
     assert isinstance(back, torch.Tensor)
-    assert isinstance(fi.ops.quantize_rowwise(x), np.ndarray)
-    np.testing.assert_array_equal(q.numpy(), fi.ops.quantize_rowwise(x))
+    assert isinstance(ops.quantize_rowwise(x), np.ndarray)
+    np.testing.assert_array_equal(q.numpy(), ops.quantize_rowwise(x))
 
 
 def test_out_is_written_and_returned():
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     q, back = np.zeros((2, 11), np.uint8), torch.zeros(2, 3)
-    assert fi.ops.quantize_rowwise(x, out=q) is q
-    assert fi.ops.dequantize_rowwise(q, out=back) is back
+    assert ops.quantize_rowwise(x, out=q) is q
+    assert ops.dequantize_rowwise(q, out=back) is back
     np.testing.assert_array_equal(back.numpy(), torch_unpack(q))
 
 
@@ -147,7 +149,7 @@ def test_out_is_written_and_returned():
 )
 def test_quantize_errors(x, out, error, message):
     with pytest.raises(error, match=message):
-        fi.ops.quantize_rowwise(x, out=out)
+        ops.quantize_rowwise(x, out=out)
 
 
 @pytest.mark.parametrize(
@@ -165,4 +167,4 @@ def test_quantize_errors(x, out, error, message):
 )
 def test_dequantize_errors(q, out, error, message):
     with pytest.raises(error, match=message):
-        fi.ops.dequantize_rowwise(q, out=out)
+        ops.dequantize_rowwise(q, out=out)

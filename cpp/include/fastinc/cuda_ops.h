@@ -40,6 +40,9 @@ struct UpdateReport {
   std::uint32_t largest;       // bits of the largest |gradient|, where check_batch() looked
 };
 
+/// Waits for the device.
+UpdateReport read_report(const UpdateReport* report, Stream stream);
+
 /// Bytes of scratch that update_rows() needs for n ids of a batch and rows of so many dims.
 std::size_t update_scratch_bytes(std::size_t n, std::size_t num_rows, std::size_t dim);
 
@@ -61,6 +64,10 @@ void update_rows(const OptimizerParams& params, const DenseRows& rows, const std
 ///   all ones; written
 void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q,
                       std::uint64_t* nonfinite, Stream stream);
+/// Waits for the device. Throws std::invalid_argument naming the value where `nonfinite`, as
+/// quantize_rowwise() wrote it, says that there is one. x: (n, dim)
+void refuse_nonfinite(const float* x, std::size_t dim, const std::uint64_t* nonfinite, const char* name,
+                      Stream stream);
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x, Stream stream);
 
 }  // namespace fastinc::cuda

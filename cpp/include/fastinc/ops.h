@@ -35,9 +35,9 @@ std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
                         std::span<const std::int32_t> ids, const float* grads, NonFinite policy);
 
 /// Fused 8-bit rowwise format (FBGEMM's and torch's): codes, scale, bias.
-///   x: (n, dim) -> q: (n, dim + 8). Throws std::invalid_argument for a non-finite value; q then holds
-///   anything.
-void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q);
+///   x: (n, dim) -> q: (n, dim + 8). Throws std::invalid_argument for a non-finite value, if `check` says so;
+///   q then holds anything.
+void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q, bool check = true);
 
 ///   q: (n, dim + 8) -> x: (n, dim)
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x);

@@ -45,7 +45,7 @@ std::size_t update_rows(const OptimizerParams& params, const DenseRows& rows,
   return update_dense_rows(params, rows, ids, grads, policy);
 }
 
-void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q) {
+void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8_t* q, bool check) {
   if (dim == 0) throw std::invalid_argument("x: dim must be at least 1, not 0");
   const auto kernel = kernels().quantize_rows;
   std::atomic<bool> finite{true};
@@ -53,7 +53,7 @@ void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8
     if (!all_finite(kernel(x + begin * dim, end - begin, dim, q + begin * (dim + kQuantizedTail))))
       finite = false;
   });
-  if (!finite) check_finite(x, n, dim, "x");  // throws, naming the value
+  if (check && !finite) check_finite(x, n, dim, "x");  // throws, naming the value
 }
 
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x) {

@@ -56,14 +56,17 @@ namespace {
 
 }  // namespace
 
+void refuse_value(const char* name, std::size_t at, std::size_t dim, float value) {
+  const std::string column = dim == 0 ? "" : ", " + std::to_string(at % dim);
+  throw std::invalid_argument(std::string(name) + "[" + std::to_string(dim == 0 ? at : at / dim) + column +
+                              "] = " + number_text(static_cast<double>(value)) + " is not finite");
+}
+
 void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name) {
   const std::size_t count = dim == 0 ? n : n * dim;
   if (std::isfinite(largest_magnitude(x, count))) return;
   for (std::size_t i = 0; i < count; ++i) {
-    if (std::isfinite(x[i])) continue;
-    const std::string column = dim == 0 ? "" : ", " + std::to_string(i % dim);
-    throw std::invalid_argument(std::string(name) + "[" + std::to_string(dim == 0 ? i : i / dim) + column +
-                                "] = " + number_text(static_cast<double>(x[i])) + " is not finite");
+    if (!std::isfinite(x[i])) refuse_value(name, i, dim, x[i]);
   }
 }
 

@@ -17,6 +17,9 @@ namespace fastinc {
 /// Throws std::invalid_argument naming the first value of x that isn't finite. x: (n, dim), or (n,) for dim 0
 void check_finite(const float* x, std::size_t n, std::size_t dim, const char* name);
 
+/// The error of check_finite() for value `at` of x.
+[[noreturn]] void refuse_value(const char* name, std::size_t at, std::size_t dim, float value);
+
 /// Throws std::out_of_range naming the first id outside [0, num_rows).
 template <class Id>
 void check_row_numbers(std::span<const Id> ids, std::size_t num_rows);

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "math/config.h"
 
@@ -55,6 +56,16 @@ void launch(const char* name, void (*kernel)(Params...), unsigned blocks, unsign
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
   check(cudaGetLastError(), name);
+}
+
+/// A copy of device memory; waits for the stream.
+template <class T>
+std::vector<T> to_host(const T* device, std::size_t n, cudaStream_t stream) {
+  std::vector<T> host(n);
+  check(cudaMemcpyAsync(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost, stream),
+        "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+  return host;
 }
 
 /// Of the whole grid.

@@ -1,5 +1,6 @@
 // The fused 8-bit rowwise format. Rows of a multiple of four dims go four at a time, several of them to a
 // warp where they are short; others one float after the other.
+#include "cpu/update.h"
 #include "cuda/launch.h"
 #include "fastinc/cuda_ops.h"
 #include "math/lane_sum.h"
@@ -166,6 +167,12 @@ void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8
   } else {
     run("quantize_vectors", quantize_vectors<32, 4>, 1);
   }
+}
+
+void refuse_nonfinite(const float* x, std::size_t dim, const std::uint64_t* nonfinite, const char* name,
+                      Stream stream) {
+  const std::uint64_t at = to_host(nonfinite, 1, stream).front();
+  if (at != ~std::uint64_t{0}) refuse_value(name, at, dim, to_host(x + at, 1, stream).front());
 }
 
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x, Stream stream) {

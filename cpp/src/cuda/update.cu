@@ -42,15 +42,6 @@ void check_sizes(std::size_t n, std::size_t dim) {
   }
 }
 
-template <class T>
-std::vector<T> to_host(const T* device, std::size_t n, Stream stream) {
-  std::vector<T> host(n);
-  check(cudaMemcpyAsync(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost, stream),
-        "cudaMemcpyAsync");
-  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-  return host;
-}
-
 template <class Id>
 void check_batch_of(const Id* ids, std::size_t n, std::size_t num_rows, const float* grads, std::size_t dim,
                     UpdateReport* report, Stream stream) {
@@ -62,7 +53,7 @@ void check_batch_of(const Id* ids, std::size_t n, std::size_t num_rows, const fl
          &report->out_of_range);
   launch("find_largest", find_largest, blocks_for(n * dim, 16 * kBlock), kBlock, stream, grads, n * dim,
          &report->largest);
-  const UpdateReport seen = to_host(report, 1, stream).front();
+  const UpdateReport seen = read_report(report, stream);
   if (seen.out_of_range == 0 && surely_finite(base::bits_float(seen.largest), n, dim)) return;
   // The rare case: the CPU's checks, and its words.
   const std::vector<Id> host_ids = to_host(ids, n, stream);
@@ -88,6 +79,10 @@ void update(const OptimizerParams& params, const DenseRows& rows, const Id* ids,
 }
 
 }  // namespace
+
+UpdateReport read_report(const UpdateReport* report, Stream stream) {
+  return to_host(report, 1, stream).front();
+}
 
 std::size_t update_scratch_bytes(std::size_t n, std::size_t num_rows, std::size_t dim) {
   if (n == 0) return 0;
