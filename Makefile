@@ -29,8 +29,15 @@ $(VENV)/demo: $(VENV)/created $(SOURCES) README.md
 	$(PIP) '.[demo]'
 	touch $@
 
-$(VENV)/test: $(VENV)/created $(SOURCES) README.md
-	$(PIP) '.[test,lint,cpp]'
+# The toolkit first: the build looks for nvcc there. With it the CUDA engine must build, for an old and a new GPU.
+TOOLKIT := $(shell sed -n '/^toolkit = \[/,/^\]/s/^ *"\(.*\)",$$/"\1"/p' pyproject.toml)
+$(VENV)/toolkit: $(VENV)/created pyproject.toml
+	$(PIP) $(TOOLKIT)
+	touch $@
+
+$(VENV)/test: $(VENV)/toolkit $(SOURCES) README.md
+	env VIRTUAL_ENV=$(abspath $(VENV)) CUDAARCHS='80-real;90' $(PIP) '.[test,lint,cpp]' \
+		-C cmake.define.FASTINC_CUDA=ON -C cmake.define.FASTINC_WERROR=ON
 	touch $@ $(VENV)/demo
 
 $(VENV)/bench: $(VENV)/created $(SOURCES) README.md
@@ -49,7 +56,7 @@ lint: $(VENV)/test  ## ruff, mypy --strict, stub check, clang-format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest fastinc._core --ignore-disjoint-bases \
+	$(BIN)/python -m mypy.stubtest fastinc._core fastinc._cuda --ignore-disjoint-bases \
 		--allowlist tests/python/stubtest-allowlist.txt
 	git ls-files -co --exclude-standard '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 
@@ -67,8 +74,8 @@ tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
 	$(CMAKE) cmake --preset tidy
 	$(CMAKE) cmake --build --preset tidy
 
-test-python: $(VENV)/test $(VENV)/data  ## Python tests
-	$(BIN)/python -m pytest
+test-python: $(VENV)/test $(VENV)/data  ## Python tests; those of CUDA run under the emulator, where test-cpp built it
+	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module $(BIN)/python -m pytest
 
 format:  ## reformat Python and C++
 	$(BIN)/ruff check --fix

@@ -7,16 +7,17 @@ set(FASTINC_HAVE_CUDA FALSE)
 set(FASTINC_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/device.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/grouping.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/pool.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/quantize.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu)
 
 if(FASTINC_CUDA)
-  # Also the packages nvidia-cuda-nvcc, -crt, -cccl, -runtime and nvidia-nvvm in the environment at hand.
+  # Also the packages of the extra "toolkit" in the environment at hand.
   file(GLOB packaged "$ENV{VIRTUAL_ENV}/lib/python3*/site-packages/nvidia/cu1[3-9]/bin")
   find_program(FASTINC_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH ${packaged} /usr/local/cuda/bin PATH_SUFFIXES bin)
   if(FASTINC_NVCC)
     set(CMAKE_CUDA_COMPILER ${FASTINC_NVCC})
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
       set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90)  # of the last one PTX, too
     endif()
     enable_language(CUDA)

@@ -21,6 +21,15 @@ inline NonFinite nonfinite_policy(pybind11::handle nonfinite) {
                               " must be 'raise' or 'skip'");
 }
 
+inline PoolMode pool_mode(pybind11::handle mode) {
+  if (PyUnicode_Check(mode.ptr())) {
+    if (PyUnicode_CompareWithASCIIString(mode.ptr(), "sum") == 0) return PoolMode::kSum;
+    if (PyUnicode_CompareWithASCIIString(mode.ptr(), "mean") == 0) return PoolMode::kMean;
+  }
+  throw pybind11::value_error("mode = " + pybind11::repr(mode).cast<std::string>() +
+                              " must be 'sum' or 'mean'");
+}
+
 /// A vector as a new NumPy array, and back: what states are made of.
 template <class T>
 pybind11::array_t<T> to_array(const std::vector<T>& values) {

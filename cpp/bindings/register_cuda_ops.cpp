@@ -93,6 +93,88 @@ void dequantize(py::handle q_in, py::handle x_out, std::intptr_t stream) {
   });
 }
 
+/// What both directions of pooling have.
+struct Bags {
+  Tensor offsets;
+  PoolMode mode;
+  std::optional<Tensor> sample_weights;
+  Tensor report;
+
+  Bags(py::handle offsets_in, py::handle mode_in, py::handle sample_weights_in, std::size_t n,
+       py::handle report_in, const Place& place)
+      : offsets(offsets_in, "offsets", Access::kRead, {DType::kInt64}, {kAny}, place),
+        mode(pool_mode(mode_in)),
+        sample_weights(optional_vector(sample_weights_in, "per_sample_weights", n, place)),
+        report(scratch_of(report_in, "report", place)) {
+    check_size(report, "report", sizeof(cuda::UpdateReport));
+  }
+  const float* weights() const { return sample_weights ? sample_weights->data<float>() : nullptr; }
+  void check_disjoint_from(const Tensor& out) const {
+    check_disjoint(out, "out", offsets, "offsets");
+    if (sample_weights) check_disjoint(out, "out", *sample_weights, "per_sample_weights");
+  }
+};
+
+/// check: wait, and refuse before anything is written.
+void pool(py::handle weights_in, py::handle ids_in, py::handle offsets_in, py::handle mode_in,
+          py::handle sample_weights_in, py::handle out_in, py::handle report_in, bool check,
+          std::intptr_t stream) {
+  const Place place = cuda_place(weights_in, "weights", stream);
+  const Tensor weights = float32_matrix(weights_in, "weights", Access::kRead, kAny, kAny, place);
+  const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny}, place);
+  const std::size_t n = ids.size(0), num_rows = weights.size(0), dim = weights.size(1);
+  const Bags bags(offsets_in, mode_in, sample_weights_in, n, report_in, place);
+  const std::size_t count = bags.offsets.size(0);
+  const Tensor out = float32_matrix(out_in, "out", Access::kWrite, static_cast<std::int64_t>(count),
+                                    static_cast<std::int64_t>(dim), place);
+  check_disjoint(out, "out", weights, "weights");
+  check_disjoint(out, "out", ids, "ids");
+  bags.check_disjoint_from(out);
+  call_cuda(place, [&](cuda::Stream on) {
+    const auto run = [&](const auto* id) {
+      const auto* const offsets = bags.offsets.data<std::int64_t>();
+      if (check) {
+        cuda::check_pool(id, n, num_rows, offsets, count, bags.mode, bags.weights(), bags.report.data<void>(),
+                         on);
+      }
+      cuda::pool_rows(weights.data<float>(), num_rows, dim, id, n, offsets, count, bags.mode, bags.weights(),
+                      out.data<float>(), on);
+    };
+    if (ids.dtype() == DType::kInt32) {
+      run(ids.data<std::int32_t>());
+    } else {
+      run(ids.data<std::int64_t>());
+    }
+  });
+}
+
+void pool_backward(py::handle grads_in, py::handle offsets_in, py::handle mode_in,
+                   py::handle sample_weights_in, py::handle out_in, py::handle report_in, bool check,
+                   std::intptr_t stream) {
+  const Place place = cuda_place(grads_in, "grads", stream);
+  const Tensor grads = float32_matrix(grads_in, "grads", Access::kRead, kAny, kAny, place);
+  const Tensor out =
+      float32_matrix(out_in, "out", Access::kWrite, kAny, static_cast<std::int64_t>(grads.size(1)), place);
+  const std::size_t n = out.size(0), dim = grads.size(1);
+  const Bags bags(offsets_in, mode_in, sample_weights_in, n, report_in, place);
+  const std::size_t count = bags.offsets.size(0);
+  if (grads.size(0) != count) {
+    throw py::value_error("grads has " + std::to_string(grads.size(0)) + " rows; offsets has " +
+                          std::to_string(count) + " bags");
+  }
+  check_disjoint(out, "out", grads, "grads");
+  bags.check_disjoint_from(out);
+  call_cuda(place, [&](cuda::Stream on) {
+    const auto* const offsets = bags.offsets.data<std::int64_t>();
+    constexpr const std::int64_t* kNoIds = nullptr;
+    if (check) {
+      cuda::check_pool(kNoIds, n, 0, offsets, count, bags.mode, bags.weights(), bags.report.data<void>(), on);
+    }
+    cuda::pool_rows_backward(grads.data<float>(), dim, n, offsets, count, bags.mode, bags.weights(),
+                             out.data<float>(), on);
+  });
+}
+
 }  // namespace
 
 void register_cuda_runtime(py::module_& m) {
@@ -108,6 +190,12 @@ void register_cuda_ops(py::module_& m) {
         py::arg("stream"));
   m.def("read_update_report", &read_update_report, py::arg("report"), py::arg("stream"));
   m.def("quantize_rowwise", &quantize, py::arg("x"), py::arg("out"), py::arg("report"), py::arg("check"),
+        py::arg("stream"));
+  m.def("pool", &pool, py::arg("weights"), py::arg("ids"), py::arg("offsets"), py::arg("mode"),
+        py::arg("per_sample_weights"), py::arg("out"), py::arg("report"), py::arg("check"),
+        py::arg("stream"));
+  m.def("pool_backward", &pool_backward, py::arg("grads"), py::arg("offsets"), py::arg("mode"),
+        py::arg("per_sample_weights"), py::arg("out"), py::arg("report"), py::arg("check"),
         py::arg("stream"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"), py::arg("stream"));
 }

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,8 +37,9 @@ void quantize(py::handle x_in, py::handle q_out, bool check_finite) {
       q_out, "out", Access::kWrite, {DType::kUint8},
       {static_cast<std::int64_t>(x.size(0)), static_cast<std::int64_t>(x.size(1) + kQuantizedTail)});
   check_disjoint(q, "out", x, "x");
-  call_engine(x.size(0) * x.size(1),
-              [&] { quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>(), check_finite); });
+  call_engine(x.size(0) * x.size(1), [&] {
+    quantize_rowwise(x.data<float>(), x.size(0), x.size(1), q.data<std::uint8_t>(), check_finite);
+  });
 }
 
 void dequantize(py::handle q_in, py::handle x_out) {
@@ -68,6 +70,57 @@ void topk(py::handle queries_in, py::handle q_in, py::handle scores_out, py::han
   });
 }
 
+void pool(py::handle weights_in, py::handle ids_in, py::handle offsets_in, py::handle mode_in,
+          py::handle sample_weights_in, py::handle out_in) {
+  const Tensor weights = float32_matrix(weights_in, "weights", Access::kRead, kAny, kAny);
+  const Tensor ids(ids_in, "ids", Access::kRead, {DType::kInt64, DType::kInt32}, {kAny});
+  const Ids offsets(offsets_in, "offsets");
+  const PoolMode mode = pool_mode(mode_in);
+  const std::size_t n = ids.size(0), dim = weights.size(1);
+  const std::optional<Tensor> sample_weights = optional_vector(sample_weights_in, "per_sample_weights", n);
+  const Tensor out =
+      float32_matrix(out_in, "out", Access::kWrite, offsets.count(), static_cast<std::int64_t>(dim));
+  for (const auto& [tensor, name] :
+       {std::pair(&weights, "weights"), std::pair(&ids, "ids"), std::pair(&offsets.tensor(), "offsets")}) {
+    check_disjoint(out, "out", *tensor, name);
+  }
+  if (sample_weights) check_disjoint(out, "out", *sample_weights, "per_sample_weights");
+  const float* const each = sample_weights ? sample_weights->data<float>() : nullptr;
+  call_engine(work_of(n, (n + offsets.span().size()) * dim), [&] {
+    const auto run = [&](auto span) {
+      pool_rows(weights.data<float>(), weights.size(0), dim, span, offsets.span(), mode, each,
+                out.data<float>());
+    };
+    if (ids.dtype() == DType::kInt32) {
+      run(ids.span<std::int32_t>());
+    } else {
+      run(ids.span<std::int64_t>());
+    }
+  });
+}
+
+void pool_backward(py::handle grads_in, py::handle offsets_in, py::handle mode_in,
+                   py::handle sample_weights_in, py::handle out_in) {
+  const Tensor grads = float32_matrix(grads_in, "grads", Access::kRead, kAny, kAny);
+  const Ids offsets(offsets_in, "offsets");
+  if (grads.size(0) != offsets.span().size()) {
+    throw py::value_error("grads has " + std::to_string(grads.size(0)) + " rows; offsets has " +
+                          std::to_string(offsets.count()) + " bags");
+  }
+  const PoolMode mode = pool_mode(mode_in);
+  const Tensor out =
+      float32_matrix(out_in, "out", Access::kWrite, kAny, static_cast<std::int64_t>(grads.size(1)));
+  const std::size_t n = out.size(0);
+  const std::optional<Tensor> sample_weights = optional_vector(sample_weights_in, "per_sample_weights", n);
+  check_disjoint(out, "out", grads, "grads");
+  check_disjoint(out, "out", offsets.tensor(), "offsets");
+  if (sample_weights) check_disjoint(out, "out", *sample_weights, "per_sample_weights");
+  call_engine((n + grads.size(0)) * grads.size(1), [&] {
+    pool_rows_backward(grads.data<float>(), grads.size(1), n, offsets.span(), mode,
+                       sample_weights ? sample_weights->data<float>() : nullptr, out.data<float>());
+  });
+}
+
 }  // namespace
 
 void register_ops(py::module_& m) {
@@ -88,6 +141,10 @@ void register_ops(py::module_& m) {
            py::arg("grads"), py::arg("nonfinite"));
   m.def("quantize_rowwise", &quantize, py::arg("x"), py::arg("out"), py::arg("check_finite"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"));
+  m.def("pool", &pool, py::arg("weights"), py::arg("ids"), py::arg("offsets"), py::arg("mode"),
+        py::arg("per_sample_weights"), py::arg("out"));
+  m.def("pool_backward", &pool_backward, py::arg("grads"), py::arg("offsets"), py::arg("mode"),
+        py::arg("per_sample_weights"), py::arg("out"));
   m.def("topk_int8", &topk, py::arg("queries"), py::arg("q"), py::arg("scores"), py::arg("rows"));
 }
 

@@ -81,12 +81,11 @@ py::object lookup_quantized(const Table& table, py::handle ids_in, py::handle ou
   return rows.object();
 }
 
-py::object pool(const Table& table, py::handle ids_in, py::handle offsets_in, const std::string& mode,
+py::object pool(const Table& table, py::handle ids_in, py::handle offsets_in, py::handle mode_in,
                 const py::object& weights_in, py::handle out) {
   const Ids ids(ids_in);
   const Ids offsets(offsets_in, "offsets");
-  if (mode != "sum" && mode != "mean") throw py::value_error("mode = '" + mode + "' must be 'sum' or 'mean'");
-  const PoolMode pool_mode = mode == "sum" ? PoolMode::kSum : PoolMode::kMean;
+  const PoolMode mode = pool_mode(mode_in);
   std::optional<Tensor> weights;
   if (!weights_in.is_none()) weights = float32_vector(weights_in, "weights", Access::kRead, ids.count());
   const Result bags(out, DType::kFloat32, offsets.count(), static_cast<std::int64_t>(table.dim()));
@@ -94,7 +93,7 @@ py::object pool(const Table& table, py::handle ids_in, py::handle offsets_in, co
   bags.check_disjoint_from(offsets.tensor(), "offsets");
   if (weights) bags.check_disjoint_from(*weights, "weights");
   call_engine(table_work(table, ids) + table_work(table, offsets), [&] {
-    table.pool(ids.span(), offsets.span(), pool_mode, weights ? weights->data<float>() : nullptr,
+    table.pool(ids.span(), offsets.span(), mode, weights ? weights->data<float>() : nullptr,
                bags.data<float>());
   });
   return bags.object();

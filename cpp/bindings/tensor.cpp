@@ -251,6 +251,12 @@ Tensor float32_vector(py::handle object, const char* name, Access access, std::i
   return Tensor(object, name, access, {DType::kFloat32}, {n}, place);
 }
 
+std::optional<Tensor> optional_vector(py::handle object, const char* name, std::size_t n,
+                                      const Place& place) {
+  if (object.is_none()) return std::nullopt;
+  return float32_vector(object, name, Access::kRead, static_cast<std::int64_t>(n), place);
+}
+
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n) {
   return Tensor(object, name, Access::kRead, {DType::kInt64}, {n});
 }

@@ -76,6 +76,9 @@ Tensor float32_matrix(py::handle object, const char* name, Access access, std::i
                       const Place& place = kOnCpu);
 Tensor float32_vector(py::handle object, const char* name, Access access, std::int64_t n,
                       const Place& place = kOnCpu);
+/// (n,) float32 to read, or none.
+std::optional<Tensor> optional_vector(py::handle object, const char* name, std::size_t n,
+                                      const Place& place = kOnCpu);
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n = kAny);
 
 /// ids: (n,) int32 or int64. Widened to int64 in storage where they are int32: codes are few beside rows.

@@ -21,3 +21,17 @@ def update(
 def read_update_report(report: Any, stream: int) -> tuple[int, int]: ...
 def quantize_rowwise(x: Any, out: Any, report: Any, check: bool, stream: int) -> None: ...
 def dequantize_rowwise(q: Any, out: Any, stream: int) -> None: ...
+def pool(
+    weights: Any,
+    ids: Any,
+    offsets: Any,
+    mode: str,
+    per_sample_weights: Any,
+    out: Any,
+    report: Any,
+    check: bool,
+    stream: int,
+) -> None: ...
+def pool_backward(
+    grads: Any, offsets: Any, mode: str, per_sample_weights: Any, out: Any, report: Any, check: bool, stream: int
+) -> None: ...

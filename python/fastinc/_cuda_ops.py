@@ -20,6 +20,11 @@ def _lengths(x: Array, axes: int) -> tuple[int, ...]:
     return tuple(map(int, shape)) if len(shape) == axes else (0,) * axes
 
 
+def _report(x: Array, name: str) -> Array:
+    """Return what the engine writes to about a call over x."""
+    return empty_like(x, (cuda_engine(name).REPORT_BYTES,), "uint8", name)
+
+
 def update(
     step: _core.DenseUpdate,
     values: tuple[float, ...],
@@ -33,28 +38,36 @@ def update(
     engine = cuda_engine("weights")
     rows, dim = _lengths(weights, 2)
     scratch = empty_like(weights, (engine.update_scratch_bytes(_lengths(ids, 1)[0], rows, dim),), "uint8", "weights")
-    report = empty_like(weights, (engine.REPORT_BYTES,), "uint8", "weights")
+    report = _report(weights, "weights")
     check = nonfinite == "raise"
     engine.update(step, values, weights, state, ids, grads, check, scratch, report, current_stream(weights))
     return 0 if check else DeferredCount(report, rows, ids)
 
 
-def quantize_rowwise(x: Array, out: Array | None, check_finite: bool) -> Array:
+def quantize_rowwise(x: Array, out: Array, check_finite: bool) -> None:
     """Quantise rows; waits for the device if `check_finite`."""
     engine = cuda_engine("x")
-    if out is None:
-        rows, dim = _lengths(x, 2)
-        out = empty_like(x, (rows, dim + 8), "uint8", "x")
-    report = empty_like(x, (engine.REPORT_BYTES,), "uint8", "x")
-    engine.quantize_rowwise(x, out, report, check_finite, current_stream(x))
-    return out
+    engine.quantize_rowwise(x, out, _report(x, "x"), check_finite, current_stream(x))
 
 
-def dequantize_rowwise(q: Array, out: Array | None) -> Array:
+def dequantize_rowwise(q: Array, out: Array) -> None:
     """Undo :func:`quantize_rowwise`."""
-    engine = cuda_engine("q")
-    if out is None:
-        rows, columns = _lengths(q, 2)
-        out = empty_like(q, (rows, max(columns - 8, 0)), "float32", "q")
-    engine.dequantize_rowwise(q, out, current_stream(q))
-    return out
+    cuda_engine("q").dequantize_rowwise(q, out, current_stream(q))
+
+
+def pool(
+    weights: Array, ids: Array, offsets: Array, mode: str, per_sample_weights: Array | None, out: Array, check: bool
+) -> None:
+    """Sum or average rows per bag; waits for the device if `check`."""
+    engine = cuda_engine("weights")
+    report = _report(weights, "weights")
+    engine.pool(weights, ids, offsets, mode, per_sample_weights, out, report, check, current_stream(weights))
+
+
+def pool_backward(
+    grads: Array, offsets: Array, mode: str, per_sample_weights: Array | None, out: Array, check: bool
+) -> None:
+    """Write the gradient of each id's row; waits for the device if `check`."""
+    engine = cuda_engine("grads")
+    report = _report(grads, "grads")
+    engine.pool_backward(grads, offsets, mode, per_sample_weights, out, report, check, current_stream(grads))

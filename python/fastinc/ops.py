@@ -1,14 +1,14 @@
 """Kernels over your own arrays: in place, zero copy.
 
 Arrays are NumPy arrays, torch tensors, or anything with DLPack, all on the CPU or all on one GPU. Rows are float32,
-ids int32 or int64; arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their gradients are
-summed in float32 in a fixed order and each row takes one step, with the same bytes for any number of threads and
-any instruction set, on the CPU and on a GPU. All but small calls release the GIL: don't write to the arrays from
-another thread meanwhile.
+ids int32 or int64; arrays that are non-contiguous, or read-only where they are written to, raise. Ids repeat: their
+gradients are summed in float32 in a fixed order and each row takes one step, with the same bytes for any number of
+threads and any instruction set, on the CPU and on a GPU. All but small calls release the GIL: don't write to the
+arrays from another thread meanwhile.
 
 Arrays on a GPU are worked on there, on the stream that their library is working on (CuPy's and torch's current one).
-A call waits for the device only to tell an error: with ``nonfinite="raise"``, or ``check_finite=True``. Without them it
-can be captured in a CUDA graph.
+A call waits for the device only to tell an error: with ``nonfinite="raise"``, ``check_finite=True`` or ``check=True``,
+the defaults. Without them it can be captured in a CUDA graph.
 
 All updates share these parameters:
 
@@ -16,13 +16,13 @@ All updates share these parameters:
 int64 in [0, num_rows); ``grads`` (n, dim) float32; ``nonfinite`` "raise" refuses a batch with a gradient (or a
 sum of squares of summed gradients) that isn't finite in float32 and changes nothing, "skip" leaves out those rows.
 They return how many rows were skipped; on a GPU under "skip" as a :class:`DeferredCount`, which waits for the device
-where it is read, and for ids out of range, which are left out, raises only then. Errors: TypeError (dtype), ValueError (shape, layout, non-finite,
-hyper-parameter), IndexError (id out of range); each names the argument and the value, and changes nothing.
+where it is read, and for ids out of range, which are left out, raises only then. Errors: TypeError (dtype), ValueError
+(shape, layout, device, non-finite, hyper-parameter), IndexError (id out of range), RuntimeError (CUDA can't be used);
+each names the argument and the value, and changes nothing.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,8 @@ import numpy as np
 from fastinc import _core, _cuda_ops
 from fastinc._arguments import as_choice, as_flag, as_number, as_whole
 from fastinc._device import DeferredCount, is_on_cuda
+from fastinc._kinds import as_kind_of, new_like, shape_of
+from fastinc._pooling import pool, pool_backward
 
 __all__ = [
     "DeferredCount",
@@ -37,6 +39,8 @@ __all__ = [
     "adam_update",
     "dequantize_rowwise",
     "ftrl_update",
+    "pool",
+    "pool_backward",
     "quantize_rowwise",
     "rowwise_adagrad_update",
     "sgd_update",
@@ -320,19 +324,6 @@ def ftrl_update(
     return _update(_FTRL, values, weights, (z, n), ids, grads, nonfinite)
 
 
-def _shape_of(x: Array, name: str) -> tuple[int, int]:
-    shape = tuple(getattr(x, "shape", ()))
-    if len(shape) != 2:
-        raise ValueError(f"{name} has shape {shape}; it must be 2-D")
-    return int(shape[0]), int(shape[1])
-
-
-def _as_kind_of(x: Array, result: np.ndarray[Any, Any]) -> Array:
-    """Return `result` as a torch tensor on the same memory if x is one, else as it is."""
-    torch = sys.modules.get("torch")
-    return torch.from_numpy(result) if torch is not None and isinstance(x, torch.Tensor) else result
-
-
 def quantize_rowwise(x: Array, *, out: Array | None = None, check_finite: bool = True) -> Array:
     """Quantise rows to 8 bits in the fused rowwise format of FBGEMM and torch.
 
@@ -369,12 +360,11 @@ def quantize_rowwise(x: Array, *, out: Array | None = None, check_finite: bool =
     [0, 100, 255]
     """
     check_finite = as_flag(check_finite, "check_finite")
-    if is_on_cuda(x):
-        return _cuda_ops.quantize_rowwise(x, out, check_finite)
     if out is None:
-        rows, dim = _shape_of(x, "x")
-        out = _as_kind_of(x, np.empty((rows, dim + 8), dtype=np.uint8))
-    _core.quantize_rowwise(x, out, check_finite)
+        rows, dim = shape_of(x, "x", 2)
+        out = new_like(x, (rows, dim + 8), "uint8", "x")
+    quantize = _cuda_ops.quantize_rowwise if is_on_cuda(x) else _core.quantize_rowwise
+    quantize(x, out, check_finite)
     return out
 
 
@@ -400,14 +390,13 @@ def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
     >>> fi.ops.dequantize_rowwise(fi.ops.quantize_rowwise(x)).round(4).tolist()
     [[0.0, 1.0, 2.549999952316284]]
     """
-    if is_on_cuda(q):
-        return _cuda_ops.dequantize_rowwise(q, out)
     if out is None:
-        rows, columns = _shape_of(q, "q")
+        rows, columns = shape_of(q, "q", 2)
         if columns < 9:
             raise ValueError(f"q has {columns} columns; a row is at least 9 bytes (1 code, scale, bias)")
-        out = _as_kind_of(q, np.empty((rows, columns - 8), dtype=np.float32))
-    _core.dequantize_rowwise(q, out)
+        out = new_like(q, (rows, columns - 8), "float32", "q")
+    dequantize = _cuda_ops.dequantize_rowwise if is_on_cuda(q) else _core.dequantize_rowwise
+    dequantize(q, out)
     return out
 
 
@@ -456,4 +445,4 @@ def topk_int8(queries: Array, q: Array, k: int) -> tuple[Array, Array]:
     _core.topk_int8(matrix, q, scores, rows)
     if len(shape) == 1:
         scores, rows = scores[0], rows[0]
-    return _as_kind_of(queries, scores), _as_kind_of(queries, rows)
+    return as_kind_of(queries, scores), as_kind_of(queries, rows)

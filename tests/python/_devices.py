@@ -120,8 +120,8 @@ class Devices:
 
 
 def to_device(x: Any) -> Any:
-    """A NumPy array on the current device; anything else as it is."""
-    if Devices.current == "cpu" or not isinstance(x, np.ndarray):
+    """A NumPy array on the current device; anything else, and what no device has, as it is."""
+    if Devices.current == "cpu" or not isinstance(x, np.ndarray) or not x.dtype.isnative:
         return x
     return DeviceArray(x) if CUDA == "emulated" else torch.from_numpy(x).cuda()
 

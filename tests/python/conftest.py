@@ -13,7 +13,7 @@ import fastinc as fi
 # `_reference` and its kin, under every import mode of pytest.
 sys.path.insert(0, str(Path(__file__).parent))
 
-import _devices  # noqa: E402, it finds CUDA before a test asks for it
+import _devices
 
 settings.register_profile("fastinc", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastinc")

@@ -70,4 +70,22 @@ void refuse_nonfinite(const float* x, std::size_t dim, const std::uint64_t* nonf
                       Stream stream);
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x, Stream stream);
 
+/// Waits for the device. Throws as fastinc::pool_rows() does; ids: (n,) or nullptr. report: 12 bytes, written
+void check_pool(const std::int64_t* ids, std::size_t n, std::size_t num_rows, const std::int64_t* offsets,
+                std::size_t bags, PoolMode mode, const float* sample_weights, void* report, Stream stream);
+void check_pool(const std::int32_t* ids, std::size_t n, std::size_t num_rows, const std::int64_t* offsets,
+                std::size_t bags, PoolMode mode, const float* sample_weights, void* report, Stream stream);
+
+/// As fastinc::pool_rows(), without its checks: rows out of range count as zero, and positions as the nearest
+/// there are.
+void pool_rows(const float* weights, std::size_t num_rows, std::size_t dim, const std::int64_t* ids,
+               std::size_t n, const std::int64_t* offsets, std::size_t bags, PoolMode mode,
+               const float* sample_weights, float* out, Stream stream);
+void pool_rows(const float* weights, std::size_t num_rows, std::size_t dim, const std::int32_t* ids,
+               std::size_t n, const std::int64_t* offsets, std::size_t bags, PoolMode mode,
+               const float* sample_weights, float* out, Stream stream);
+void pool_rows_backward(const float* grads, std::size_t dim, std::size_t n, const std::int64_t* offsets,
+                        std::size_t bags, PoolMode mode, const float* sample_weights, float* out,
+                        Stream stream);
+
 }  // namespace fastinc::cuda

@@ -12,6 +12,8 @@ namespace fastinc {
 
 enum class NonFinite : std::uint8_t { kRaise, kSkip };
 
+enum class PoolMode : std::uint8_t { kSum, kMean };
+
 /// Bytes a quantised row has beyond its codes: float32 scale, float32 bias.
 inline constexpr std::size_t kQuantizedTail = 8;
 
@@ -41,6 +43,19 @@ void quantize_rowwise(const float* x, std::size_t n, std::size_t dim, std::uint8
 
 ///   q: (n, dim + 8) -> x: (n, dim)
 void dequantize_rowwise(const std::uint8_t* q, std::size_t n, std::size_t dim, float* x);
+
+/// Sum or mean (or weighted sum) of rows per bag, in order.
+///   weights: (num_rows, dim); ids: (n,) row numbers; offsets: (bags,) first position of each bag, from 0 on,
+///   non-decreasing; sample_weights: (n,) for kSum, or nullptr; out: (bags, dim), an empty bag is zero
+void pool_rows(const float* weights, std::size_t num_rows, std::size_t dim, std::span<const std::int64_t> ids,
+               std::span<const std::int64_t> offsets, PoolMode mode, const float* sample_weights, float* out);
+void pool_rows(const float* weights, std::size_t num_rows, std::size_t dim, std::span<const std::int32_t> ids,
+               std::span<const std::int64_t> offsets, PoolMode mode, const float* sample_weights, float* out);
+
+/// The gradient of each id's row in pool_rows(). grads: (bags, dim), of its result; out: (n, dim)
+void pool_rows_backward(const float* grads, std::size_t dim, std::size_t n,
+                        std::span<const std::int64_t> offsets, PoolMode mode, const float* sample_weights,
+                        float* out);
 
 /// The k largest inner products of each query with the rows that dequantize_rowwise() would give, best first,
 /// equal float32 scores by smaller row: none is left out.

@@ -18,8 +18,6 @@
 
 namespace fastinc {
 
-enum class PoolMode : std::uint8_t { kSum, kMean };
-
 /// What changed after a version, as of `version`.
 struct Changes {
   std::uint64_t version = 0;

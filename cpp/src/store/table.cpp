@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "cpu/kernels.h"
+#include "cpu/pool.h"
 #include "cpu/threads.h"
 #include "cpu/update.h"
 #include "fastinc/runtime.h"
@@ -72,38 +73,11 @@ void Table::lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* ou
   count_lookups(*store_, ids.size(), store_->read_codes(ids, out));
 }
 
-namespace {
-
-void check_bags(std::size_t n, std::span<const std::int64_t> offsets) {
-  std::int64_t previous = 0;
-  for (std::size_t b = 0; b < offsets.size(); ++b) {
-    if (b == 0 && offsets[0] != 0) {
-      throw std::invalid_argument("offsets[0] = " + std::to_string(offsets[0]) + " must be 0");
-    }
-    if (offsets[b] < previous || static_cast<std::uint64_t>(offsets[b]) > n) {
-      throw std::invalid_argument("offsets[" + std::to_string(b) + "] = " + std::to_string(offsets[b]) +
-                                  " must be between the one before it (" + std::to_string(previous) +
-                                  ") and the number of ids (" + std::to_string(n) + ")");
-    }
-    previous = offsets[b];
-  }
-  if (offsets.empty() && n > 0) {
-    throw std::invalid_argument("offsets is empty but there are " + std::to_string(n) + " ids");
-  }
-}
-
-}  // namespace
-
 void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t> offsets, PoolMode mode,
                  const float* weights, float* out) const {
   const std::size_t n = ids.size(), bags = offsets.size();
   check_bags(n, offsets);
-  if (weights != nullptr) {
-    if (mode == PoolMode::kMean) {
-      throw std::invalid_argument("weights are for mode='sum'; mode='mean' with weights is not defined");
-    }
-    check_finite(weights, n, 0, "weights");
-  }
+  check_sample_weights(weights, n, mode, "weights");
   const RowStore& store = *store_;
   const std::size_t dim = store.dim();
   const auto add = kernels().add_scaled;

@@ -1,0 +1,175 @@
+"""The CUDA module as it is installed, where there is no GPU: it loads, says why it can't be used, and refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastinc as fi
+from _devices import CUDA, DeviceArray
+from fastinc import _cuda_ops, _device
+
+needs_module = pytest.mark.skipif(
+    importlib.util.find_spec("fastinc._cuda") is None and "FASTINC_REQUIRE_CUDA_MODULE" not in os.environ,
+    reason="fastinc was built without a CUDA toolkit",
+)
+
+
+def run_python(code):
+    """In a process that has the installed module, not the emulated one."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@needs_module
+@pytest.mark.skipif(CUDA == "gpu", reason="there is a GPU")
+def test_it_loads_without_a_driver_and_says_why_it_cannot_be_used():
+    reason = run_python("import fastinc._cuda as m; print(m.why_unusable())")
+    assert "CUDA" in reason
+    facts = run_python("import fastinc as fi; print(fi.info()['cuda'])")
+    assert facts == str({"available": False, "reason": reason})
+
+
+@needs_module
+@pytest.mark.skipif(CUDA == "gpu", reason="there is a GPU")
+def test_arrays_on_a_gpu_are_refused_with_the_reason():
+    code = (
+        "import fastinc as fi, numpy as np\n"
+        "class Array:\n"
+        "    def __dlpack_device__(self): return 2, 0\n"
+        "try: fi.ops.sgd_update(Array(), Array(), Array())\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    assert run_python(code).startswith("weights is on a CUDA device, but CUDA can't be used: ")
+
+
+def test_a_build_without_the_engine_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastinc._cuda", None)
+    monkeypatch.setattr(_device, "_engine", None)
+    facts = fi.info()["cuda"]
+    assert not facts["available"]
+    assert "no CUDA toolkit" in facts["reason"]
+    with pytest.raises(RuntimeError, match=r"^x is on a CUDA device, but CUDA can't be used: .* toolkit"):
+        fi.ops.quantize_rowwise(DeviceArray(np.ones((1, 4), np.float32)))
+
+
+emulated = pytest.mark.skipif(CUDA != "emulated", reason="needs the emulator")
+
+
+def on_device(*arrays):
+    return [DeviceArray(array) for array in arrays]
+
+
+def batch():
+    return on_device(np.zeros((3, 2), np.float32), np.array([1, 1]), np.ones((2, 2), np.float32))
+
+
+@emulated
+def test_results_are_made_by_the_library_of_the_argument():
+    x = DeviceArray(np.arange(8, dtype=np.float32).reshape(2, 4))
+    q = fi.ops.quantize_rowwise(x)
+    assert isinstance(q, DeviceArray)
+    assert q.host.tobytes() == fi.ops.quantize_rowwise(x.host).tobytes()
+    assert isinstance(fi.ops.dequantize_rowwise(q), DeviceArray)
+
+
+@emulated
+@pytest.mark.parametrize("at", [1, 2])
+def test_every_array_must_be_on_the_device_of_the_first(at):
+    arrays = batch()
+    arrays[at] = arrays[at].host
+    name = ("weights", "ids", "grads")[at]
+    with pytest.raises(ValueError, match=rf"^{name} is a NumPy array; this call needs it on CUDA device 0$"):
+        fi.ops.sgd_update(*arrays)
+    assert not arrays[0].host.any()
+
+
+@emulated
+def test_another_gpu_is_another_device():
+    class Elsewhere(DeviceArray):
+        def __dlpack_device__(self):
+            return 2, 1
+
+    weights, ids, grads = batch()
+    with pytest.raises(ValueError, match=r"^grads is on CUDA device 1; this call needs it on CUDA device 0$"):
+        fi.ops.sgd_update(weights, ids, Elsewhere(grads.host))
+
+
+@emulated
+def test_a_cpu_call_refuses_device_arrays():
+    weights, ids, grads = batch()
+    with pytest.raises(ValueError, match=r"^grads is on CUDA device 0; this call needs it on the CPU$"):
+        fi.ops.sgd_update(weights.host, ids.host, grads)
+
+
+@emulated
+def test_a_deferred_count_is_read_when_it_is_asked_for():
+    weights, ids, grads = batch()
+    grads.host[1] = np.nan
+    skipped = fi.ops.sgd_update(weights, ids, grads, nonfinite="skip")
+    assert isinstance(skipped, fi.ops.DeferredCount)
+    assert repr(skipped) == "DeferredCount(not read yet)"
+    assert (int(skipped), bool(skipped), skipped == 1, skipped != 2) == (1, True, True, True)
+    assert repr(skipped) == "DeferredCount(1)"
+    assert [10, 20][skipped] == 20
+
+
+@emulated
+def test_ids_out_of_range_are_told_when_the_count_is_read():
+    weights, ids, grads = batch()
+    ids.host[1] = 7
+    skipped = fi.ops.sgd_update(weights, ids, grads, lr=1.0, nonfinite="skip")
+    assert weights.host.tolist() == [[0, 0], [-1, -1], [0, 0]]
+    with pytest.raises(IndexError, match=r"^ids\[1\] = 7 is out of range for weights with 3 rows$"):
+        int(skipped)
+    with pytest.raises(IndexError, match=r"^ids\[1\] = 7 is out of range for weights with 3 rows$"):
+        fi.ops.sgd_update(weights, ids, grads)
+
+
+@emulated
+def test_rows_with_values_that_are_not_finite_may_pass_unchecked():
+    x = DeviceArray(np.array([[1, 2], [np.inf, 0]], np.float32))
+    q = fi.ops.quantize_rowwise(x, check_finite=False)
+    assert fi.ops.dequantize_rowwise(q).host[0].tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"^x\[1, 0\] = inf is not finite$"):
+        fi.ops.quantize_rowwise(x)
+
+
+@emulated
+def test_an_array_of_no_known_library_needs_out():
+    class Bare(DeviceArray):
+        __array_namespace__ = property()
+
+    x = Bare(np.ones((1, 4), np.float32))
+    with pytest.raises(TypeError, match=r"^x is a Bare: fastinc can make arrays on a device as torch, CuPy"):
+        fi.ops.quantize_rowwise(x)
+
+
+@emulated
+def test_the_engine_checks_what_it_is_given_to_write_to():
+    """A mistake in fastinc itself: too little scratch."""
+    weights, ids, grads = batch()
+    none, report = on_device(np.empty(0, np.uint8), np.empty(16, np.uint8))
+    engine = _device.cuda_engine("weights")
+    step = fi._core.DenseUpdate("sgd", ("lr",), ())
+    with pytest.raises(ValueError, match=r"^scratch has 0 bytes; it needs \d+$"):
+        engine.update(step, (0.1,), weights, (), ids, grads, True, none, report, 1)
+    with pytest.raises(ValueError, match=r"^report has 0 bytes; it needs \d+$"):
+        engine.quantize_rowwise(grads, DeviceArray(np.empty((2, 10), np.uint8)), none, True, 1)
+
+
+def test_what_is_no_array_is_not_on_cuda():
+    assert not any(map(_device.is_on_cuda, (None, 3, [1], "x", np.ones(2))))
+
+    class Refusing:
+        def __dlpack_device__(self):
+            raise BufferError("no")
+
+    assert not _device.is_on_cuda(Refusing())
+    assert _cuda_ops._lengths(None, 2) == (0, 0)
