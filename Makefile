@@ -29,10 +29,10 @@ $(VENV)/demo: $(VENV)/created $(SOURCES) README.md
 	$(PIP) '.[demo]'
 	touch $@
 
-# The toolkit first: the build looks for nvcc there. With it the CUDA engine must build, for an old and a new GPU.
+# nvcc first: with it the CUDA engine must build, for an old and a new GPU.
 TOOLKIT := $(shell sed -n '/^toolkit = \[/,/^\]/s/^ *"\(.*\)",$$/"\1"/p' pyproject.toml)
 $(VENV)/toolkit: $(VENV)/created pyproject.toml
-	$(PIP) $(TOOLKIT)
+	command -v nvcc || test -x /usr/local/cuda/bin/nvcc || $(PIP) $(TOOLKIT)
 	touch $@
 
 $(VENV)/test: $(VENV)/toolkit $(SOURCES) README.md
