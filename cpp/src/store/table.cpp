@@ -13,6 +13,7 @@
 #include "fastinc/runtime.h"
 #include "store/repeats.h"
 #include "store/row_store.h"
+#include "store/table_checks.h"
 
 namespace fastinc {
 namespace {
@@ -71,28 +72,6 @@ void Table::lookup(std::span<const std::int64_t> ids, float* out) const {
 void Table::lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* out) const {
   count_lookups(*store_, ids.size(), store_->read_codes(ids, out));
 }
-
-namespace {
-
-void check_bags(std::size_t n, std::span<const std::int64_t> offsets) {
-  std::int64_t previous = 0;
-  for (std::size_t b = 0; b < offsets.size(); ++b) {
-    if (b == 0 && offsets[0] != 0) {
-      throw std::invalid_argument("offsets[0] = " + std::to_string(offsets[0]) + " must be 0");
-    }
-    if (offsets[b] < previous || static_cast<std::uint64_t>(offsets[b]) > n) {
-      throw std::invalid_argument("offsets[" + std::to_string(b) + "] = " + std::to_string(offsets[b]) +
-                                  " must be between the one before it (" + std::to_string(previous) +
-                                  ") and the number of ids (" + std::to_string(n) + ")");
-    }
-    previous = offsets[b];
-  }
-  if (offsets.empty() && n > 0) {
-    throw std::invalid_argument("offsets is empty but there are " + std::to_string(n) + " ids");
-  }
-}
-
-}  // namespace
 
 void Table::pool(std::span<const std::int64_t> ids, std::span<const std::int64_t> offsets, PoolMode mode,
                  const float* weights, float* out) const {
@@ -383,29 +362,8 @@ TableState Table::export_state() const {
 void Table::import_state(const TableState& in) {
   RowStore& store = *store_;
   const std::size_t n = in.ids.size(), dim = store.dim(), state_floats = store.state_shape().floats(dim);
-  const auto require = [](bool fits, const std::string& message) {
-    if (!fits) throw std::invalid_argument("table state: " + message);
-  };
-  require(in.row_versions.size() == n, "row_versions and ids differ in length");
-  require(in.weights.size() == n * dim, "weights is not (rows, dim)");
-  require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
-  require(in.version <= kLastVersion / 2, "the version is out of range");  // with as many still to come
-  const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
-  require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
-          "a row version is out of range");
-  const TableBounds limits = bounds();
-  require(limits.max_rows == 0 || n <= limits.max_rows,
-          std::to_string(n) + " rows are more than max_rows = " + std::to_string(limits.max_rows));
-  require(in.frequencies.size() == (limits.eviction == Eviction::kLfu ? n : 0),
-          "frequencies are for eviction='lfu' alone, one a row");
-  require(in.sightings.size() == (store.bounds() != nullptr && store.bounds()->sketch() != nullptr
-                                      ? store.bounds()->sketch()->width()
-                                      : 0),
-          "sightings don't fit this table's admission");
-  std::vector<std::int64_t> all(in.ids);
-  std::sort(all.begin(), all.end());
-  require(std::adjacent_find(all.begin(), all.end()) == all.end(), "an id occurs twice");
-
+  const bool has_sketch = store.bounds() != nullptr && store.bounds()->sketch() != nullptr;
+  check_state(in, dim, state_floats, bounds(), has_sketch ? store.bounds()->sketch()->width() : 0);
   std::vector<Slot> slots(n);
   const WriteTurn turn(store.mutex);
   store.reserve_rows(n);
