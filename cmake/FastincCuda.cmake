@@ -18,7 +18,8 @@ set(FASTINC_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_state.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_store.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_writes.cu
-  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu)
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/victim_queue.cu)
 
 if(FASTINC_CUDA)
   # Also the packages nvidia-cuda-nvcc, -crt, -cccl, -runtime and nvidia-nvvm in the environment at hand.

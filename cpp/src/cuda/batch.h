@@ -18,6 +18,7 @@ struct BatchReport {
   std::uint32_t groups;    // distinct ids, those skipped included
   std::uint32_t entered;   // of them, new
   std::uint32_t created;   // of those, not skipped
+  std::uint32_t victims;   // left in the queue: VictimQueue::refresh()
   std::uint64_t kept_ids;  // the batch's length without those skipped
   std::uint64_t found;     // positions of ids with a row: count_known()
   std::uint64_t expired;   // rows of the table whose time is over: count_candidates()

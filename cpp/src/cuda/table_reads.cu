@@ -163,13 +163,15 @@ __global__ void __launch_bounds__(kBlock)
                   __shfl_sync(kAllLanes, c, j), column, sums);
         }
       }
-      const float divisor = bags.mean && end > begin ? static_cast<float>(end - begin) : 1.0f;
 #pragma unroll
       for (unsigned k = 0; k < Values; ++k) {
         const std::size_t i = column + k * kWarp + lane();
-        if (i < dim) out[bag * dim + i] = sums[k] / divisor;
+        if (i < dim) out[bag * dim + i] = sums[k];
       }
     }
+    if (!bags.mean || end == begin) continue;
+    const auto count = static_cast<float>(end - begin);
+    for (std::size_t i = lane(); i < dim; i += kWarp) out[bag * dim + i] /= count;  // each lane its own
   }
 }
 

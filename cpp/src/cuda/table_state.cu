@@ -201,7 +201,8 @@ std::vector<std::int64_t> TableStore::absent(std::vector<std::int64_t> ids, cuda
 Changes TableStore::changes(std::uint64_t since) {
   const cudaStream_t stream = nullptr;
   const Turn turn(*this, stream);
-  Changes changes{.version = version_};
+  Changes changes;
+  changes.version = version_;
   if (since > version_) {
     throw std::invalid_argument("since = " + std::to_string(since) + " is newer than the table's version " +
                                 std::to_string(version_));
@@ -286,6 +287,7 @@ void TableStore::import_state(const TableState& in) {
   expired_through_ = 0;
   counters_ = {};
   removed_.reset(in.version);
+  victims_.clear();
   moments_.clear();
   moments_.note(in.version);
 }

@@ -4,8 +4,8 @@
 
 #include "cpu/coalesce.h"
 #include "cpu/update.h"
-#include "cuda/update_kernel.h"
 #include "cuda/table_store.h"
+#include "cuda/update_kernel.h"
 #include "store/table_checks.h"
 
 namespace fastinc::cuda {
@@ -205,7 +205,11 @@ TableStore::Plan TableStore::plan(const Batch& batch, BatchReport& report, std::
   const std::size_t distinct = report.groups - report.skipped, most = bounds_.max_rows;
   if (most > 0 && distinct > most) refuse_batch(distinct, most);
   Plan plan;
-  if (most > 0 && size_ + report.created > most) plan.evicted = size_ + report.created - most;
+  if (most > 0 && size_ + report.created > most) {
+    plan.evicted = size_ + report.created - most;
+    plan.chosen = VictimQueue::chosen(plan.evicted, size_ + report.created - distinct);
+    victims_.reserve(plan.chosen);
+  }
   const std::size_t taken = report.created - plan.evicted;
   plan.fresh = taken > free_count_ ? taken - free_count_ : 0;
   if (last_expired > 0) {
@@ -220,7 +224,7 @@ TableStore::Plan TableStore::plan(const Batch& batch, BatchReport& report, std::
   }
   pages_.reserve(slot_count_ + plan.fresh, stream);
   reserve_removal(plan.evicted + plan.most_expired, plan.most_expired,
-                  std::max(plan.evicted, plan.most_expired), stream);
+                  std::max(plan.chosen, plan.most_expired), stream);
   return plan;
 }
 
@@ -241,7 +245,7 @@ std::vector<std::pair<std::string, std::size_t>> TableStore::memory_usage() {
   const std::size_t uses = counts_uses() ? rows * sizeof(std::uint32_t) : 0;
   const std::size_t headers =
       pages_.bytes() - weights - state - codes - uses + free_.size() * sizeof(std::uint32_t);
-  const std::size_t eviction = uses + selection_.size() + moments_.bytes();
+  const std::size_t eviction = uses + selection_.size() + victims_.bytes() + moments_.bytes();
   const std::size_t total =
       weights + state + codes + headers + index_.bytes() + removed_.bytes() + eviction + scratch_.size();
   return {{"weights", weights},   {"state", state},          {"codes", codes},

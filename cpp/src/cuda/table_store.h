@@ -16,6 +16,7 @@
 #include "cuda/row_pages.h"
 #include "cuda/selection.h"
 #include "cuda/table_reads.h"
+#include "cuda/victim_queue.h"
 #include "fastinc/cuda_table.h"
 #include "store/moments.h"
 
@@ -102,6 +103,7 @@ class TableStore {
   /// What a batch will do, once all of it is sure to succeed.
   struct Plan {
     std::size_t evicted = 0;  // for new rows
+    std::size_t chosen = 0;   // to be evicted, now or by later batches, if the queue is too short
     std::size_t fresh = 0;    // slots beyond those there are
     std::uint64_t last_expired = 0;
     std::size_t most_expired = 0;
@@ -122,6 +124,8 @@ class TableStore {
   void finish(const Batch& batch, const Plan& plan, std::uint64_t version, cudaStream_t stream);
   std::size_t expire_rows(const Plan& plan, BatchReport* report, std::uint64_t version, cudaStream_t stream);
   void reserve_removal(std::size_t to_log, std::size_t to_free, std::size_t to_select, cudaStream_t stream);
+  const std::uint32_t* choose_victims(const Batch& batch, const Plan& plan, std::uint64_t version,
+                                      cudaStream_t stream);
   void remove_rows(const std::uint32_t* slots, std::size_t count, bool frees, std::uint64_t version,
                    cudaStream_t stream);
   void check_gradients(const std::int64_t* ids, std::size_t n, const float* grads, cudaStream_t stream) const;
@@ -145,6 +149,7 @@ class TableStore {
   DeviceIndex index_;
   DeviceArray<std::uint32_t> free_;  // slots of rows that went: the last is used first
   RemovedLog removed_;
+  VictimQueue victims_;
   Moments moments_;
   DeviceArray<unsigned long long> hits_;
   DeviceArray<std::byte> scratch_, selection_;

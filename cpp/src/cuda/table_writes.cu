@@ -100,7 +100,7 @@ void TableStore::make_rows(const Batch& batch, const BatchReport& report, const 
                 static_cast<std::uint32_t>(slot_count_),
                 static_cast<std::uint32_t>(report.created - plan.evicted), nullptr};
   if (plan.evicted > 0) {
-    from.victims = select_rows(candidates(version - 1), plan.evicted, selection_.data(), stream);
+    from.victims = choose_victims(batch, plan, version, stream);
     remove_rows(from.victims, plan.evicted, false, version, stream);
     counters_.evictions += plan.evicted;
   }
@@ -112,6 +112,19 @@ void TableStore::make_rows(const Batch& batch, const BatchReport& report, const 
   slot_count_ += plan.fresh;
   size_ += report.created;
   counters_.inserts += report.created;
+}
+
+/// The rows to give up for new ones; those of the batch itself, which are of this version by now, stay.
+/// Waits, unless all rows are looked at anyway.
+const std::uint32_t* TableStore::choose_victims(const Batch& batch, const Plan& plan, std::uint64_t version,
+                                                cudaStream_t stream) {
+  const Candidates rows = candidates(version - 1);
+  if (victims_.size() >= plan.evicted) {
+    victims_.refresh(rows, &batch.report->victims, stream);
+    victims_.set_size(mailbox_->read(batch.report, stream).victims);
+  }
+  if (victims_.size() < plan.evicted) victims_.refill(rows, plan.chosen, selection_.data(), stream);
+  return victims_.take(rows, plan.evicted, stream);
 }
 
 /// Takes rows that are over out; the batch is complete.
