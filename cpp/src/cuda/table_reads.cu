@@ -94,6 +94,8 @@ void copy(const char* name, const ReadView& table, const std::int64_t* ids, std:
   };
   if (pieces <= 4) {
     run(copy_rows<Source, Piece, 4>);
+  } else if (pieces <= 8 || (pieces > 16 && pieces <= 24)) {  // three times 8 rather than 32
+    run(copy_rows<Source, Piece, 8>);
   } else if (pieces <= 16) {
     run(copy_rows<Source, Piece, 16>);
   } else {
@@ -131,19 +133,28 @@ template <unsigned Values>
 __device__ __forceinline__ void add_row(const ReadView& table, Slot slot, std::int64_t id, float c,
                                         std::size_t column, float (&sums)[Values]) {
   const std::size_t dim = table.rows.dim;
-  const float* const row = slot != kNoSlot ? table.rows.weights(slot) : nullptr;
-  const std::uint64_t key = slot != kNoSlot ? 0 : base::row_key(table.init.seed, id);
+  if (slot != kNoSlot) {
+    const float* const row = table.rows.weights(slot) + column;
 #pragma unroll
+    for (unsigned k = 0; k < Values; ++k) {
+      if (column + k * kWarp + lane() < dim) sums[k] += c * row[k * kWarp + lane()];
+    }
+    return;
+  }
+  const std::uint64_t key = base::row_key(table.init.seed, id);
+#pragma unroll 1
   for (unsigned k = 0; k < Values; ++k) {
-    const std::size_t i = column + k * kWarp + lane();
-    if (i >= dim) continue;
-    sums[k] += c * (row != nullptr ? row[i] : base::start_value(table.init, key, i));
+    const float value = base::start_value(table.init, key, column + k * kWarp + lane());
+#pragma unroll
+    for (unsigned mine = 0; mine < Values; ++mine) {  // by numbers that the compiler knows
+      if (mine == k) sums[mine] += c * value;
+    }
   }
 }
 
 /// A warp a bag, which goes through its ids in order: once for each Values * 32 columns.
 template <unsigned Values>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 4)
     pool_bags(const __grid_constant__ ReadView table, const __grid_constant__ Bags bags,
               float* __restrict__ out) {
   const std::size_t dim = table.rows.dim;

@@ -36,9 +36,10 @@ BatchReport Mailbox::read(const BatchReport* device, cudaStream_t stream) {
 
 void reserve_bytes(DeviceArray<std::byte>& memory, std::size_t bytes, const char* what) {
   if (bytes <= memory.size()) return;
+  const std::size_t wanted = std::max(bytes, std::min(2 * memory.size(), bytes + bytes / 4));
+  memory = DeviceArray<std::byte>();  // first: there may not be room for both
   try {
-    DeviceArray<std::byte> larger(std::max(bytes, std::min(2 * memory.size(), bytes + bytes / 4)));
-    memory = std::move(larger);
+    memory = DeviceArray<std::byte>(wanted);
   } catch (const OutOfDeviceMemory&) {
     throw OutOfDeviceMemory("table: no device memory for " + std::string(what) + " (" +
                             std::to_string(bytes) + " bytes)");
@@ -72,10 +73,8 @@ TableStore::Turn::Turn(TableStore& store, cudaStream_t stream)
   if (status != cudaStreamCaptureStatusNone) {
     throw std::invalid_argument("a table's calls take turns, and can't be captured in a CUDA graph");
   }
-  if (stream != store.last_stream_) {
-    check(cudaStreamWaitEvent(stream, store.done_->get(), 0), "cudaStreamWaitEvent");
-  }
-  store.last_stream_ = stream;
+  // Also where the last call had this stream: its handle may be another stream's by now.
+  check(cudaStreamWaitEvent(stream, store.done_->get(), 0), "cudaStreamWaitEvent");
 }
 
 TableStore::Turn::~Turn() {

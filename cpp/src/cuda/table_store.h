@@ -155,7 +155,6 @@ class TableStore {
   DeviceArray<std::byte> scratch_, selection_;
   std::unique_ptr<Mailbox> mailbox_;
   std::unique_ptr<Event> done_;
-  cudaStream_t last_stream_ = nullptr;
 
   std::size_t size_ = 0, slot_count_ = 0, free_count_ = 0;
   std::uint64_t version_ = 0;

@@ -57,6 +57,9 @@ TableBounds lfu(std::size_t max_rows) {
 TableBounds ttl(std::size_t max_rows) {
   return {.max_rows = max_rows, .ttl = 5.0, .clock = read_clock};
 }
+TableBounds both(std::size_t max_rows) {
+  return {.max_rows = max_rows, .eviction = Eviction::kLru, .ttl = 9.0, .clock = read_clock};
+}
 
 }  // namespace
 
@@ -74,7 +77,7 @@ BOOST_AUTO_TEST_CASE(every_width) {
 }
 
 BOOST_AUTO_TEST_CASE(rows_that_are_evicted) {
-  for (const TableBounds& bounds : {lru(50), lfu(50), ttl(0), ttl(60), lru(90), lfu(70)}) {
+  for (const TableBounds& bounds : {lru(50), lfu(50), ttl(0), ttl(60), lru(90), lfu(70), both(60)}) {
     walk(make_optimizer("adagrad"), 3, bounds, 120, 50, 200);
     walk(make_optimizer("sgd"), 1, bounds, 60, 20, 4000);
   }
