@@ -5,11 +5,22 @@ set_property(CACHE FASTINC_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(FASTINC_HAVE_CUDA FALSE)
 
 set(FASTINC_CUDA_SOURCES
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/batch.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/device.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/device_index.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/grouping.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/pool.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/quantize.cu
-  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu)
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/removed_log.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/row_pages.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/selection.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_reads.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_state.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_store.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_writes.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/victim_queue.cu)
 
 if(FASTINC_CUDA)
   # Also the packages of the extra "toolkit" in the environment at hand.

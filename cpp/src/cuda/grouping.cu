@@ -288,6 +288,7 @@ void group_by_row(const Id* ids, std::uint64_t num_rows, const Grouping& g, cons
   } else {
     group_large<std::uint64_t>(ids, num_rows, g, scratch, stream);
   }
+  if (g.grads == nullptr) return;
   const unsigned blocks = blocks_for(g.n, kBlock);
   for_each_level(g.n, [&](std::size_t most, std::size_t before) {
     launch("count_parts", count_parts, blocks, kBlock, stream, g, scratch.parts);

@@ -22,7 +22,7 @@ struct Group {
 /// A batch of n gradients, in pieces of scratch memory.
 struct Grouping {
   std::size_t n, dim;
-  const float* grads;        // (n, dim), the caller's
+  const float* grads;        // (n, dim), the caller's; null: no sums are wanted
   std::uint32_t* count;      // (1,) groups there are
   std::uint32_t* positions;  // (n,) in the batch, by row and then in order
   std::uint64_t* rows;       // (n,) of each group, ascending

@@ -62,6 +62,7 @@ void launch(const char* name, void (*kernel)(Params...), unsigned blocks, unsign
 template <class T>
 std::vector<T> to_host(const T* device, std::size_t n, cudaStream_t stream) {
   std::vector<T> host(n);
+  if (n == 0) return host;
   check(cudaMemcpyAsync(host.data(), device, n * sizeof(T), cudaMemcpyDeviceToHost, stream),
         "cudaMemcpyAsync");
   check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");

@@ -25,7 +25,7 @@ __global__ void check_ids(const Id* __restrict__ ids, std::size_t n, std::uint64
 }
 
 /// The largest bit pattern of |x|.
-__global__ void find_largest(const float* __restrict__ x, std::size_t n, std::uint32_t* largest) {
+__global__ void largest_bits(const float* __restrict__ x, std::size_t n, std::uint32_t* largest) {
   std::uint32_t mine = 0;
   for (std::size_t i = first_thread(); i < n; i += thread_count()) {
     mine = max(mine, base::float_bits(x[i]) & 0x7fffffffu);
@@ -51,8 +51,7 @@ void check_batch_of(const Id* ids, std::size_t n, std::size_t num_rows, const fl
   check(cudaMemsetAsync(report, 0, sizeof *report, stream), "cudaMemsetAsync");
   launch("check_ids", check_ids<Id>, blocks_for(n, kBlock), kBlock, stream, ids, n, num_rows,
          &report->out_of_range);
-  launch("find_largest", find_largest, blocks_for(n * dim, 16 * kBlock), kBlock, stream, grads, n * dim,
-         &report->largest);
+  find_largest(grads, n * dim, &report->largest, stream);
   const UpdateReport seen = read_report(report, stream);
   if (seen.out_of_range == 0 && surely_finite(base::bits_float(seen.largest), n, dim)) return;
   // The rare case: the CPU's checks, and its words.
@@ -82,6 +81,10 @@ void update(const OptimizerParams& params, const DenseRows& rows, const Id* ids,
 
 UpdateReport read_report(const UpdateReport* report, Stream stream) {
   return to_host(report, 1, stream).front();
+}
+
+void find_largest(const float* x, std::size_t n, std::uint32_t* largest, cudaStream_t stream) {
+  launch("largest_bits", largest_bits, blocks_for(n, 16 * kBlock), kBlock, stream, x, n, largest);
 }
 
 std::size_t update_scratch_bytes(std::size_t n, std::size_t num_rows, std::size_t dim) {

@@ -151,6 +151,9 @@ void launch_update(const Functor& functor, const Rows& rows, const Grouping& g, 
   }
 }
 
+/// The largest bit pattern of |x| to *largest, if that is less. x: (n,)
+void find_largest(const float* x, std::size_t n, std::uint32_t* largest, cudaStream_t stream);
+
 /// One step per group, by whichever optimizer.
 template <class Rows>
 void update_by(const OptimizerParams& params, const Rows& rows, const Grouping& g, std::uint32_t* skipped,

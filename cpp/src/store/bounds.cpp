@@ -2,24 +2,18 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <stdexcept>
 #include <string>
 
 #include "fastinc/runtime.h"
 #include "store/row_store.h"
+#include "store/table_checks.h"
 
 namespace fastinc {
 namespace {
 
-constexpr double kSteps = 1024.0;  // a row lives at most 1 / 1024 of its time too long
-constexpr std::size_t kMoments = 2048;
 constexpr std::uint32_t kMostCounted = 255;
-
-double steady_seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// The store's rows as Victims wants to see them. Rows of the batch at hand that are new are not live yet.
 struct KeyedRows {
@@ -62,8 +56,8 @@ void validate(const TableBounds& bounds) {
 }
 
 Bounds::Bounds(const TableBounds& config, std::uint64_t salt, unsigned page_shift, std::size_t max_pages)
-    : config_(config) {
-  if (config.ttl > 0.0) moments_.reserve(kMoments);
+    : config_(config), moments_(config.ttl, config.clock) {
+  moments_.reserve();
   if (config.min_count > 1) sketch_ = std::make_unique<CountMin>(config.sketch_width, salt);
   if (counts_uses()) frequencies_ = std::make_unique<Pages<std::uint32_t>>(1, page_shift, max_pages);
 }
@@ -74,11 +68,7 @@ void Bounds::check_fits(std::span<const std::int64_t> ids) const {
   std::sort(distinct.begin(), distinct.end());
   const auto end = std::unique(distinct.begin(), distinct.end());
   const auto count = static_cast<std::size_t>(end - distinct.begin());
-  if (count > config_.max_rows) {
-    throw std::invalid_argument("ids: a batch of " + std::to_string(count) +
-                                " distinct ids has no room in a table of max_rows = " +
-                                std::to_string(config_.max_rows) + "; split it");
-  }
+  if (count > config_.max_rows) refuse_batch(count, config_.max_rows);
 }
 
 void Bounds::reserve(std::size_t slot_count) {
@@ -125,13 +115,9 @@ void Bounds::end_batch() noexcept {
 }
 
 std::optional<Slot> Bounds::next_expired(const RowStore& store) noexcept {
-  if (config_.ttl <= 0.0) return std::nullopt;
-  const double limit = now() - config_.ttl;
-  std::size_t over = 0;
-  while (over + 1 < moments_.size() && moments_[over + 1].last <= limit) ++over;
-  moments_.erase(moments_.begin(), moments_.begin() + static_cast<std::ptrdiff_t>(over));
-  if (moments_.empty() || moments_.front().last > limit) return std::nullopt;
-  return victims_.next(KeyedRows{store, *this}, EvictionKey{0, moments_.front().version});
+  const std::uint64_t last = moments_.last_expired();
+  if (last == 0) return std::nullopt;
+  return victims_.next(KeyedRows{store, *this}, EvictionKey{0, last});
 }
 
 void Bounds::note_insert(Slot slot, std::uint64_t version) noexcept {
@@ -144,16 +130,7 @@ void Bounds::note_use(Slot slot) noexcept {
 }
 
 void Bounds::note_time(std::uint64_t version) noexcept {
-  if (config_.ttl <= 0.0) return;
-  const double at = now();
-  // a moment is at least a step long, so that kMoments of them cover more than the time a row lives
-  if (moments_.empty() ||
-      (at - moments_.back().first >= config_.ttl / kSteps && moments_.size() < kMoments)) {
-    moments_.push_back({at, at, version});
-  } else {
-    moments_.back().last = at;
-    moments_.back().version = version;
-  }
+  moments_.note(version);
 }
 
 void Bounds::restart(std::uint64_t version) {
@@ -165,12 +142,8 @@ void Bounds::restart(std::uint64_t version) {
 }
 
 std::size_t Bounds::eviction_bytes(std::size_t slot_count) const {
-  return victim_bytes_.load(std::memory_order_relaxed) + moments_.capacity() * sizeof(Moment) +
+  return victim_bytes_.load(std::memory_order_relaxed) + moments_.bytes() +
          (counts_uses() ? slot_count * sizeof(std::uint32_t) : 0);
-}
-
-double Bounds::now() const {
-  return config_.clock != nullptr ? config_.clock() : steady_seconds();
 }
 
 }  // namespace fastinc

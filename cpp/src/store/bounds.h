@@ -12,6 +12,7 @@
 
 #include "fastinc/bounds.h"
 #include "store/admission.h"
+#include "store/moments.h"
 #include "store/pages.h"
 #include "store/slot.h"
 #include "store/victims.h"
@@ -64,12 +65,6 @@ class Bounds {
   std::size_t eviction_bytes(std::size_t slot_count) const;
 
  private:
-  struct Moment {
-    double first, last;     // when the earliest and the latest of its versions were complete
-    std::uint64_t version;  // the latest
-  };
-  double now() const;
-
   TableBounds config_;
   Victims victims_;
   std::vector<std::pair<Slot, EvictionKey>>
@@ -78,7 +73,7 @@ class Bounds {
   std::atomic<std::size_t> victim_bytes_{0};
   std::unique_ptr<Pages<std::uint32_t>> frequencies_;
   std::unique_ptr<CountMin> sketch_;
-  std::vector<Moment> moments_;  // kMoments at most, oldest first: how old a version is
+  Moments moments_;
   std::atomic<std::uint64_t> refused_{0};
 };
 

@@ -13,6 +13,7 @@
 #include "fastinc/runtime.h"
 #include "fastinc/table.h"
 #include "math/random.h"
+#include "store/table_checks.h"
 
 namespace fastinc {
 namespace {
@@ -20,15 +21,6 @@ namespace {
 constexpr std::size_t kPageBytes = std::size_t{64}
                                    << 20;  // of weights and state; only what is used takes room
 constexpr std::size_t kMaxPages = std::size_t{1} << 22;
-constexpr std::size_t kMaxDim = std::size_t{1} << 20;
-
-std::size_t checked_dim(std::size_t dim) {
-  if (dim == 0 || dim > kMaxDim) {
-    throw std::invalid_argument("dim = " + std::to_string(dim) + " must be from 1 to " +
-                                std::to_string(kMaxDim));
-  }
-  return dim;
-}
 
 /// Header, weights, state; an even number of floats, for the next header is 8-byte aligned.
 std::size_t stride_for(std::size_t dim, const StateShape& shape) {

@@ -14,6 +14,7 @@
 #include "fastinc/runtime.h"
 #include "store/repeats.h"
 #include "store/row_store.h"
+#include "store/table_checks.h"
 
 namespace fastinc {
 namespace {
@@ -357,29 +358,8 @@ TableState Table::export_state() const {
 void Table::import_state(const TableState& in) {
   RowStore& store = *store_;
   const std::size_t n = in.ids.size(), dim = store.dim(), state_floats = store.state_shape().floats(dim);
-  const auto require = [](bool fits, const std::string& message) {
-    if (!fits) throw std::invalid_argument("table state: " + message);
-  };
-  require(in.row_versions.size() == n, "row_versions and ids differ in length");
-  require(in.weights.size() == n * dim, "weights is not (rows, dim)");
-  require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
-  require(in.version <= kLastVersion / 2, "the version is out of range");  // with as many still to come
-  const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
-  require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
-          "a row version is out of range");
-  const TableBounds limits = bounds();
-  require(limits.max_rows == 0 || n <= limits.max_rows,
-          std::to_string(n) + " rows are more than max_rows = " + std::to_string(limits.max_rows));
-  require(in.frequencies.size() == (limits.eviction == Eviction::kLfu ? n : 0),
-          "frequencies are for eviction='lfu' alone, one a row");
-  require(in.sightings.size() == (store.bounds() != nullptr && store.bounds()->sketch() != nullptr
-                                      ? store.bounds()->sketch()->width()
-                                      : 0),
-          "sightings don't fit this table's admission");
-  std::vector<std::int64_t> all(in.ids);
-  std::sort(all.begin(), all.end());
-  require(std::adjacent_find(all.begin(), all.end()) == all.end(), "an id occurs twice");
-
+  const bool has_sketch = store.bounds() != nullptr && store.bounds()->sketch() != nullptr;
+  check_state(in, dim, state_floats, bounds(), has_sketch ? store.bounds()->sketch()->width() : 0);
   std::vector<Slot> slots(n);
   const WriteTurn turn(store.mutex);
   store.reserve_rows(n);

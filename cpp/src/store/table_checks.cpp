@@ -1,0 +1,50 @@
+#include "store/table_checks.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/row_header.h"
+
+namespace fastinc {
+
+std::size_t checked_dim(std::size_t dim) {
+  constexpr std::size_t kMaxDim = std::size_t{1} << 20;
+  if (dim == 0 || dim > kMaxDim) {
+    throw std::invalid_argument("dim = " + std::to_string(dim) + " must be from 1 to " +
+                                std::to_string(kMaxDim));
+  }
+  return dim;
+}
+
+void refuse_batch(std::size_t distinct_ids, std::size_t max_rows) {
+  throw std::invalid_argument(
+      "ids: a batch of " + std::to_string(distinct_ids) +
+      " distinct ids has no room in a table of max_rows = " + std::to_string(max_rows) + "; split it");
+}
+
+void check_state(const TableState& in, std::size_t dim, std::size_t state_floats, const TableBounds& bounds,
+                 std::size_t sightings) {
+  const std::size_t n = in.ids.size();
+  const auto require = [](bool fits, const std::string& message) {
+    if (!fits) throw std::invalid_argument("table state: " + message);
+  };
+  require(in.row_versions.size() == n, "row_versions and ids differ in length");
+  require(in.weights.size() == n * dim, "weights is not (rows, dim)");
+  require(in.state.size() == n * state_floats, "state is not (rows, state floats of this optimizer)");
+  require(in.version <= kLastVersion / 2, "the version is out of range");  // with as many still to come
+  const auto valid = [&](std::uint64_t version) { return version >= 1 && version <= in.version; };
+  require(std::all_of(in.row_versions.begin(), in.row_versions.end(), valid),
+          "a row version is out of range");
+  require(bounds.max_rows == 0 || n <= bounds.max_rows,
+          std::to_string(n) + " rows are more than max_rows = " + std::to_string(bounds.max_rows));
+  require(in.frequencies.size() == (bounds.eviction == Eviction::kLfu ? n : 0),
+          "frequencies are for eviction='lfu' alone, one a row");
+  require(in.sightings.size() == sightings, "sightings don't fit this table's admission");
+  std::vector<std::int64_t> all(in.ids);
+  std::sort(all.begin(), all.end());
+  require(std::adjacent_find(all.begin(), all.end()) == all.end(), "an id occurs twice");
+}
+
+}  // namespace fastinc

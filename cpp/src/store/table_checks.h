@@ -1,0 +1,22 @@
+// What every table refuses, in the same words: on the CPU and on a device.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "fastinc/table.h"
+
+namespace fastinc {
+
+/// Returns dim. Throws std::invalid_argument where it is none that a table may have.
+std::size_t checked_dim(std::size_t dim);
+
+/// Throws std::invalid_argument: a batch has more ids than there may be rows.
+[[noreturn]] void refuse_batch(std::size_t distinct_ids, std::size_t max_rows);
+
+/// Throws std::invalid_argument where a state's parts don't fit together, or a table like this.
+///   sightings: how many counters its admission has
+void check_state(const TableState& state, std::size_t dim, std::size_t state_floats,
+                 const TableBounds& bounds, std::size_t sightings);
+
+}  // namespace fastinc
