@@ -8,4 +8,5 @@ PYBIND11_MODULE(_cuda, m) {
   pybind11::module_::import("fastinc._core");
   fastinc::bindings::register_cuda_runtime(m);
   fastinc::bindings::register_cuda_ops(m);
+  fastinc::bindings::register_cuda_table(m);
 }

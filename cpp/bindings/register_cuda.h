@@ -7,5 +7,6 @@ namespace fastinc::bindings {
 
 void register_cuda_runtime(pybind11::module_& m);
 void register_cuda_ops(pybind11::module_& m);
+void register_cuda_table(pybind11::module_& m);
 
 }  // namespace fastinc::bindings

@@ -5,64 +5,18 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <tuple>
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
+#include "bindings/table_parts.h"
 #include "bindings/tensor.h"
 #include "fastinc/table.h"
 
 namespace fastinc::bindings {
 namespace {
 
-template <class T>
-py::array_t<T> to_matrix(const std::vector<T>& values, std::size_t rows, std::size_t columns) {
-  return py::array_t<T>({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)}, values.data());
-}
-
 std::size_t table_work(const Table& table, const Ids& ids) {
   return work_of(ids.span().size(), ids.span().size() * table.dim());
-}
-
-/// (kind, a, b, seed): what fi.init's classes are made of.
-py::tuple init_spec(const Table& table) {
-  const Initializer init = table.initializer();
-  const char* kind = init.kind == InitializerKind::kNormal    ? "normal"
-                     : init.kind == InitializerKind::kUniform ? "uniform"
-                                                              : "constant";
-  return py::make_tuple(kind, init.a, init.b, init.seed);
-}
-
-Initializer make_initializer(const std::string& kind, double a, double b, std::uint64_t seed) {
-  Initializer init;
-  init.kind = kind == "normal"    ? InitializerKind::kNormal
-              : kind == "uniform" ? InitializerKind::kUniform
-                                  : InitializerKind::kConstant;
-  if (init.kind == InitializerKind::kConstant && kind != "constant") {
-    throw py::value_error("initializer kind '" + kind + "' is not 'constant', 'uniform' or 'normal'");
-  }
-  init.a = a;
-  init.b = b;
-  init.seed = seed;
-  validate(init);
-  return init;
-}
-
-/// (max_rows, eviction, ttl, min_count, sketch_width): what a table's limits are in Python.
-using BoundsSpec = std::tuple<std::size_t, std::string, double, std::uint32_t, std::size_t>;
-
-TableBounds make_bounds(const BoundsSpec& in) {
-  TableBounds bounds;
-  const std::string& eviction = std::get<1>(in);
-  if (eviction != "none" && eviction != "lru" && eviction != "lfu") {
-    throw py::value_error("eviction '" + eviction + "' is not 'none', 'lru' or 'lfu'");
-  }
-  bounds.max_rows = std::get<0>(in);
-  bounds.eviction = eviction == "lru" ? Eviction::kLru : eviction == "lfu" ? Eviction::kLfu : Eviction::kNone;
-  bounds.ttl = std::get<2>(in);
-  bounds.min_count = std::get<3>(in);
-  bounds.sketch_width = std::get<4>(in);
-  return bounds;
 }
 
 py::object lookup(const Table& table, py::handle ids_in, py::handle out) {
@@ -138,47 +92,17 @@ bool contains_one(const Table& table, std::int64_t id) {
 }
 
 py::dict export_state(const Table& table, std::size_t state_floats) {
-  const TableState s = without_gil([&] { return table.export_state(); });
-  py::dict out;
-  out["ids"] = to_array(s.ids);
-  out["row_versions"] = to_array(s.row_versions);
-  out["weights"] = to_matrix(s.weights, s.ids.size(), table.dim());
-  out["state"] = to_matrix(s.state, s.ids.size(), state_floats);
-  out["version"] = s.version;
-  if (table.bounds().eviction == Eviction::kLfu) out["frequencies"] = to_array(s.frequencies);
-  if (!s.sightings.empty()) {
-    out["sightings"] = to_array(s.sightings);
-    out["sightings_counted"] = s.sightings_counted;
-  }
-  return out;
+  const TableState state = without_gil([&] { return table.export_state(); });
+  return to_dict(state, table.bounds(), table.dim(), state_floats);
 }
 
 void import_state(Table& table, const py::dict& in) {
-  TableState s;
-  s.ids = to_vector<std::int64_t>(in, "ids");
-  s.row_versions = to_vector<std::uint64_t>(in, "row_versions");
-  s.weights = to_vector<float>(in, "weights");
-  s.state = to_vector<float>(in, "state");
-  s.version = in["version"].cast<std::uint64_t>();
-  // of tables with limits alone
-  if (in.contains("frequencies")) s.frequencies = to_vector<std::uint32_t>(in, "frequencies");
-  if (in.contains("sightings")) {
-    s.sightings = to_vector<std::uint8_t>(in, "sightings");
-    s.sightings_counted = in["sightings_counted"].cast<std::uint64_t>();
-  }
-  without_gil([&] { table.import_state(s); });
+  const TableState state = to_state(in);
+  without_gil([&] { table.import_state(state); });
 }
 
 py::tuple changes(const Table& table, std::uint64_t since) {
-  const Changes c = without_gil([&] { return table.changes(since); });
-  return py::make_tuple(c.version, to_array(c.updated), to_array(c.removed), c.reset);
-}
-
-template <class Value>
-py::dict to_dict(const std::vector<std::pair<std::string, Value>>& items) {
-  py::dict out;
-  for (const auto& [name, value] : items) out[py::str(name)] = value;
-  return out;
+  return to_tuple(without_gil([&] { return table.changes(since); }));
 }
 
 }  // namespace
@@ -195,7 +119,7 @@ void register_table(py::module_& m) {
       .def_property_readonly("dim", &Table::dim)
       .def_property_readonly(
           "version", [](const Table& table) { return call_engine(1, [&] { return table.version(); }); })
-      .def_property_readonly("init_spec", &init_spec)
+      .def_property_readonly("init_spec", [](const Table& table) { return init_spec(table.initializer()); })
       .def("__len__", &Table::size)
       .def("__contains__", &contains_one, py::arg("id"))
       .def("lookup", &lookup, py::arg("ids"), py::arg("out"))

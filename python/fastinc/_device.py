@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DeferredCount", "cuda_engine", "cuda_facts", "current_stream", "empty_like", "is_on_cuda"]
+__all__ = ["DeferredCount", "as_int64", "cuda_engine", "cuda_facts", "current_stream", "empty_like", "is_on_cuda"]
 
 #: DLPack's numbers of CUDA memory and of managed CUDA memory.
 _CUDA_TYPES = (2, 13)
@@ -39,7 +39,8 @@ def cuda_engine(name: str) -> ModuleType:
     if _engine is None:
         facts = cuda_facts()
         if not facts["available"]:
-            raise RuntimeError(f"{name} is on a CUDA device, but CUDA can't be used: {facts['reason']}")
+            what = name if "=" in name else f"{name} is on a CUDA device"
+            raise RuntimeError(f"{what}: CUDA can't be used: {facts['reason']}")
         _engine = sys.modules["fastinc._cuda"]
     return _engine
 
@@ -86,6 +87,18 @@ def empty_like(x: Array, shape: tuple[int, ...], dtype: str, name: str) -> Array
         f"{name} is a {type(x).__name__}: fastinc can make arrays on a device as torch, CuPy, and libraries with "
         "__array_namespace__ do; pass one of theirs"
     )
+
+
+def as_int64(ids: Array, name: str) -> Array:
+    """Return int32 ids on a device as int64, which its table knows alone; anything else as it is."""
+    if not is_on_cuda(ids) or str(getattr(ids, "dtype", "")).rpartition(".")[2] != "int32":
+        return ids
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(ids, torch.Tensor):
+        return ids.to(torch.int64)
+    if hasattr(ids, "astype"):
+        return ids.astype("int64")
+    raise TypeError(f"{name} has dtype int32; it must be int64 in an array of {type(ids).__name__}")
 
 
 class DeferredCount:

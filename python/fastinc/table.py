@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastinc import _core
 from fastinc._arguments import as_choice, as_ids, as_whole, check_countable
+from fastinc._cuda_table import CudaTable, device_number
 from fastinc.bounds import Bounds, Eviction, MinCount
 from fastinc.changes import Changes
 from fastinc.init import Initializer, Normal, from_spec
@@ -18,9 +19,9 @@ from fastinc.optimizers import Optimizer, RowWiseAdagrad
 
 __all__ = ["EmbeddingTable"]
 
-#: A NumPy array, a torch CPU tensor or anything with DLPack, int32 or int64; or a list of ints.
+#: A NumPy array, a torch tensor or anything with DLPack, int32 or int64; or a list of ints.
 Ids = Any
-#: A float32 NumPy array, torch CPU tensor, or anything with DLPack.
+#: A float32 NumPy array, torch tensor, or anything with DLPack.
 Array = Any
 
 # What calls are mostly made with, told by identity: a whole call with one id takes half a microsecond.
@@ -47,7 +48,9 @@ class EmbeddingTable:
     init
         Start values, default ``fi.init.Normal(std=0.01)``.
     device
-        "cpu".
+        Where the rows are: "cpu", "cuda" (the first GPU) or "cuda:<number>". A table on a GPU has the same rows in the
+        same bytes, takes and gives arrays on that GPU, on their library's current stream, and copies NumPy arrays and
+        lists there and back. Its calls take turns, updates wait for the device, and `admission` raises.
     max_rows
         Rows the table keeps at most; None: any number. A batch that needs more rows than there is room for evicts
         others, by `eviction`, never those of its own ids; one with more distinct ids than `max_rows` raises, whether
@@ -97,8 +100,6 @@ class EmbeddingTable:
         eviction: Eviction | None = None,
         admission: MinCount | None = None,
     ) -> None:
-        if device != "cpu":
-            raise ValueError(f"device = {device!r}: this version of fastinc has the CPU engine only ('cpu')")
         dim = as_whole(dim, "dim", 1, 2**20)
         self._optimizer = RowWiseAdagrad(lr=0.05) if optimizer is None else optimizer
         self._init = Normal() if init is None else init
@@ -107,7 +108,15 @@ class EmbeddingTable:
         if isinstance(self._init, type) or not hasattr(self._init, "_spec"):
             raise TypeError(f"init = {init!r} must be an initializer, such as fastinc.init.Normal()")
         self._bounds = Bounds(max_rows, eviction, admission)
-        self._core = _core.Table(dim, self._optimizer._core, *self._init._spec(), self._bounds._spec())
+        self._core: _core.Table | CudaTable
+        parts = (dim, self._optimizer._core, *self._init._spec(), self._bounds._spec())
+        if device == "cpu":
+            self._core, self._device = _core.Table(*parts), "cpu"
+        else:
+            if not isinstance(device, str):
+                raise TypeError(f"device = {device!r} must be a string, such as 'cuda'")
+            number = device_number(device)
+            self._core, self._device = CudaTable(*parts, device=number), f"cuda:{number}"
         self._owner: str | None = None
 
     @classmethod
@@ -116,6 +125,7 @@ class EmbeddingTable:
         table = cls.__new__(cls)
         table._core, table._optimizer, table._owner = core, optimizer, owner
         table._init, table._bounds = from_spec(core.init_spec), Bounds()
+        table._device = "cpu"
         return table
 
     def _check_writable(self, method: str) -> None:
@@ -139,8 +149,8 @@ class EmbeddingTable:
 
     @property
     def device(self) -> str:
-        """Where the rows are: "cpu"."""
-        return "cpu"
+        """Where the rows are: "cpu", or "cuda:0" and so on."""
+        return self._device
 
     @property
     def max_rows(self) -> int | None:
@@ -469,6 +479,25 @@ class EmbeddingTable:
         """
         return {**self._core.stats(), "load": self._core.load_factor, "bytes": self.memory_usage()}
 
+    def to(self, device: str) -> EmbeddingTable:
+        """Return a copy of the table on another device, by way of the host's memory.
+
+        Parameters
+        ----------
+        device
+            "cpu", "cuda" or "cuda:<number>".
+
+        Examples
+        --------
+        >>> import fastinc as fi
+        >>> table = fi.EmbeddingTable(dim=2)
+        >>> table.to("cpu").device
+        'cpu'
+        """
+        twin = type(self).__new__(type(self))
+        twin.__setstate__({**self.__getstate__(), "optimizer": copy.deepcopy(self._optimizer), "device": device})
+        return twin
+
     def _state_floats(self) -> int:
         element, row = self._optimizer.state_floats_per_row
         return element * self.dim + row
@@ -477,11 +506,12 @@ class EmbeddingTable:
         self._check_writable("pickle")
         state = self._core.export_state(self._state_floats())
         parts = {"dim": self.dim, "optimizer": self._optimizer, "init": self._init, "state": state}
-        return {**parts, **vars(self._bounds)}
+        return {**parts, **vars(self._bounds), "device": self._device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         limits: dict[str, Any] = {name: state.get(name) for name in vars(Bounds())}  # old pickles have none
-        EmbeddingTable.__init__(self, state["dim"], state["optimizer"], state["init"], **limits)
+        device = state.get("device", "cpu")
+        EmbeddingTable.__init__(self, state["dim"], state["optimizer"], state["init"], device, **limits)
         self._core.import_state(state["state"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmbeddingTable:

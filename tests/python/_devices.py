@@ -165,6 +165,11 @@ class Ops:
 ops = Ops()
 
 
+def new_table(*args: Any, **kwargs: Any) -> fi.EmbeddingTable:
+    """A table on the current device."""
+    return fi.EmbeddingTable(*args, **{"device": Devices.current, **kwargs})
+
+
 def device_fixture() -> Any:
     """A fixture that runs a module's tests on every device: `device = device_fixture()` in the module."""
 

@@ -46,7 +46,7 @@ def test_arrays_on_a_gpu_are_refused_with_the_reason():
         "try: fi.ops.sgd_update(Array(), Array(), Array())\n"
         "except RuntimeError as error: print(error)\n"
     )
-    assert run_python(code).startswith("weights is on a CUDA device, but CUDA can't be used: ")
+    assert run_python(code).startswith("weights is on a CUDA device: CUDA can't be used: ")
 
 
 def test_a_build_without_the_engine_says_so(monkeypatch):
@@ -55,7 +55,7 @@ def test_a_build_without_the_engine_says_so(monkeypatch):
     facts = fi.info()["cuda"]
     assert not facts["available"]
     assert "no CUDA toolkit" in facts["reason"]
-    with pytest.raises(RuntimeError, match=r"^x is on a CUDA device, but CUDA can't be used: .* toolkit"):
+    with pytest.raises(RuntimeError, match=r"^x is on a CUDA device: CUDA can't be used: .* toolkit"):
         fi.ops.quantize_rowwise(DeviceArray(np.ones((1, 4), np.float32)))
 
 

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 import fastinc as fi
+from _devices import device_fixture, new_table
 from _reference import CASES, PLAIN_CASES, Case, bytes_of, case_ids
+
+device = device_fixture()
 
 EXTREMES = [-(2**63), -1, 0, 1, 2**63 - 1]
 
@@ -23,7 +26,7 @@ def ones(n, dim):
 def make_table(case=PLAIN_CASES[2], dim=5, rows=20):
     """A table with some rows, some removed, and some history."""
     rng = np.random.default_rng(0)
-    table = fi.EmbeddingTable(dim, case.optimizer(), fi.init.Normal(std=1.0, seed=3))
+    table = new_table(dim, case.optimizer(), fi.init.Normal(std=1.0, seed=3))
     table.update([*EXTREMES, *range(10, 10 + rows)], rng.standard_normal((rows + 5, dim)).astype(np.float32))
     table.remove([11, 12])
     table.update(range(13, 16), ones(3, dim))
@@ -45,7 +48,7 @@ def everything(table):
 def test_a_table_and_arrays_get_the_same_bytes(case):
     """Ids 0 .. n-1 in a table against row numbers of arrays, with start values and state of their own."""
     rows, dim = 30, 33
-    table = fi.EmbeddingTable(dim, case.optimizer(), fi.init.Normal(std=0.5, seed=1))
+    table = new_table(dim, case.optimizer(), fi.init.Normal(std=0.5, seed=1))
     weights, state = table.lookup(range(rows)), case.make_state(rows, dim)
     for step in range(3):
         rng = np.random.default_rng(step)
@@ -56,7 +59,7 @@ def test_a_table_and_arrays_get_the_same_bytes(case):
 
 
 def test_many_rows_over_many_pages():
-    table = fi.EmbeddingTable(3, fi.SGD(lr=1.0), fi.init.Zeros())
+    table = new_table(3, fi.SGD(lr=1.0), fi.init.Zeros())
     ids = np.random.default_rng(0).permutation(np.arange(-30_000, 30_000)) * 2**40
     values = np.arange(60_000, dtype=np.float32)
     table.update(ids, -np.repeat(values, 3).reshape(-1, 3))
@@ -69,7 +72,7 @@ def test_many_rows_over_many_pages():
 
 @pytest.mark.parametrize("dim", [1, 2**20])
 def test_the_least_and_greatest_dim(dim):
-    table = fi.EmbeddingTable(dim, fi.SGD(lr=1.0), fi.init.Zeros())
+    table = new_table(dim, fi.SGD(lr=1.0), fi.init.Zeros())
     table.update([5, 5], ones(2, dim))
     assert (table.lookup([5]) == -2).all()
 
@@ -99,7 +102,7 @@ def test_load_makes_the_state_fresh():
 
 
 def test_load_last_of_repeated_ids_wins_in_weights_and_codes(threads):
-    table = fi.EmbeddingTable(64, fi.SGD())
+    table = new_table(64, fi.SGD())
     ids = np.tile(np.arange(100), 40)
     vectors = np.random.default_rng(0).standard_normal((4000, 64)).astype(np.float32)
     table.load(ids, vectors)
@@ -108,7 +111,7 @@ def test_load_last_of_repeated_ids_wins_in_weights_and_codes(threads):
 
 
 def test_torch_tensors_go_in_and_out():
-    table = fi.EmbeddingTable(4, fi.SGD(lr=1.0), fi.init.Zeros())
+    table = new_table(4, fi.SGD(lr=1.0), fi.init.Zeros())
     table.update(torch.tensor([3, 3], dtype=torch.int32), torch.ones(2, 4))
     out = torch.empty(2, 4)
     assert table.lookup(torch.tensor([3, 4]), out=out) is out
@@ -120,7 +123,7 @@ def test_torch_tensors_go_in_and_out():
 
 @pytest.mark.parametrize("ids", [5, np.int32(5), [5], (5,), range(5, 6), np.array([5], np.int32), torch.tensor([5])])
 def test_kinds_of_ids(ids):
-    table = fi.EmbeddingTable(2, fi.SGD(lr=1.0), fi.init.Zeros())
+    table = new_table(2, fi.SGD(lr=1.0), fi.init.Zeros())
     table.update(ids, ones(1, 2))
     assert table.ids().tolist() == [5]
     assert table.lookup(ids).tolist() == [[-1, -1]]
@@ -128,7 +131,7 @@ def test_kinds_of_ids(ids):
 
 @pytest.mark.parametrize("key", [5.0, "5", None, True, 2**63, -(2**63) - 1, (5,)], ids=repr)
 def test_contains_of_what_is_no_id(key):
-    table = fi.EmbeddingTable(2, fi.SGD(lr=1.0))
+    table = new_table(2, fi.SGD(lr=1.0))
     table.update([5, 1], ones(2, 2))
     assert 5 in table
     assert np.int16(5) in table
@@ -159,7 +162,7 @@ def test_removing_unknown_ids_allocates_nothing():
 
 def test_memory_usage_adds_up_and_grows_with_rows():
     for case in PLAIN_CASES:
-        table = fi.EmbeddingTable(16, case.optimizer())
+        table = new_table(16, case.optimizer())
         assert {part for part, used in table.memory_usage().items() if used} <= {"index", "total"}
         table.update(range(50_000), np.zeros((50_000, 16), np.float32))
         usage = table.memory_usage()
@@ -179,7 +182,7 @@ def test_memory_usage_adds_up_and_grows_with_rows():
 
 
 def test_version_counts_batches_that_change_something():
-    table = fi.EmbeddingTable(2)
+    table = new_table(2)
     empty = np.empty((0, 2), np.float32)
     assert table.version == 0
     table.update([], empty)
@@ -199,7 +202,7 @@ def test_version_counts_batches_that_change_something():
 def test_changes_follow_a_consumer():
     """A replica that asks for changes and copies the rows is equal to the table, whenever it asks."""
     rng = np.random.default_rng(1)
-    table, replica, seen = fi.EmbeddingTable(3, fi.SGD(lr=0.5)), {}, 0
+    table, replica, seen = new_table(3, fi.SGD(lr=0.5)), {}, 0
     for _ in range(60):
         for _ in range(rng.integers(1, 4)):
             ids = rng.integers(-10, 10, rng.integers(0, 5))
@@ -218,7 +221,7 @@ def test_changes_follow_a_consumer():
 
 
 def test_changes_of_a_row_made_anew():
-    table = fi.EmbeddingTable(2)
+    table = new_table(2)
     table.update([1, 2], ones(2, 2))
     table.remove([1])
     assert table.changes(since=1).removed.tolist() == [1]
@@ -240,7 +243,7 @@ def test_changes_since_a_version_that_never_was(since):
 
 def test_a_change_of_lr_takes_effect_in_every_table_that_shares_it():
     optimizer = fi.SGD(lr=1.0)
-    tables = [fi.EmbeddingTable(1, optimizer, fi.init.Zeros()) for _ in range(2)]
+    tables = [new_table(1, optimizer, fi.init.Zeros()) for _ in range(2)]
     assert all(table.optimizer is optimizer for table in tables)
     for lr in (1.0, 0.25):
         optimizer.lr = lr
@@ -293,7 +296,7 @@ def test_copies_are_equal_and_go_their_own_way(case, how):
 
 def test_copies_keep_sharing_an_optimizer():
     tables = [make_table(), make_table()]
-    tables[1] = fi.EmbeddingTable(5, tables[0].optimizer)
+    tables[1] = new_table(5, tables[0].optimizer)
     for twins in (copy.deepcopy(tables), pickle.loads(pickle.dumps(tables))):
         assert twins[0].optimizer is twins[1].optimizer
         assert twins[0].optimizer is not tables[0].optimizer
@@ -301,14 +304,14 @@ def test_copies_keep_sharing_an_optimizer():
 
 def test_a_row_that_overflowed_can_still_be_copied():
     """Two finite gradients whose squares' sum isn't: whatever the row is then, a copy must not be refused."""
-    table = fi.EmbeddingTable(1, fi.Adagrad(lr=0.1))
+    table = new_table(1, fi.Adagrad(lr=0.1))
     for _ in range(2):
         table.update([1], np.full((1, 1), 1.5e19, np.float32))
     assert everything(copy.deepcopy(table))[0] == everything(table)[0]
 
 
 def test_weights_that_overflowed_can_still_be_copied():
-    table = fi.EmbeddingTable(1, fi.SGD(lr=1e30))
+    table = new_table(1, fi.SGD(lr=1e30))
     table.update([1], np.full((1, 1), 1e18, np.float32))
     assert everything(copy.deepcopy(table))[0] == everything(table)[0]
 
@@ -393,7 +396,7 @@ def test_bad_out_is_named(method, change):
 def test_bad_dim(dim):
     error = ValueError if type(dim) is int else TypeError
     with pytest.raises(error, match=rf"^dim = {re.escape(repr(dim))} must be"):
-        fi.EmbeddingTable(dim)
+        new_table(dim)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +412,7 @@ def test_bad_dim(dim):
 )
 def test_bad_constructor_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
-        fi.EmbeddingTable(4, **arguments)
+        new_table(4, **arguments)
 
 
 def test_bad_nonfinite_policy():
@@ -437,10 +440,10 @@ def test_a_damaged_state_is_refused_and_changes_nothing(part):
 
 def test_repr_and_properties():
     init = fi.init.Uniform(-1, 1, seed=4)
-    table = fi.EmbeddingTable(np.int64(3), fi.SGD(lr=0.5), init)
+    table = new_table(np.int64(3), fi.SGD(lr=0.5), init)
     assert repr(table) == (
         "EmbeddingTable(dim=3, optimizer=SGD(lr=0.5, momentum=0.0, weight_decay=0.0), rows=0, version=0)"
     )
     assert (table.dim, table.init, table.device) == (3, init, "cpu")
-    assert fi.EmbeddingTable(3).optimizer == fi.RowWiseAdagrad(lr=0.05)
-    assert fi.EmbeddingTable(3).init == fi.init.Normal(std=0.01)
+    assert new_table(3).optimizer == fi.RowWiseAdagrad(lr=0.05)
+    assert new_table(3).init == fi.init.Normal(std=0.01)

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastinc as fi
+from _devices import device_fixture, new_table
+
+device = device_fixture()
 
 DIM = 3
 LONG = 1e6  # seconds: no row's time is over in a test
@@ -22,7 +25,7 @@ LONG = 1e6  # seconds: no row's time is over in a test
 
 def make(**bounds):
     """A row's numbers are what was loaded plus how many gradients came since."""
-    return fi.EmbeddingTable(DIM, fi.SGD(lr=1.0), fi.init.Zeros(), **bounds)
+    return new_table(DIM, fi.SGD(lr=1.0), fi.init.Zeros(), **bounds)
 
 
 def update(table, ids):
@@ -383,7 +386,7 @@ def test_properties_and_repr():
         with pytest.raises(AttributeError):
             setattr(table, name, value)
     with pytest.raises(TypeError):
-        fi.EmbeddingTable(2, None, None, "cpu", 5)
+        new_table(2, None, None, "cpu", 5)
 
 
 def test_a_view_has_no_limits_of_its_own():

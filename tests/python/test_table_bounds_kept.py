@@ -13,7 +13,10 @@ import pytest
 
 import fastinc as fi
 from _brute_force import assert_index, eventually
+from _devices import device_fixture, new_table
 from test_table_bounds import LONG, held, load, make, update
+
+device = device_fixture()
 
 BOUNDS = [
     {"max_rows": 20},
@@ -105,7 +108,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(bounds, messag
 @pytest.mark.parametrize(("factory", "rebuild_rows"), [("exact", 0), ("Flat", 100), ("Flat", 10**6)])
 def test_an_index_drops_evicted_ids(bounds, factory, rebuild_rows):
     rng = np.random.default_rng(2)
-    table = fi.EmbeddingTable(4, fi.SGD(lr=1.0), fi.init.Zeros(), **bounds)
+    table = new_table(4, fi.SGD(lr=1.0), fi.init.Zeros(), **bounds)
     table.load(np.arange(1500), rng.standard_normal((1500, 4)).astype(np.float32))
     index = fi.LiveIndex(table, factory, rebuild_rows=rebuild_rows)
     for k in range(12):
@@ -139,7 +142,7 @@ def test_memory_stays_flat_at_the_limit(eviction):
     """A stream of ids that never come back, and a few that do."""
     max_rows, inserts = (1_000_000, 50_000_000) if LONG_SOAK else (5_000, 300_000)
     batch, regular = max_rows // 100, np.arange(20)
-    table = fi.EmbeddingTable(8, fi.RowWiseAdagrad(), max_rows=max_rows, eviction=eviction, admission=fi.MinCount(1))
+    table = new_table(8, fi.RowWiseAdagrad(), max_rows=max_rows, eviction=eviction, admission=fi.MinCount(1))
     grads = np.random.default_rng(0).standard_normal((batch + 20, 8)).astype(np.float32)
     used, resident = [], []
     for k in range(inserts // batch):

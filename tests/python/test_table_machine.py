@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastinc as fi
+from _devices import device_fixture, new_table
 from _rounding import group_sum
+
+device = device_fixture()
 
 FEW_IDS = st.sampled_from([-(2**63), -(2**63) + 1, -2, -1, 0, 1, 2, 2**31, 2**32, 2**62, 2**63 - 1])
 ANY_ID = st.one_of(FEW_IDS, FEW_IDS, st.integers(-(2**63), 2**63 - 1))
@@ -25,7 +28,7 @@ class Model:
     """What the table promises, in the simplest way: float32 NumPy rows under Adagrad in a dict."""
 
     def __init__(self, dim, init):
-        self.init = fi.EmbeddingTable(dim, init=init)  # never written to: start values only
+        self.init = new_table(dim, init=init)  # never written to: start values only
         self.rows = {}  # id -> [weights, accumulator, version]
         self.removed = {}  # id -> version
         self.version = self.inserted = self.removals = self.skipped = 0
@@ -78,7 +81,7 @@ class TableMachine(RuleBasedStateMachine):
         init = fi.init.Normal(0.0, 1.0, seed)
         optimizer = fi.Adagrad(lr=0.5, initial_accumulator_value=float(START))
         self.dim = dim
-        self.table = fi.EmbeddingTable(dim, optimizer, init)
+        self.table = new_table(dim, optimizer, init)
         self.model = Model(dim, init)
 
     def ids(self, ids, narrow):

@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastinc as fi
+from _devices import device_fixture, new_table
+
+device = device_fixture()
 
 
 def make_table():
     rng = np.random.default_rng(0)
-    table = fi.EmbeddingTable(5, fi.SGD(), fi.init.Normal(std=1.0))
+    table = new_table(5, fi.SGD(), fi.init.Normal(std=1.0))
     table.update([1, 3], rng.standard_normal((2, 5)).astype(np.float32))
     return table
 
@@ -28,7 +31,7 @@ def make_table():
 def test_pool_matches_torch(dim, sizes, seed, mode, offset_dtype):
     rng = np.random.default_rng(seed)
     n = sum(sizes)
-    table = fi.EmbeddingTable(dim, fi.SGD(), fi.init.Normal(std=1.0))
+    table = new_table(dim, fi.SGD(), fi.init.Normal(std=1.0))
     table.update(range(0, 40, 2), rng.standard_normal((20, dim)).astype(np.float32))
     ids = rng.integers(0, 40, n)
     offsets = (np.cumsum([0, *sizes])[:-1] if sizes else np.empty(0)).astype(offset_dtype)

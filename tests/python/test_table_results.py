@@ -9,10 +9,13 @@ import pytest
 import torch
 
 import fastinc as fi
+from _devices import device_fixture, new_table
+
+device = device_fixture()
 
 
 def make_table():
-    table = fi.EmbeddingTable(5, init=fi.init.Normal(std=1.0, seed=3))
+    table = new_table(5, init=fi.init.Normal(std=1.0, seed=3))
     table.update(np.arange(20), np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32))
     return table
 

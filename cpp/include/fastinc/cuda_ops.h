@@ -30,6 +30,26 @@ class DeviceGuard {
   int before_ = 0;
 };
 
+/// Memory of the current device for calls on a stream, in whose order it is made and freed.
+class DeviceBuffer {
+ public:
+  DeviceBuffer(std::size_t bytes, Stream stream);
+  ~DeviceBuffer();
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  void* data() const { return data_; }
+  /// Copies all of it; the second waits for the stream.
+  void from_host(const void* host);
+  void to_host(void* host) const;
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_;
+  Stream stream_;
+  int device_ = 0;
+};
+
 /// Throws std::invalid_argument where the stream is being captured: `what` waits, `instead` doesn't.
 void check_not_capturing(Stream stream, const char* what, const char* instead);
 

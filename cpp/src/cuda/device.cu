@@ -23,6 +23,31 @@ void check_not_capturing(Stream stream, const char* what, const char* instead) {
       instead);
 }
 
+DeviceBuffer::DeviceBuffer(std::size_t bytes, Stream stream) : bytes_(bytes), stream_(stream) {
+  check(cudaGetDevice(&device_), "cudaGetDevice");
+  if (bytes > 0) check(cudaMallocAsync(&data_, bytes, stream), "cudaMallocAsync");
+}
+
+DeviceBuffer::~DeviceBuffer() {
+  if (data_ == nullptr) return;
+  int current = device_;  // the default stream is that of whichever device is current
+  (void)cudaGetDevice(&current);
+  (void)cudaSetDevice(device_);
+  (void)cudaFreeAsync(data_, stream_);
+  (void)cudaSetDevice(current);
+}
+
+void DeviceBuffer::from_host(const void* host) {
+  if (bytes_ == 0) return;
+  check(cudaMemcpyAsync(data_, host, bytes_, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+}
+
+void DeviceBuffer::to_host(void* host) const {
+  if (bytes_ > 0)
+    check(cudaMemcpyAsync(host, data_, bytes_, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+}
+
 DeviceGuard::DeviceGuard(int device) {
   check(cudaGetDevice(&before_), "cudaGetDevice");
   if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");

@@ -1,0 +1,42 @@
+// What the tables of both engines are made of, in Python and in C++.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "fastinc/table.h"
+
+namespace fastinc::bindings {
+
+namespace py = pybind11;
+
+/// (kind, a, b, seed): what fi.init's classes are made of.
+py::tuple init_spec(const Initializer& init);
+Initializer make_initializer(const std::string& kind, double a, double b, std::uint64_t seed);
+
+/// (max_rows, eviction, ttl, min_count, sketch_width): what a table's limits are in Python.
+using BoundsSpec = std::tuple<std::size_t, std::string, double, std::uint32_t, std::size_t>;
+TableBounds make_bounds(const BoundsSpec& in);
+
+/// (version, updated, removed, reset)
+py::tuple to_tuple(const Changes& changes);
+
+/// A state as arrays by name, and back.
+py::dict to_dict(const TableState& state, const TableBounds& bounds, std::size_t dim,
+                 std::size_t state_floats);
+TableState to_state(const py::dict& in);
+
+template <class Value>
+py::dict to_dict(const std::vector<std::pair<std::string, Value>>& items) {
+  py::dict out;
+  for (const auto& [name, value] : items) out[py::str(name)] = value;
+  return out;
+}
+
+}  // namespace fastinc::bindings
