@@ -8,6 +8,7 @@ set(FASTINC_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/device.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/grouping.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/quantize.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/topk_int8.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu)
 
 if(FASTINC_CUDA)

@@ -1,0 +1,90 @@
+// What a top-k by inner products needs: between what a score is, from the inner product of codes, and the
+// score. The bounds are those of cpu/code_scan.h; another metric is another such struct.
+#pragma once
+
+#include <cfloat>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/code_scan.h"
+#include "cuda/launch.h"
+#include "cuda/topk_rows.h"
+#include "math/lane_sum.h"
+#include "math/quantize.h"
+
+namespace fastinc::cuda {
+
+/// What the bounds need of a query: see CodeQuery. Its value is scale * code + a rest; |b| / 255 is a share
+/// of `width` here.
+struct alignas(16) QueryTerms {
+  float scale, middle, sum, width;
+};
+
+/// Of bounds, whose own bits don't matter.
+__device__ __forceinline__ float bound_multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+struct InnerProduct {
+  struct RowTerms {
+    float scale, bias;
+    float share;  // how much of a query's width: infinite where the row is beyond bounds
+  };
+
+  static __device__ __forceinline__ RowTerms row_terms(ScaleAndBias row, bool has_place) {
+    constexpr float kInfinity = __builtin_inff();
+    if (!has_place || row.scale != row.scale) return {0.0f, 0.0f, -kInfinity};
+    const float scale = row.scale < 0.0f ? -row.scale : row.scale,
+                bias = row.bias < 0.0f ? -row.bias : row.bias;
+    const float largest = 255.0f * scale + bias, part = bias * (1.0f / 255.0f);
+    const bool tame = (largest >= kLeastTame && largest < kMostTame) || largest == 0.0f;
+    return {row.scale, row.bias, !tame ? kInfinity : part > scale ? part : scale};
+  }
+
+  /// The score is not above; not a number, too, where it may be anything.
+  static __device__ __forceinline__ float upper(const QueryTerms& query, const RowTerms& row, int dot) {
+    const float inner = bound_multiply_add(query.scale, static_cast<float>(dot), query.middle);
+    return bound_multiply_add(row.scale, inner,
+                              bound_multiply_add(row.bias, query.sum, row.share * query.width));
+  }
+
+  /// The warp's score of a row, in the CPU's order; not a number where the row's values aren't finite.
+  static __device__ __forceinline__ float score(const float* query, const std::uint8_t* row,
+                                                ScaleAndBias tail, unsigned dim) {
+    float sum = 0.0f;
+    for (unsigned i = lane(); i < dim; i += kWarp) {
+      sum += query[i] * base::dequantize(row[i], tail.scale, tail.bias);
+    }
+    sum = halve_lanes(sum, base::Add());
+    if (is_finite(sum)) return sum;
+    return precise_score(query, row, tail, dim);
+  }
+
+ private:
+  static __device__ __forceinline__ bool is_finite(float x) {
+    return (base::float_bits(x) & 0x7f800000u) != 0x7f800000u;
+  }
+
+  /// The rare score that float32 arithmetic can't reach.
+  static __device__ __forceinline__ float precise_score(const float* query, const std::uint8_t* row,
+                                                        ScaleAndBias tail, unsigned dim) {
+    bool finite = true;
+    for (unsigned i = lane(); i < dim; i += kWarp) {
+      finite = finite && is_finite(base::dequantize(row[i], tail.scale, tail.bias));
+    }
+    if (!__all_sync(kAllLanes, finite)) return __builtin_nanf("");
+    double sum = 0.0;
+    for (unsigned i = 0; i < dim; ++i) {
+      sum += static_cast<double>(query[i]) *
+             static_cast<double>(base::dequantize(row[i], tail.scale, tail.bias));
+    }
+    constexpr double kLargest = FLT_MAX;
+    return static_cast<float>(sum > kLargest ? kLargest : (sum < -kLargest ? -kLargest : sum));
+  }
+};
+
+}  // namespace fastinc::cuda

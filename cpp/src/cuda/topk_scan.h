@@ -1,0 +1,239 @@
+// A pass over tiles of rows: inner products of codes bound every score, and rows that may be wanted are
+// scored as they should be. A block takes one tile after the other, each for all queries; a warp has 32 rows
+// of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/launch.h"
+#include "cuda/matrix.h"
+#include "cuda/topk_metric.h"
+#include "cuda/topk_queries.h"
+#include "cuda/topk_rows.h"
+#include "cuda/topk_state.h"
+
+namespace fastinc::cuda {
+
+template <class Rows>
+struct ScanTask {
+  Rows rows;
+  const float* queries;  // (n, dim)
+  std::uint32_t n, dim;
+  CodedQueriesView coded;
+  TopkState state;
+  TileOrder order;
+  std::uint32_t begin, end;  // of the order: the tiles of this pass
+  std::uint32_t padded;      // queries with those that fill the last tiles
+};
+
+inline constexpr unsigned kWarpTiles = 2;                // of 16 rows
+inline constexpr unsigned kRowsOfLane = 2 * kWarpTiles;  // rows g, g + 8, g + 16, g + 24: g = lane / 4
+inline constexpr unsigned kStagePadding = 32;
+
+inline unsigned stage_bytes(unsigned bytes_apart) {
+  return (kTileRows * bytes_apart + kStagePadding + 15) / 16 * 16;
+}
+inline unsigned limit_bytes(unsigned padded) {
+  return (padded * static_cast<unsigned>(sizeof(float)) + 15) / 16 * 16;
+}
+
+/// Starts the copy of a tile: to `stage`, as far behind it as the tile is behind a multiple of 16.
+__device__ __forceinline__ void start_stage(unsigned char* stage, const std::uint8_t* from, unsigned bytes) {
+  const auto off = static_cast<unsigned>(reinterpret_cast<std::uintptr_t>(from) % 16);
+  const unsigned end = off + bytes;
+  for (unsigned at = threadIdx.x * 16; at < end; at += kBlock * 16) {
+    if (at >= off && at + 16 <= end) {
+      start_copy16(stage + at, from + at - off);
+      continue;
+    }
+    for (unsigned i = max(at, off); i < min(at + 16, end); ++i) stage[i] = from[i - off];
+  }
+}
+
+/// The rows of a warp, wherever they are now.
+struct WarpRows {
+  const std::uint8_t* at;      // the first one
+  std::uint32_t first, count;  // its number; rows there are, at most 32
+  std::uint32_t apart;
+
+  __device__ __forceinline__ const std::uint8_t* row(unsigned i) const { return at + i * apart; }
+};
+
+/// Bits 0, 4, .. 28 as bits 0 .. 7.
+__device__ __forceinline__ unsigned every_fourth(unsigned bits) {
+  bits = (bits | bits >> 3) & 0x03030303u;
+  bits = (bits | bits >> 6) & 0x000f000fu;
+  return (bits | bits >> 12) & 0xffu;
+}
+
+/// Those of the warp's rows that may be wanted, a bit each.
+template <class Metric, bool kAligned, class Rows>
+__device__ __forceinline__ void score_hits(const ScanTask<Rows>& task, const WarpRows& rows,
+                                           std::uint32_t query, unsigned hits) {
+  Key mine = kNoKey;
+  unsigned found = 0;
+  for (; hits != 0; hits &= hits - 1) {
+    const auto i = static_cast<unsigned>(__ffs(static_cast<int>(hits)) - 1);
+    const std::uint32_t row = rows.first + i;
+    if (i >= rows.count || !task.rows.has_place(row) || !task.rows.allows(query, row)) continue;
+    const std::uint8_t* const codes = rows.row(i);
+    const float score = Metric::score(task.queries + std::size_t{query} * task.dim, codes,
+                                      load_tail<kAligned>(codes + task.dim), task.dim);
+    if (score != score) continue;
+    if (lane() == found) mine = make_key(score, row);
+    ++found;
+  }
+  if (found != 0) append_keys(task.state, query, mine);
+}
+
+/// wanted: a bit for each sum of a tile of 8 queries that this lane has, 4 m + 2 h + c for row 16 m + 8 h + g
+/// and query 2 t + c.
+template <class Metric, bool kAligned, class Rows>
+__device__ __forceinline__ void take_hits(const ScanTask<Rows>& task, const WarpRows& rows,
+                                          std::uint32_t first_query, unsigned wanted) {
+  for (unsigned c = 0; c < 2; ++c) {
+    unsigned votes[kRowsOfLane];
+#pragma unroll
+    for (unsigned r = 0; r < kRowsOfLane; ++r)
+      votes[r] = __ballot_sync(kAllLanes, wanted >> (2 * r + c) & 1u);
+    for (unsigned t = 0; t < 4; ++t) {
+      unsigned hits = 0;
+#pragma unroll
+      for (unsigned r = 0; r < kRowsOfLane; ++r) {
+        hits |= every_fourth(votes[r] >> t & 0x11111111u) << (8 * r);
+      }
+      const std::uint32_t query = first_query + 2 * t + c;
+      if (hits != 0 && query < task.n) score_hits<Metric, kAligned>(task, rows, query, hits);
+    }
+  }
+}
+
+/// Sums of the warp's rows with kTiles tiles of queries.
+template <unsigned kTiles, bool kAligned, class Rows>
+__device__ __forceinline__ void multiply(const ScanTask<Rows>& task, const WarpRows& rows,
+                                         std::uint32_t first_tile, int (&sums)[kWarpTiles][kTiles][4]) {
+  const unsigned steps = steps_of(task.dim);
+  const unsigned last = rows.count - 1, g = lane() / 4, t = lane() % 4;
+  const auto* const codes =
+      reinterpret_cast<const uint2*>(task.coded.codes) + std::size_t{first_tile} * steps * kWarp + lane();
+  const std::uint8_t* mine[kRowsOfLane];
+#pragma unroll
+  for (unsigned r = 0; r < kRowsOfLane; ++r) mine[r] = rows.row(min(8 * r + g, last));
+  for (unsigned step = 0; step < steps; ++step) {
+    unsigned a[kWarpTiles][4];
+#pragma unroll
+    for (unsigned r = 0; r < kRowsOfLane; ++r) {
+      const EightCodes eight = load_codes<kAligned>(mine[r], step * kStepCodes + 8 * t, task.dim);
+      a[r / 2][r % 2] = eight.low;
+      a[r / 2][r % 2 + 2] = eight.high;
+    }
+#pragma unroll
+    for (unsigned tile = 0; tile < kTiles; ++tile) {
+      const uint2 both = __ldg(codes + (std::size_t{tile} * steps + step) * kWarp);
+      const unsigned b[2] = {both.x, both.y};
+#pragma unroll
+      for (unsigned m = 0; m < kWarpTiles; ++m) multiply_add_bytes(sums[m][tile], a[m], b);
+    }
+  }
+}
+
+/// The warp's rows against kTiles tiles of queries.
+template <class Metric, unsigned kTiles, bool kAligned, class Rows>
+__device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const WarpRows& rows,
+                                           const typename Metric::RowTerms (&terms)[kRowsOfLane],
+                                           const float* limits, std::uint32_t first_tile) {
+  int sums[kWarpTiles][kTiles][4] = {};
+  multiply<kTiles, kAligned>(task, rows, first_tile, sums);
+  const std::uint32_t first_query = first_tile * kTileQueries;
+  unsigned wanted[kTiles];
+  bool any = false;
+#pragma unroll
+  for (unsigned tile = 0; tile < kTiles; ++tile) {
+    wanted[tile] = 0;
+#pragma unroll
+    for (unsigned c = 0; c < 2; ++c) {
+      const std::uint32_t query = first_query + tile * kTileQueries + 2 * (lane() % 4) + c;
+      const QueryTerms of_query = task.coded.terms[query];
+      const float limit = limits[query];
+#pragma unroll
+      for (unsigned r = 0; r < kRowsOfLane; ++r) {
+        const float upper = Metric::upper(of_query, terms[r], sums[r / 2][tile][r % 2 * 2 + c]);
+        if (!(upper < limit)) wanted[tile] |= 1u << (2 * r + c);
+      }
+    }
+    any = any || wanted[tile] != 0;
+  }
+  if (!__any_sync(kAllLanes, any)) return;
+  for (unsigned tile = 0; tile < kTiles; ++tile) {
+    unsigned of_tile = 0;
+#pragma unroll
+    for (unsigned other = 0; other < kTiles; ++other) of_tile = other == tile ? wanted[other] : of_tile;
+    if (!__any_sync(kAllLanes, of_tile != 0)) continue;
+    take_hits<Metric, kAligned>(task, rows, first_query + tile * kTileQueries, of_tile);
+  }
+}
+
+/// From what score on queries want rows.
+template <class Rows>
+__device__ __forceinline__ void load_limits(const ScanTask<Rows>& task, float* limits) {
+  for (std::uint32_t query = threadIdx.x; query < task.padded; query += kBlock) {
+    const Key threshold = __ldcg(task.state.thresholds + query);
+    limits[query] = threshold == kBeyondKeys ? __builtin_inff() : score_of(threshold);
+  }
+}
+
+template <class Metric, unsigned kTiles, bool kAligned, class Rows>
+__device__ __forceinline__ void scan_tile(const ScanTask<Rows>& task, const std::uint8_t* tile,
+                                          std::uint32_t first, const float* limits) {
+  const std::uint32_t mine = first + threadIdx.x / kWarp * kWarp;
+  if (mine >= task.rows.size()) return;
+  const std::uint32_t apart = task.rows.bytes_apart();
+  const WarpRows rows{tile + (mine - first) * apart, mine, min(task.rows.size() - mine, kWarp), apart};
+  typename Metric::RowTerms terms[kRowsOfLane];
+#pragma unroll
+  for (unsigned r = 0; r < kRowsOfLane; ++r) {
+    const unsigned i = 8 * r + lane() / 4, there = min(i, rows.count - 1);
+    terms[r] = Metric::row_terms(load_tail<kAligned>(rows.row(there) + task.dim),
+                                 i < rows.count && task.rows.has_place(mine + there));
+  }
+  for (std::uint32_t at = 0; at < task.padded; at += kTiles * kTileQueries) {
+    scan_group<Metric, kTiles, kAligned>(task, rows, terms, limits, at / kTileQueries);
+  }
+}
+
+/// kStaged: tiles go through shared memory, the next one while one is scanned; else they are too long for
+/// that. kAligned: rows are multiples of 8 bytes from multiples of 8.
+template <class Rows, class Metric, unsigned kTiles, bool kStaged, bool kAligned>
+__global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ ScanTask<Rows> task) {
+  auto* const limits = reinterpret_cast<float*>(dynamic_shared());
+  unsigned char* const stages = dynamic_shared() + (task.padded * sizeof(float) + 15) / 16 * 16;
+  const std::uint32_t apart = task.rows.bytes_apart();
+  const unsigned stage_size = (kTileRows * apart + kStagePadding + 15) / 16 * 16;
+  const auto stage = [&](std::uint32_t i, unsigned which) {
+    if (i < task.end) {
+      const std::uint32_t first = task.order.at(i) * kTileRows;
+      start_stage(stages + which * stage_size, task.rows.tile(first),
+                  min(task.rows.size() - first, kTileRows) * apart);
+    }
+    end_copy_group();
+  };
+  unsigned which = 0;
+  std::uint32_t i = task.begin + blockIdx.x;
+  if constexpr (kStaged) stage(i, which);
+  for (; i < task.end; i += gridDim.x, which ^= 1) {
+    const std::uint32_t first = task.order.at(i) * kTileRows;
+    const std::uint8_t* tile = task.rows.tile(first);
+    load_limits(task, limits);
+    if constexpr (kStaged) {
+      stage(i + gridDim.x, which ^ 1);
+      wait_for_copies<1>();
+      tile = stages + which * stage_size + reinterpret_cast<std::uintptr_t>(tile) % 16;
+    }
+    __syncthreads();
+    scan_tile<Metric, kTiles, kAligned>(task, tile, first, limits);
+    __syncthreads();  // the next copy, and the next limits, go where warps may still read
+  }
+}
+
+}  // namespace fastinc::cuda
