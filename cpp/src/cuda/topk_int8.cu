@@ -25,10 +25,13 @@ struct Memory {
   std::size_t cub_bytes;
 };
 
+/// Tiles of queries that a warp has at once.
+unsigned group_tiles(std::size_t n) {
+  return n <= kTileQueries ? 1 : 8;
+}
 std::uint32_t pad(std::size_t n) {
-  constexpr std::uint32_t kGroup = 8 * kTileQueries;  // as the scan takes at most
-  const auto count = static_cast<std::uint32_t>(n);
-  return count <= kTileQueries ? kTileQueries : (count + kGroup - 1) / kGroup * kGroup;
+  const unsigned group = group_tiles(n) * kTileQueries;
+  return (static_cast<std::uint32_t>(n) + group - 1) / group * group;
 }
 
 bool is_sorted(std::size_t num_rows, std::size_t k) {
@@ -107,7 +110,7 @@ void scan_passes(const TopkPlan& plan, ScanTask<Rows>& task, cudaStream_t stream
   const std::uint32_t tiles = task.order.count;
   for (task.begin = 0; task.begin < tiles; task.begin = task.end) {
     task.end = pass_end(plan, task.begin, tiles);
-    if (task.padded <= kTileQueries) {
+    if (task.coded.group_tiles == 1) {
       choose_scan<Rows, 1>(task, aligned, stream);
     } else {
       choose_scan<Rows, 8>(task, aligned, stream);
@@ -126,7 +129,7 @@ __global__ void score_all(const __grid_constant__ ScanTask<Rows> task, std::uint
     const auto number = static_cast<std::uint32_t>(row);
     Key key = kNoKey;
     if (wants && task.rows.has_place(number) && task.rows.allows(query, number)) {
-      const std::uint8_t* const codes = task.rows.tile(number);
+      const std::uint8_t* const codes = task.rows.row(number);
       const float score = Metric::score(task.queries + std::size_t{query} * task.dim, codes,
                                         load_tail<false>(codes + task.dim), task.dim);
       if (score == score) key = make_key(score, number);
@@ -174,6 +177,7 @@ void answer(const TopkPlan& plan, const TopkCall& call, const Rows& rows, void* 
   for (std::size_t first = 0; first < call.n; first += plan.queries) {
     task.n = static_cast<std::uint32_t>(std::min<std::size_t>(call.n - first, plan.queries));
     task.padded = pad(task.n);
+    task.coded.group_tiles = group_tiles(task.n);
     task.queries = call.queries + first * call.dim;
     launch("encode_queries", encode_queries, blocks_for(task.padded, kWarpsPerBlock), kBlock, stream,
            task.queries, task.n, task.dim, task.padded, first, task.coded, task.state,

@@ -35,10 +35,22 @@ inline TopkPlan plan_topk(std::size_t n, std::size_t num_rows, std::size_t k) {
   const std::size_t all = std::size_t{tiles_of(num_rows)} * kTileRows;
   plan.capacity = static_cast<std::uint32_t>(std::min(capacity, std::max<std::size_t>(all, 1)));
   const double most_growth = static_cast<double>(capacity) / static_cast<double>(usual) / kSpare;
-  plan.first_tiles = static_cast<std::uint32_t>(capacity / 2 / kTileRows);
-  const double rest = static_cast<double>(tiles_of(num_rows)) / plan.first_tiles;
-  const double passes = std::max(1.0, std::ceil(std::log(std::max(rest, 1.0)) / std::log(most_growth)));
-  plan.growth = std::max(2.0, std::pow(std::max(rest, 1.0), 1.0 / passes));
+  const auto passes_after = [&](std::size_t first_tiles) {
+    const double rest = static_cast<double>(tiles_of(num_rows)) / static_cast<double>(first_tiles);
+    return rest > 1.0 ? std::ceil(std::log(rest) / std::log(most_growth)) : 0.0;
+  };
+  const auto growth_of = [&](std::size_t first_tiles) {
+    const double rest = static_cast<double>(tiles_of(num_rows)) / static_cast<double>(first_tiles);
+    return rest > 1.0 ? std::pow(rest, 1.0 / passes_after(first_tiles)) : 2.0;
+  };
+  // As few passes as there can be, and then no larger a first one than those after it.
+  std::size_t first = capacity / 2 / kTileRows;
+  while (first > 1 && passes_after(first / 2) == passes_after(first) &&
+         static_cast<double>(first * kTileRows) > 2.0 * static_cast<double>(usual) * growth_of(first)) {
+    first /= 2;
+  }
+  plan.first_tiles = static_cast<std::uint32_t>(first);
+  plan.growth = std::max(growth_of(first), 2.0);
   return plan;
 }
 

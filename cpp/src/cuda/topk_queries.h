@@ -15,23 +15,28 @@ inline constexpr unsigned kStepCodes = 32;      // inner products are made of pi
 inline constexpr unsigned kTileQueries = 8;     // for so many queries at once
 inline constexpr double kQueryCodeLimit = 127;  // query codes are within
 
-/// Queries as the tensor cores take them: for each tile of 8 and each piece, lane l has codes
-/// 8 (l % 4) .. 8 (l % 4) + 7 of query l / 4. Zeros after the last query and the last code.
-struct CodedQueriesView {
-  std::uint8_t* codes;  // (tiles, pieces, 32, 8)
-  QueryTerms* terms;    // (tiles * 8,)
-  float rounding;       // score_rounding(dim)
-};
-
 __host__ __device__ inline unsigned steps_of(unsigned dim) {
   return (dim + kStepCodes - 1) / kStepCodes;
 }
 
-/// Where the tensor cores want code i of a query.
-__device__ __forceinline__ std::size_t code_place(std::size_t query, unsigned i, unsigned steps) {
-  const std::size_t piece = query / kTileQueries * steps + i / kStepCodes;
-  return (piece * kWarp + query % kTileQueries * 4 + i % kStepCodes / 8) * 8 + i % 8;
-}
+/// Queries as the tensor cores take them, in groups that a warp has at once: for each group and each piece,
+/// for each tile of the group, lane l has codes 8 (l % 4) .. 8 (l % 4) + 7 of query l / 4. Zeros after the
+/// last query and the last code.
+struct CodedQueriesView {
+  std::uint8_t* codes;  // (groups, pieces, group_tiles, 32, 8)
+  QueryTerms* terms;    // (groups * group_tiles * 8,)
+  unsigned group_tiles;
+  float rounding;  // score_rounding(dim)
+
+  /// Where code i of a query is.
+  __device__ std::size_t place(std::size_t query, unsigned i, unsigned steps) const {
+    const std::size_t tile = query / kTileQueries, piece = tile / group_tiles * steps + i / kStepCodes;
+    return ((piece * group_tiles + tile % group_tiles) * kWarp + query % kTileQueries * 4 +
+            i % kStepCodes / 8) *
+               8 +
+           i % 8;
+  }
+};
 
 template <class Combine>
 __device__ __forceinline__ double combine_lanes(double value, Combine combine) {
@@ -65,7 +70,7 @@ __device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::
     const double v = i < dim ? static_cast<double>(x[i]) : 0.0;
     double code = unit > 0.0 ? rint(v / unit) : 0.0;
     code = code > kQueryCodeLimit ? kQueryCodeLimit : (code < -kQueryCodeLimit ? -kQueryCodeLimit : code);
-    out.codes[code_place(query, i, steps)] = static_cast<std::uint8_t>(static_cast<std::int8_t>(code));
+    out.codes[out.place(query, i, steps)] = static_cast<std::uint8_t>(static_cast<std::int8_t>(code));
     const double rest = v - unit * code;
     rest_sum += rest;
     rests += rest < 0.0 ? -rest : rest;

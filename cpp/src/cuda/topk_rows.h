@@ -22,14 +22,14 @@ struct TileOrder {
   }
 };
 
-/// q: (count, dim + 8). What is scanned by tiles has these functions; a tile's rows lie in one piece.
+/// q: (rows, dim + 8). What is scanned has these functions.
 struct CallersRows {
   const std::uint8_t* q;
   std::uint32_t rows, stride;
 
   __host__ __device__ std::uint32_t size() const { return rows; }
-  /// Codes, scale and bias of row `first`, and of those after it in the tile, so many bytes apart.
-  __device__ const std::uint8_t* tile(std::uint32_t first) const { return q + std::size_t{first} * stride; }
+  /// Codes, scale and bias. A tile's rows lie in one piece, bytes_apart().
+  __device__ const std::uint8_t* row(std::uint32_t r) const { return q + std::size_t{r} * stride; }
   __host__ __device__ std::uint32_t bytes_apart() const { return stride; }
   /// Rows that don't have a place aren't scored.
   __device__ bool has_place(std::uint32_t) const { return true; }

@@ -28,7 +28,7 @@ struct ScanTask {
 };
 
 inline constexpr unsigned kWarpTiles = 2;                // of 16 rows
-inline constexpr unsigned kRowsOfLane = 2 * kWarpTiles;  // rows g, g + 8, g + 16, g + 24: g = lane / 4
+inline constexpr unsigned kRowsOfLane = 2 * kWarpTiles;  // rows 4 g + r, r = 0 .. 3: g = lane / 4
 inline constexpr unsigned kStagePadding = 32;
 
 inline unsigned stage_bytes(unsigned bytes_apart) {
@@ -60,13 +60,6 @@ struct WarpRows {
   __device__ __forceinline__ const std::uint8_t* row(unsigned i) const { return at + i * apart; }
 };
 
-/// Bits 0, 4, .. 28 as bits 0 .. 7.
-__device__ __forceinline__ unsigned every_fourth(unsigned bits) {
-  bits = (bits | bits >> 3) & 0x03030303u;
-  bits = (bits | bits >> 6) & 0x000f000fu;
-  return (bits | bits >> 12) & 0xffu;
-}
-
 /// Those of the warp's rows that may be wanted, a bit each.
 template <class Metric, bool kAligned, class Rows>
 __device__ __forceinline__ void score_hits(const ScanTask<Rows>& task, const WarpRows& rows,
@@ -87,8 +80,8 @@ __device__ __forceinline__ void score_hits(const ScanTask<Rows>& task, const War
   if (found != 0) append_keys(task.state, query, mine);
 }
 
-/// wanted: a bit for each sum of a tile of 8 queries that this lane has, 4 m + 2 h + c for row 16 m + 8 h + g
-/// and query 2 t + c.
+/// wanted: a bit for each sum of a tile of 8 queries that this lane has, 2 r + c for row 4 g + r and query 2
+/// t + c.
 template <class Metric, bool kAligned, class Rows>
 __device__ __forceinline__ void take_hits(const ScanTask<Rows>& task, const WarpRows& rows,
                                           std::uint32_t first_query, unsigned wanted) {
@@ -101,7 +94,7 @@ __device__ __forceinline__ void take_hits(const ScanTask<Rows>& task, const Warp
       unsigned hits = 0;
 #pragma unroll
       for (unsigned r = 0; r < kRowsOfLane; ++r) {
-        hits |= every_fourth(votes[r] >> t & 0x11111111u) << (8 * r);
+        hits |= (votes[r] >> t & 0x11111111u) << r;
       }
       const std::uint32_t query = first_query + 2 * t + c;
       if (hits != 0 && query < task.n) score_hits<Metric, kAligned>(task, rows, query, hits);
@@ -115,11 +108,11 @@ __device__ __forceinline__ void multiply(const ScanTask<Rows>& task, const WarpR
                                          std::uint32_t first_tile, int (&sums)[kWarpTiles][kTiles][4]) {
   const unsigned steps = steps_of(task.dim);
   const unsigned last = rows.count - 1, g = lane() / 4, t = lane() % 4;
-  const auto* const codes =
+  const auto* codes =
       reinterpret_cast<const uint2*>(task.coded.codes) + std::size_t{first_tile} * steps * kWarp + lane();
   const std::uint8_t* mine[kRowsOfLane];
 #pragma unroll
-  for (unsigned r = 0; r < kRowsOfLane; ++r) mine[r] = rows.row(min(8 * r + g, last));
+  for (unsigned r = 0; r < kRowsOfLane; ++r) mine[r] = rows.row(min(4 * g + r, last));
   for (unsigned step = 0; step < steps; ++step) {
     unsigned a[kWarpTiles][4];
 #pragma unroll
@@ -130,11 +123,12 @@ __device__ __forceinline__ void multiply(const ScanTask<Rows>& task, const WarpR
     }
 #pragma unroll
     for (unsigned tile = 0; tile < kTiles; ++tile) {
-      const uint2 both = __ldg(codes + (std::size_t{tile} * steps + step) * kWarp);
+      const uint2 both = __ldg(codes + tile * kWarp);
       const unsigned b[2] = {both.x, both.y};
 #pragma unroll
       for (unsigned m = 0; m < kWarpTiles; ++m) multiply_add_bytes(sums[m][tile], a[m], b);
     }
+    codes += kTiles * kWarp;
   }
 }
 
@@ -146,11 +140,9 @@ __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const War
   int sums[kWarpTiles][kTiles][4] = {};
   multiply<kTiles, kAligned>(task, rows, first_tile, sums);
   const std::uint32_t first_query = first_tile * kTileQueries;
-  unsigned wanted[kTiles];
-  bool any = false;
+  unsigned wanted[(kTiles + 3) / 4] = {};  // of four tiles each
 #pragma unroll
   for (unsigned tile = 0; tile < kTiles; ++tile) {
-    wanted[tile] = 0;
 #pragma unroll
     for (unsigned c = 0; c < 2; ++c) {
       const std::uint32_t query = first_query + tile * kTileQueries + 2 * (lane() % 4) + c;
@@ -159,18 +151,18 @@ __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const War
 #pragma unroll
       for (unsigned r = 0; r < kRowsOfLane; ++r) {
         const float upper = Metric::upper(of_query, terms[r], sums[r / 2][tile][r % 2 * 2 + c]);
-        if (!(upper < limit)) wanted[tile] |= 1u << (2 * r + c);
+        if (!(upper < limit)) wanted[tile / 4] |= 1u << (tile % 4 * 8 + 2 * r + c);
       }
     }
-    any = any || wanted[tile] != 0;
   }
-  if (!__any_sync(kAllLanes, any)) return;
-  for (unsigned tile = 0; tile < kTiles; ++tile) {
-    unsigned of_tile = 0;
 #pragma unroll
-    for (unsigned other = 0; other < kTiles; ++other) of_tile = other == tile ? wanted[other] : of_tile;
-    if (!__any_sync(kAllLanes, of_tile != 0)) continue;
-    take_hits<Metric, kAligned>(task, rows, first_query + tile * kTileQueries, of_tile);
+  for (unsigned four = 0; four < (kTiles + 3) / 4; ++four) {
+    if (!__any_sync(kAllLanes, wanted[four] != 0)) continue;
+    for (unsigned tile = 0; tile < 4; ++tile) {
+      const unsigned of_tile = wanted[four] >> (8 * tile) & 0xffu;
+      if (!__any_sync(kAllLanes, of_tile != 0)) continue;
+      take_hits<Metric, kAligned>(task, rows, first_query + (4 * four + tile) * kTileQueries, of_tile);
+    }
   }
 }
 
@@ -193,7 +185,7 @@ __device__ __forceinline__ void scan_tile(const ScanTask<Rows>& task, const std:
   typename Metric::RowTerms terms[kRowsOfLane];
 #pragma unroll
   for (unsigned r = 0; r < kRowsOfLane; ++r) {
-    const unsigned i = 8 * r + lane() / 4, there = min(i, rows.count - 1);
+    const unsigned i = 4 * (lane() / 4) + r, there = min(i, rows.count - 1);
     terms[r] = Metric::row_terms(load_tail<kAligned>(rows.row(there) + task.dim),
                                  i < rows.count && task.rows.has_place(mine + there));
   }
@@ -213,7 +205,7 @@ __global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ S
   const auto stage = [&](std::uint32_t i, unsigned which) {
     if (i < task.end) {
       const std::uint32_t first = task.order.at(i) * kTileRows;
-      start_stage(stages + which * stage_size, task.rows.tile(first),
+      start_stage(stages + which * stage_size, task.rows.row(first),
                   min(task.rows.size() - first, kTileRows) * apart);
     }
     end_copy_group();
@@ -223,10 +215,10 @@ __global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ S
   if constexpr (kStaged) stage(i, which);
   for (; i < task.end; i += gridDim.x, which ^= 1) {
     const std::uint32_t first = task.order.at(i) * kTileRows;
-    const std::uint8_t* tile = task.rows.tile(first);
+    const std::uint8_t* tile = task.rows.row(first);
+    if constexpr (kStaged) stage(i + gridDim.x, which ^ 1);
     load_limits(task, limits);
     if constexpr (kStaged) {
-      stage(i + gridDim.x, which ^ 1);
       wait_for_copies<1>();
       tile = stages + which * stage_size + reinterpret_cast<std::uintptr_t>(tile) % 16;
     }

@@ -46,6 +46,21 @@ __device__ __forceinline__ void find_digit(SelectMemory& memory, std::uint32_t w
   __syncthreads();
 }
 
+/// visit(key) for each, by the threads of the block: several are loaded at once.
+template <class Visit>
+__device__ __forceinline__ void for_each_key(const Key* keys, std::uint32_t size, Visit visit) {
+  constexpr unsigned kAtOnce = 8;
+  for (std::uint32_t at = threadIdx.x; at < size; at += kAtOnce * kSelectBlock) {
+    Key some[kAtOnce];
+#pragma unroll
+    for (unsigned j = 0; j < kAtOnce; ++j) some[j] = keys[min(at + j * kSelectBlock, size - 1)];
+#pragma unroll
+    for (unsigned j = 0; j < kAtOnce; ++j) {
+      if (at + j * kSelectBlock < size) visit(some[j]);
+    }
+  }
+}
+
 /// A key such that exactly k of more keys, which are all different, are not below. Every thread gets it.
 __device__ __forceinline__ Key kth_largest(const Key* keys, std::uint32_t size, std::uint32_t k,
                                            SelectMemory& memory) {
@@ -56,11 +71,10 @@ __device__ __forceinline__ Key kth_largest(const Key* keys, std::uint32_t size, 
     const unsigned bits = min(kDigitBits, 64 - decided), shift = 64 - decided - bits;
     for (unsigned i = threadIdx.x; i < kDigits; i += kSelectBlock) memory.bins[i] = 0;
     __syncthreads();
-    for (std::uint32_t i = threadIdx.x; i < size; i += kSelectBlock) {
-      const Key key = keys[i];
-      if (decided != 0 && (key ^ prefix) >> (64 - decided) != 0) continue;
+    for_each_key(keys, size, [&](Key key) {
+      if (decided != 0 && (key ^ prefix) >> (64 - decided) != 0) return;
       atomicAdd(&memory.bins[static_cast<unsigned>(key >> shift) & ((1u << bits) - 1)], 1u);
-    }
+    });
     __syncthreads();
     find_digit(memory, wanted);
     prefix |= Key{memory.digit} << shift;
@@ -78,9 +92,9 @@ __device__ __forceinline__ Key gather_best(const Key* keys, std::uint32_t size, 
   const Key least = size > k ? kth_largest(keys, size, k, memory) : kNoKey;
   if (threadIdx.x == 0) memory.found = 0;
   __syncthreads();
-  for (std::uint32_t i = threadIdx.x; i < size; i += kSelectBlock) {
-    if (keys[i] >= least) memory.best[atomicAdd(&memory.found, 1u)] = keys[i];
-  }
+  for_each_key(keys, size, [&](Key key) {
+    if (key >= least) memory.best[atomicAdd(&memory.found, 1u)] = key;
+  });
   __syncthreads();
   return least;
 }
