@@ -87,8 +87,8 @@ void launch_scan(const ScanTask<Rows>& task, unsigned shared, cudaStream_t strea
 
 template <class Rows, unsigned kTiles>
 void choose_scan(const ScanTask<Rows>& task, bool aligned, cudaStream_t stream) {
-  const unsigned limits = limit_bytes(task.padded);
-  const std::size_t staged = limits + std::size_t{2} * stage_bytes(task.rows.bytes_apart());
+  const ScanMemory<InnerProduct> memory{task.padded, task.rows.bytes_apart()};
+  const std::size_t staged = memory.stages() + std::size_t{2} * memory.stage_bytes();
   if (staged <= static_cast<std::size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))) {
     const auto scan =
         aligned ? launch_scan<Rows, kTiles, true, true> : launch_scan<Rows, kTiles, true, false>;
@@ -96,7 +96,7 @@ void choose_scan(const ScanTask<Rows>& task, bool aligned, cudaStream_t stream) 
   } else {
     const auto scan =
         aligned ? launch_scan<Rows, kTiles, false, true> : launch_scan<Rows, kTiles, false, false>;
-    scan(task, limits, stream);
+    scan(task, memory.stages(), stream);
   }
 }
 

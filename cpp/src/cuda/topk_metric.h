@@ -30,7 +30,7 @@ __device__ __forceinline__ float bound_multiply_add(float a, float b, float c) {
 }
 
 struct InnerProduct {
-  struct RowTerms {
+  struct alignas(16) RowTerms {
     float scale, bias;
     float share;  // how much of a query's width: infinite where the row is beyond bounds
   };

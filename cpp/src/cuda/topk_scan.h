@@ -31,12 +31,21 @@ inline constexpr unsigned kWarpTiles = 2;                // of 16 rows
 inline constexpr unsigned kRowsOfLane = 2 * kWarpTiles;  // rows 4 g + r, r = 0 .. 3: g = lane / 4
 inline constexpr unsigned kStagePadding = 32;
 
-inline unsigned stage_bytes(unsigned bytes_apart) {
-  return (kTileRows * bytes_apart + kStagePadding + 15) / 16 * 16;
-}
-inline unsigned limit_bytes(unsigned padded) {
-  return (padded * static_cast<unsigned>(sizeof(float)) + 15) / 16 * 16;
-}
+/// A block's shared memory: what its rows need for bounds, from what score on queries want rows, two stages.
+template <class Metric>
+struct ScanMemory {
+  std::uint32_t padded, bytes_apart;
+
+  __host__ __device__ unsigned limits() const {
+    return kTileRows * unsigned{sizeof(typename Metric::RowTerms)};
+  }
+  __host__ __device__ unsigned stages() const {
+    return limits() + (padded * unsigned{sizeof(float)} + 15) / 16 * 16;
+  }
+  __host__ __device__ unsigned stage_bytes() const {
+    return (kTileRows * bytes_apart + kStagePadding + 15) / 16 * 16;
+  }
+};
 
 /// Starts the copy of a tile: to `stage`, as far behind it as the tile is behind a multiple of 16.
 __device__ __forceinline__ void start_stage(unsigned char* stage, const std::uint8_t* from, unsigned bytes) {
@@ -135,10 +144,13 @@ __device__ __forceinline__ void multiply(const ScanTask<Rows>& task, const WarpR
 /// The warp's rows against kTiles tiles of queries.
 template <class Metric, unsigned kTiles, bool kAligned, class Rows>
 __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const WarpRows& rows,
-                                           const typename Metric::RowTerms (&terms)[kRowsOfLane],
-                                           const float* limits, std::uint32_t first_tile) {
+                                           const typename Metric::RowTerms* all_terms, const float* limits,
+                                           std::uint32_t first_tile) {
   int sums[kWarpTiles][kTiles][4] = {};
   multiply<kTiles, kAligned>(task, rows, first_tile, sums);
+  typename Metric::RowTerms terms[kRowsOfLane];
+#pragma unroll
+  for (unsigned r = 0; r < kRowsOfLane; ++r) terms[r] = all_terms[4 * (lane() / 4) + r];
   const std::uint32_t first_query = first_tile * kTileQueries;
   unsigned wanted[(kTiles + 3) / 4] = {};  // of four tiles each
 #pragma unroll
@@ -175,20 +187,19 @@ __device__ __forceinline__ void load_limits(const ScanTask<Rows>& task, float* l
   }
 }
 
+/// The warp's rows of a tile, which begins with row `first`. terms: (kWarp,) the warp's own, to be written
 template <class Metric, unsigned kTiles, bool kAligned, class Rows>
 __device__ __forceinline__ void scan_tile(const ScanTask<Rows>& task, const std::uint8_t* tile,
-                                          std::uint32_t first, const float* limits) {
+                                          std::uint32_t first, typename Metric::RowTerms* terms,
+                                          const float* limits) {
   const std::uint32_t mine = first + threadIdx.x / kWarp * kWarp;
   if (mine >= task.rows.size()) return;
   const std::uint32_t apart = task.rows.bytes_apart();
   const WarpRows rows{tile + (mine - first) * apart, mine, min(task.rows.size() - mine, kWarp), apart};
-  typename Metric::RowTerms terms[kRowsOfLane];
-#pragma unroll
-  for (unsigned r = 0; r < kRowsOfLane; ++r) {
-    const unsigned i = 4 * (lane() / 4) + r, there = min(i, rows.count - 1);
-    terms[r] = Metric::row_terms(load_tail<kAligned>(rows.row(there) + task.dim),
-                                 i < rows.count && task.rows.has_place(mine + there));
-  }
+  const unsigned there = min(lane(), rows.count - 1);
+  terms[lane()] = Metric::row_terms(load_tail<kAligned>(rows.row(there) + task.dim),
+                                    lane() < rows.count && task.rows.has_place(mine + there));
+  __syncwarp();
   for (std::uint32_t at = 0; at < task.padded; at += kTiles * kTileQueries) {
     scan_group<Metric, kTiles, kAligned>(task, rows, terms, limits, at / kTileQueries);
   }
@@ -198,14 +209,16 @@ __device__ __forceinline__ void scan_tile(const ScanTask<Rows>& task, const std:
 /// that. kAligned: rows are multiples of 8 bytes from multiples of 8.
 template <class Rows, class Metric, unsigned kTiles, bool kStaged, bool kAligned>
 __global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ ScanTask<Rows> task) {
-  auto* const limits = reinterpret_cast<float*>(dynamic_shared());
-  unsigned char* const stages = dynamic_shared() + (task.padded * sizeof(float) + 15) / 16 * 16;
   const std::uint32_t apart = task.rows.bytes_apart();
-  const unsigned stage_size = (kTileRows * apart + kStagePadding + 15) / 16 * 16;
+  const ScanMemory<Metric> memory{task.padded, apart};
+  auto* const terms =
+      reinterpret_cast<typename Metric::RowTerms*>(dynamic_shared()) + threadIdx.x / kWarp * kWarp;
+  auto* const limits = reinterpret_cast<float*>(dynamic_shared() + memory.limits());
+  unsigned char* const stages = dynamic_shared() + memory.stages();
   const auto stage = [&](std::uint32_t i, unsigned which) {
     if (i < task.end) {
       const std::uint32_t first = task.order.at(i) * kTileRows;
-      start_stage(stages + which * stage_size, task.rows.row(first),
+      start_stage(stages + which * memory.stage_bytes(), task.rows.row(first),
                   min(task.rows.size() - first, kTileRows) * apart);
     }
     end_copy_group();
@@ -220,10 +233,10 @@ __global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ S
     load_limits(task, limits);
     if constexpr (kStaged) {
       wait_for_copies<1>();
-      tile = stages + which * stage_size + reinterpret_cast<std::uintptr_t>(tile) % 16;
+      tile = stages + which * memory.stage_bytes() + reinterpret_cast<std::uintptr_t>(tile) % 16;
     }
     __syncthreads();
-    scan_tile<Metric, kTiles, kAligned>(task, tile, first, limits);
+    scan_tile<Metric, kTiles, kAligned>(task, tile, first, terms, limits);
     __syncthreads();  // the next copy, and the next limits, go where warps may still read
   }
 }
