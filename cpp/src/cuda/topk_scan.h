@@ -122,6 +122,9 @@ __device__ __forceinline__ void multiply(const ScanTask<Rows>& task, const WarpR
   const std::uint8_t* mine[kRowsOfLane];
 #pragma unroll
   for (unsigned r = 0; r < kRowsOfLane; ++r) mine[r] = rows.row(min(4 * g + r, last));
+  [[maybe_unused]] constexpr int kStepsAtOnce =
+      kTiles > 1 ? 1 : 4;  // registers are few where there are many sums
+#pragma unroll kStepsAtOnce
   for (unsigned step = 0; step < steps; ++step) {
     unsigned a[kWarpTiles][4];
 #pragma unroll
