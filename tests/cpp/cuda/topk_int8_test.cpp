@@ -225,6 +225,15 @@ BOOST_AUTO_TEST_CASE(scores_that_overflow_and_queries_of_any_size) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(rows_whose_bounds_would_overflow) {
+  // <query, codes> scale is finite and sum(query) bias isn't, nor would their sum be.
+  Generator random(12);
+  const std::size_t dim = 33;
+  Rows rows = random_rows(random, 1500, dim);
+  for (std::size_t r = 0; r < rows.n; ++r) rows.set(r, uniform(random, 0.8e35f, 0.82e35f), -1.1e37f);
+  check(rows, std::vector<float>(dim, 1.0f), 9, "", {&kSmall});
+}
+
 BOOST_AUTO_TEST_CASE(bounds_hold_for_any_bytes) {
   Generator random(8);
   for (int round = 0; round < 40; ++round) {
