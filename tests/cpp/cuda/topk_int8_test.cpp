@@ -230,7 +230,7 @@ BOOST_AUTO_TEST_CASE(rows_whose_bounds_would_overflow) {
   Generator random(12);
   const std::size_t dim = 33;
   Rows rows = random_rows(random, 1500, dim);
-  for (std::size_t r = 0; r < rows.n; ++r) rows.set(r, uniform(random, 0.8e35f, 0.82e35f), -1.1e37f);
+  for (std::size_t r = 0; r < rows.n; ++r) rows.set(r, uniform(random, 0.5e35f, 0.52e35f), -1.1e37f);
   check(rows, std::vector<float>(dim, 1.0f), 9, "", {&kSmall});
 }
 
