@@ -129,10 +129,11 @@ __global__ void score_all(const __grid_constant__ ScanTask<Rows> task, std::uint
     const auto number = static_cast<std::uint32_t>(row);
     Key key = kNoKey;
     if (wants && task.rows.has_place(number) && task.rows.allows(query, number)) {
-      const std::uint8_t* const codes = task.rows.row(number);
-      const float score = Metric::score(task.queries + std::size_t{query} * task.dim, codes,
-                                        load_tail<false>(codes + task.dim), task.dim);
-      if (score == score) key = make_key(score, number);
+      const std::uint8_t* const codes[1] = {task.rows.row(number)};
+      const ScaleAndBias tails[1] = {load_tail<false>(codes[0] + task.dim)};
+      float scores[1];
+      Metric::score(task.queries + std::size_t{query} * task.dim, codes, tails, task.dim, scores);
+      if (scores[0] == scores[0]) key = make_key(scores[0], number);
     }
     if (lane() == 0) keys[row] = key;
   }

@@ -52,16 +52,26 @@ struct InnerProduct {
                               bound_multiply_add(row.bias, query.sum, row.share * query.width));
   }
 
-  /// The warp's score of a row, in the CPU's order; not a number where the row's values aren't finite.
-  static __device__ __forceinline__ float score(const float* query, const std::uint8_t* row,
-                                                ScaleAndBias tail, unsigned dim) {
-    float sum = 0.0f;
+  /// The warp's scores of some rows, in the CPU's order; not a number where a row's values aren't finite.
+  template <unsigned kRows>
+  static __device__ __forceinline__ void score(const float* query, const std::uint8_t* const (&rows)[kRows],
+                                               const ScaleAndBias (&tails)[kRows], unsigned dim,
+                                               float (&scores)[kRows]) {
+#pragma unroll
+    for (unsigned j = 0; j < kRows; ++j) scores[j] = 0.0f;
     for (unsigned i = lane(); i < dim; i += kWarp) {
-      sum += query[i] * base::dequantize(row[i], tail.scale, tail.bias);
+      const float x = query[i];
+#pragma unroll
+      for (unsigned j = 0; j < kRows; ++j) {
+        scores[j] += x * base::dequantize(rows[j][i], tails[j].scale, tails[j].bias);
+      }
     }
-    sum = halve_lanes(sum, base::Add());
-    if (is_finite(sum)) return sum;
-    return precise_score(query, row, tail, dim);
+#pragma unroll
+    for (unsigned j = 0; j < kRows; ++j) scores[j] = halve_lanes(scores[j], base::Add());
+#pragma unroll
+    for (unsigned j = 0; j < kRows; ++j) {
+      if (!is_finite(scores[j])) scores[j] = precise_score(query, rows[j], tails[j], dim);
+    }
   }
 
  private:

@@ -73,18 +73,32 @@ struct WarpRows {
 template <class Metric, bool kAligned, class Rows>
 __device__ __forceinline__ void score_hits(const ScanTask<Rows>& task, const WarpRows& rows,
                                            std::uint32_t query, unsigned hits) {
+  const std::uint32_t number = rows.first + lane();
+  hits = __ballot_sync(kAllLanes, (hits >> lane() & 1u) != 0 && lane() < rows.count &&
+                                      task.rows.has_place(number) && task.rows.allows(query, number));
   Key mine = kNoKey;
   unsigned found = 0;
-  for (; hits != 0; hits &= hits - 1) {
-    const auto i = static_cast<unsigned>(__ffs(static_cast<int>(hits)) - 1);
-    const std::uint32_t row = rows.first + i;
-    if (i >= rows.count || !task.rows.has_place(row) || !task.rows.allows(query, row)) continue;
-    const std::uint8_t* const codes = rows.row(i);
-    const float score = Metric::score(task.queries + std::size_t{query} * task.dim, codes,
-                                      load_tail<kAligned>(codes + task.dim), task.dim);
-    if (score != score) continue;
-    if (lane() == found) mine = make_key(score, row);
-    ++found;
+  while (hits != 0) {
+    constexpr unsigned kTogether = 4;  // so that one waits less for the other's steps
+    unsigned which[kTogether], there = 0;
+    const std::uint8_t* codes[kTogether];
+    ScaleAndBias tails[kTogether];
+#pragma unroll
+    for (unsigned j = 0; j < kTogether; ++j) {
+      there += hits != 0;
+      which[j] = hits != 0 ? static_cast<unsigned>(__ffs(static_cast<int>(hits)) - 1) : which[0];
+      hits &= hits - 1;
+      codes[j] = rows.row(which[j]);
+      tails[j] = load_tail<kAligned>(codes[j] + task.dim);
+    }
+    float scores[kTogether];
+    Metric::score(task.queries + std::size_t{query} * task.dim, codes, tails, task.dim, scores);
+#pragma unroll
+    for (unsigned j = 0; j < kTogether; ++j) {
+      if (j >= there || scores[j] != scores[j]) continue;
+      if (lane() == found) mine = make_key(scores[j], rows.first + which[j]);
+      ++found;
+    }
   }
   if (found != 0) append_keys(task.state, query, mine);
 }
@@ -158,6 +172,7 @@ __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const War
   unsigned wanted[(kTiles + 3) / 4] = {};  // of four tiles each
 #pragma unroll
   for (unsigned tile = 0; tile < kTiles; ++tile) {
+    if (first_query + tile * kTileQueries >= task.n) continue;  // only fills the group
 #pragma unroll
     for (unsigned c = 0; c < 2; ++c) {
       const std::uint32_t query = first_query + tile * kTileQueries + 2 * (lane() % 4) + c;
