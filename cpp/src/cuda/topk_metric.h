@@ -14,8 +14,11 @@
 
 namespace fastinc::cuda {
 
-/// What the bounds need of a query: see CodeQuery. Its value is scale * code + a rest; |b| / 255 is a share
-/// of `width` here.
+/// |bias| * slack, the rounding of a row's bias, is bounded by a share of the same width that the scale has:
+/// one product less for every score. It costs nothing to rows whose |bias| is at most 1 / kBiasShare scales.
+inline constexpr float kBiasShare = 0x1p-13f;
+
+/// What the bounds need of a query: see CodeQuery, with slack / kBiasShare in the width.
 struct alignas(16) QueryTerms {
   float scale, middle, sum, width;
 };
@@ -40,7 +43,7 @@ struct InnerProduct {
     if (!has_place || row.scale != row.scale) return {0.0f, 0.0f, -kInfinity};
     const float scale = row.scale < 0.0f ? -row.scale : row.scale,
                 bias = row.bias < 0.0f ? -row.bias : row.bias;
-    const float largest = 255.0f * scale + bias, part = bias * (1.0f / 255.0f);
+    const float largest = 255.0f * scale + bias, part = bias * kBiasShare;
     const bool tame = (largest >= kLeastTame && largest < kMostTame) || largest == 0.0f;
     return {row.scale, row.bias, !tame ? kInfinity : part > scale ? part : scale};
   }

@@ -81,7 +81,8 @@ __device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::
   const bool tame =
       (magnitudes >= static_cast<double>(kLeastTame) && magnitudes < static_cast<double>(kMostTame)) ||
       magnitudes == 0.0;
-  const double width = (127.5 * rests + 2.0 * 255.0 * rounding * magnitudes * kAbove) * kAbove;
+  const double rounded = rounding * magnitudes * kAbove;
+  const double width = (127.5 * rests + (255.0 + 1.0 / static_cast<double>(kBiasShare)) * rounded) * kAbove;
   if (lane() == 0) {
     out.terms[query] = {scale, static_cast<float>(127.5 * rest_sum), static_cast<float>(sum),
                         tame ? static_cast<float>(width) : __builtin_inff()};

@@ -166,6 +166,11 @@ BOOST_AUTO_TEST_CASE(rows_that_make_it_hard) {
   check_plans(quantized(same, dim), queries, 7, "all equal, ");
   check_plans(quantized(std::vector<float>(n * dim), dim), queries, 7, "zeros, ");
   check_plans(quantized(std::vector<float>(n * dim, -3.5f), dim), queries, 7, "constant rows, ");
+  for (const float offset : {30.0f, -1e4f, 1e7f}) {
+    std::vector<float> far = uniform_floats(random, n * dim);
+    for (float& x : far) x += offset;
+    check_plans(quantized(far, dim), queries, 11, "far from zero, ");
+  }
   std::vector<float> few;
   for (std::size_t r = 0; r < n; ++r) {
     for (std::size_t i = 0; i < dim; ++i) few.push_back(one[(i + r % 3) % dim]);
