@@ -17,6 +17,7 @@ static_assert(kDigits == 2 * kSelectBlock);
 
 struct SelectMemory {
   Key best[kMostSelected];
+  Key any, all;
   std::uint32_t bins[kDigits], warps[kSelectBlock / kWarp];
   std::uint32_t found, digit, above, inside;
 };
@@ -61,12 +62,42 @@ __device__ __forceinline__ void for_each_key(const Key* keys, std::uint32_t size
   }
 }
 
+/// The bits in which not all keys are the same. Every thread gets them, and in `any` those that any key has.
+__device__ __forceinline__ Key differing_bits(const Key* keys, std::uint32_t size, SelectMemory& memory,
+                                              Key& any) {
+  any = 0;
+  Key all = ~Key{0};
+  for_each_key(keys, size, [&](Key key) {
+    any |= key;
+    all &= key;
+  });
+  if (threadIdx.x == 0) {
+    memory.any = 0;
+    memory.all = ~Key{0};
+  }
+  __syncthreads();
+  for (unsigned half = kWarp / 2; half != 0; half /= 2) {
+    any |= __shfl_xor_sync(kAllLanes, any, half);
+    all &= __shfl_xor_sync(kAllLanes, all, half);
+  }
+  if (lane() == 0) {
+    atomicOr(&memory.any, any);
+    atomicAnd(&memory.all, all);
+  }
+  __syncthreads();
+  any = memory.any;
+  return any ^ memory.all;
+}
+
 /// A key such that exactly k of more keys, which are all different, are not below. Every thread gets it.
 __device__ __forceinline__ Key kth_largest(const Key* keys, std::uint32_t size, std::uint32_t k,
                                            SelectMemory& memory) {
+  // Digits begin where keys differ: scores of the best have much in common.
   Key prefix = 0;
+  const Key differing = differing_bits(keys, size, memory, prefix);
+  auto decided = static_cast<unsigned>(__clzll(static_cast<long long>(differing)));  // bits of the prefix
+  prefix = decided == 0 ? 0 : prefix >> (64 - decided) << (64 - decided);
   std::uint32_t wanted = k;
-  unsigned decided = 0;  // bits of the prefix
   while (decided < 64) {
     const unsigned bits = min(kDigitBits, 64 - decided), shift = 64 - decided - bits;
     for (unsigned i = threadIdx.x; i < kDigits; i += kSelectBlock) memory.bins[i] = 0;
