@@ -19,6 +19,7 @@ set(FASTINC_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_state.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_store.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_writes.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/topk_int8.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/update.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/victim_queue.cu)
 

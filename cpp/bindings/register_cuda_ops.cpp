@@ -175,6 +175,32 @@ void pool_backward(py::handle grads_in, py::handle offsets_in, py::handle mode_i
   });
 }
 
+/// check: wait, and refuse queries that aren't finite.
+void topk(py::handle queries_in, py::handle q_in, py::handle scores_out, py::handle rows_out,
+          py::handle scratch_in, py::handle report_in, bool check, std::intptr_t stream) {
+  const Place place = cuda_place(q_in, "q", stream);
+  const Tensor q(q_in, "q", Access::kRead, {DType::kUint8}, {kAny, kAny}, place);
+  const std::size_t dim = dim_of_quantized(q);
+  const Tensor queries =
+      float32_matrix(queries_in, "queries", Access::kRead, kAny, static_cast<std::int64_t>(dim), place);
+  const auto n = static_cast<std::int64_t>(queries.size(0));
+  const Tensor scores = float32_matrix(scores_out, "scores", Access::kWrite, n, kAny, place);
+  const std::size_t k = scores.size(1);
+  const Tensor rows(rows_out, "rows", Access::kWrite, {DType::kInt64}, {n, static_cast<std::int64_t>(k)},
+                    place);
+  const Tensor scratch = scratch_of(scratch_in, "scratch", place),
+               report = scratch_of(report_in, "report", place);
+  check_size(scratch, "scratch", cuda::topk_scratch_bytes(queries.size(0), q.size(0), dim, k));
+  check_size(report, "report", sizeof(std::uint64_t));
+  call_cuda(place, [&](cuda::Stream on) {
+    auto* const nonfinite = report.data<std::uint64_t>();
+    if (check) cuda::check_not_capturing(on, "check_finite = True", "check_finite=False");
+    cuda::topk_int8(queries.data<float>(), queries.size(0), q.data<std::uint8_t>(), q.size(0), dim, k,
+                    scores.data<float>(), rows.data<std::int64_t>(), nonfinite, scratch.data<void>(), on);
+    if (check) cuda::refuse_nonfinite(queries.data<float>(), dim, nonfinite, "queries", on);
+  });
+}
+
 }  // namespace
 
 void register_cuda_runtime(py::module_& m) {
@@ -197,6 +223,10 @@ void register_cuda_ops(py::module_& m) {
   m.def("pool_backward", &pool_backward, py::arg("grads"), py::arg("offsets"), py::arg("mode"),
         py::arg("per_sample_weights"), py::arg("out"), py::arg("report"), py::arg("check"),
         py::arg("stream"));
+  m.def("topk_scratch_bytes", &cuda::topk_scratch_bytes, py::arg("n"), py::arg("num_rows"), py::arg("dim"),
+        py::arg("k"));
+  m.def("topk_int8", &topk, py::arg("queries"), py::arg("q"), py::arg("scores"), py::arg("rows"),
+        py::arg("scratch"), py::arg("report"), py::arg("check"), py::arg("stream"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"), py::arg("stream"));
 }
 

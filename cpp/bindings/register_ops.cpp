@@ -54,11 +54,7 @@ void dequantize(py::handle q_in, py::handle x_out) {
 
 void topk(py::handle queries_in, py::handle q_in, py::handle scores_out, py::handle rows_out) {
   const Tensor q(q_in, "q", Access::kRead, {DType::kUint8}, {kAny, kAny});
-  if (q.size(1) <= kQuantizedTail) {
-    throw py::value_error("q has " + std::to_string(q.size(1)) +
-                          " columns; a row is at least 9 bytes (1 code, scale, bias)");
-  }
-  const auto dim = static_cast<std::int64_t>(q.size(1) - kQuantizedTail);
+  const auto dim = static_cast<std::int64_t>(dim_of_quantized(q));
   const Tensor queries = float32_matrix(queries_in, "queries", Access::kRead, kAny, dim);
   const auto n = static_cast<std::int64_t>(queries.size(0));
   const Tensor scores = float32_matrix(scores_out, "scores", Access::kWrite, n, kAny);

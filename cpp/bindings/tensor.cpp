@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "fastinc/ops.h"
+
 namespace fastinc::bindings {
 namespace {
 
@@ -259,6 +261,12 @@ std::optional<Tensor> optional_vector(py::handle object, const char* name, std::
 
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n) {
   return Tensor(object, name, Access::kRead, {DType::kInt64}, {n});
+}
+
+std::size_t dim_of_quantized(const Tensor& q) {
+  if (q.size(1) > kQuantizedTail) return q.size(1) - kQuantizedTail;
+  throw py::value_error("q has " + std::to_string(q.size(1)) +
+                        " columns; a row is at least 9 bytes (1 code, scale, bias)");
 }
 
 Ids::Ids(py::handle object, const char* name)

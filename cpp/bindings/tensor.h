@@ -81,6 +81,9 @@ std::optional<Tensor> optional_vector(py::handle object, const char* name, std::
                                       const Place& place = kOnCpu);
 Tensor int64_vector(py::handle object, const char* name, std::int64_t n = kAny);
 
+/// Of quantised rows, (n, dim + 8); throws where they are too short to be any.
+std::size_t dim_of_quantized(const Tensor& q);
+
 /// ids: (n,) int32 or int64. Widened to int64 in storage where they are int32: codes are few beside rows.
 class Ids {
  public:

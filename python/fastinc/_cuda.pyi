@@ -38,6 +38,10 @@ def pool(
 def pool_backward(
     grads: Any, offsets: Any, mode: str, per_sample_weights: Any, out: Any, report: Any, check: bool, stream: int
 ) -> None: ...
+def topk_scratch_bytes(n: int, num_rows: int, dim: int, k: int) -> int: ...
+def topk_int8(
+    queries: Any, q: Any, scores: Any, rows: Any, scratch: Any, report: Any, check: bool, stream: int
+) -> None: ...
 
 class Table:
     def __init__(

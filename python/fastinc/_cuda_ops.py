@@ -71,3 +71,15 @@ def pool_backward(
     engine = cuda_engine("grads")
     report = _report(grads, "grads")
     engine.pool_backward(grads, offsets, mode, per_sample_weights, out, report, check, current_stream(grads))
+
+
+def topk_int8(queries: Array, q: Array, scores: Array, rows: Array, check_finite: bool) -> None:
+    """Write the k best rows of each query; waits for the device if `check_finite`."""
+    engine = cuda_engine("queries")
+    num_rows, columns = _lengths(q, 2)
+    n, k = _lengths(scores, 2)
+    # what the engine refuses needs none
+    size = engine.topk_scratch_bytes(n, num_rows, columns - 8, k) if columns > 8 else 0
+    scratch = empty_like(queries, (size,), "uint8", "queries")
+    report = _report(queries, "queries")
+    engine.topk_int8(queries, q, scores, rows, scratch, report, check_finite, current_stream(queries))

@@ -25,12 +25,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
-
 from fastinc import _core, _cuda_ops
 from fastinc._arguments import as_choice, as_flag, as_number, as_whole
 from fastinc._device import DeferredCount, is_on_cuda
-from fastinc._kinds import as_kind_of, new_like, shape_of
+from fastinc._kinds import new_like, shape_of
 from fastinc._pooling import pool, pool_backward
 
 __all__ = [
@@ -400,7 +398,7 @@ def dequantize_rowwise(q: Array, *, out: Array | None = None) -> Array:
     return out
 
 
-def topk_int8(queries: Array, q: Array, k: int) -> tuple[Array, Array]:
+def topk_int8(queries: Array, q: Array, k: int, *, check_finite: bool = True) -> tuple[Array, Array]:
     """Return the k rows of `q` with the largest inner product with each query: all of them, scored in float32.
 
     Integer inner products (VNNI where the CPU has it) bound every row's score; what may be among the best is scored
@@ -414,11 +412,13 @@ def topk_int8(queries: Array, q: Array, k: int) -> tuple[Array, Array]:
         (rows, dim + 8) uint8, as :func:`quantize_rowwise` makes them; dim at most 65536.
     k
         At least 1; more than there are rows is padded.
+    check_finite
+        False: on a GPU, which then isn't waited for, a query that isn't finite gets padding. The CPU always checks.
 
     Returns
     -------
     scores, rows
-        (n, k) float32 and int64, or (k,) for one (dim,) query; torch tensors if `queries` is one, else NumPy arrays.
+        (n, k) float32 and int64, or (k,) for one (dim,) query; made as :func:`quantize_rowwise` makes arrays.
         Best first, equal scores by smaller row; padded with score -3.4028235e38 and row -1. The same bytes for any
         thread count and instruction set. Rows with values that aren't finite are left out.
 
@@ -440,9 +440,11 @@ def topk_int8(queries: Array, q: Array, k: int) -> tuple[Array, Array]:
     if len(shape) not in (1, 2):
         raise ValueError(f"queries has shape {shape}; it must be 1-D or 2-D")
     matrix = queries.reshape(1, -1) if len(shape) == 1 else queries
-    scores = np.empty((len(matrix), k), dtype=np.float32)
-    rows = np.empty((len(matrix), k), dtype=np.int64)
-    _core.topk_int8(matrix, q, scores, rows)
-    if len(shape) == 1:
-        scores, rows = scores[0], rows[0]
-    return as_kind_of(queries, scores), as_kind_of(queries, rows)
+    check_finite = as_flag(check_finite, "check_finite")
+    scores = new_like(queries, (len(matrix), k), "float32", "queries")
+    rows = new_like(queries, (len(matrix), k), "int64", "queries")
+    if is_on_cuda(queries):
+        _cuda_ops.topk_int8(matrix, q, scores, rows, check_finite)
+    else:
+        _core.topk_int8(matrix, q, scores, rows)
+    return (scores[0], rows[0]) if len(shape) == 1 else (scores, rows)

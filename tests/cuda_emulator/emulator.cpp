@@ -289,6 +289,41 @@ const std::uint64_t* meet(unsigned mask, std::uint64_t brought, Meeting meeting)
   return me.result;
 }
 
+void copy16(void* to, const void* from) {
+  constexpr std::uintptr_t kBytes = 16;
+  if (reinterpret_cast<std::uintptr_t>(to) % kBytes != 0 ||
+      reinterpret_cast<std::uintptr_t>(from) % kBytes != 0) {
+    fail("a copy of 16 bytes isn't aligned");
+  }
+  std::memcpy(to, from, kBytes);
+}
+
+void multiply_u8_s8(int (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  struct Fragments {
+    unsigned a[4], b[2];
+  };
+  const Fragments mine = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  const std::uint64_t* const all = meet(0xffffffffu, pack(&mine), Meeting::kMatrix);
+  const unsigned group = lane() / 4, in_group = lane() % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = group, half = i / 2, column = in_group * 2 + i % 2;
+    std::uint32_t sum = static_cast<std::uint32_t>(sums[i]);  // wraps, as it does there
+    for (unsigned t = 0; t < 4; ++t) {
+      const unsigned* const row_codes = unpack<const Fragments*>(all[row * 4 + t])->a;
+      const unsigned* const column_codes = unpack<const Fragments*>(all[column * 4 + t])->b;
+      for (unsigned part = 0; part < 2; ++part) {
+        const unsigned x = row_codes[half + 2 * part], y = column_codes[part];
+        for (unsigned shift = 0; shift < 32; shift += 8) {
+          sum += static_cast<std::uint32_t>(static_cast<std::uint8_t>(x >> shift) *
+                                            static_cast<std::int8_t>(y >> shift));
+        }
+      }
+    }
+    sums[i] = static_cast<int>(sum);
+  }
+  meet(0xffffffffu, 0, Meeting::kMatrix);  // what the others read stays until they have
+}
+
 void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body) {
   Machine& m = machine();
   const std::lock_guard lock(m.mutex);

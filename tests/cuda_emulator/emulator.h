@@ -97,6 +97,12 @@ T atomic(T* at, Change change) {
   return old;
 }
 
+/// cp.async, at once; what isn't aligned ends the program.
+void copy16(void* to, const void* from);
+
+/// mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32: sums += a b in the documented layout of fragments.
+void multiply_u8_s8(int (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]);
+
 }  // namespace emulator
 
 inline void __syncthreads() {
@@ -228,6 +234,12 @@ inline int __ffs(int x) {
 }
 inline int __clz(int x) {
   return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x));
+}
+inline void __nanosleep(unsigned) {
+  emulator::maybe_yield();
+}
+inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
+  return static_cast<unsigned>(((std::uint64_t{high} << 32) | low) >> (shift & 31u));
 }
 inline int __clzll(long long x) {
   return x == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(x));

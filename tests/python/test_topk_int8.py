@@ -6,45 +6,48 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from _devices import device_fixture, ops
 from fastinc import _core
+
+device = device_fixture()
 
 LOWEST = np.float32(-3.4028235e38)
 
 
 def rows_and_queries(n: int = 500, dim: int = 20, queries: int = 4):
     rng = np.random.default_rng(5)
-    q = fi.ops.quantize_rowwise(rng.normal(size=(n, dim)).astype(np.float32))
+    q = ops.quantize_rowwise(rng.normal(size=(n, dim)).astype(np.float32))
     return q, rng.normal(size=(queries, dim)).astype(np.float32)
 
 
 def test_the_best_are_those_of_a_full_sort():
     q, queries = rows_and_queries()
-    scores, rows = fi.ops.topk_int8(queries, q, 10)
+    scores, rows = ops.topk_int8(queries, q, 10)
     assert scores.dtype == np.float32
     assert rows.dtype == np.int64
     assert scores.shape == rows.shape == (4, 10)
-    full = queries.astype(np.float64) @ fi.ops.dequantize_rowwise(q).astype(np.float64).T
+    full = queries.astype(np.float64) @ ops.dequantize_rowwise(q).astype(np.float64).T
     np.testing.assert_array_equal(rows, np.argsort(-full, axis=1, kind="stable")[:, :10])
     np.testing.assert_allclose(scores, -np.sort(-full, axis=1)[:, :10], rtol=1e-5)
 
 
 def test_one_query_and_padding():
     q, queries = rows_and_queries(n=3)
-    scores, rows = fi.ops.topk_int8(queries[0], q, 5)
+    scores, rows = ops.topk_int8(queries[0], q, 5)
     assert scores.shape == rows.shape == (5,)
     assert sorted(rows[:3]) == [0, 1, 2]
     assert (rows[3:] == -1).all()
     assert (scores[3:] == LOWEST).all()
-    scores, rows = fi.ops.topk_int8(queries, q[:0], 2)
+    scores, rows = ops.topk_int8(queries, q[:0], 2)
     assert (rows == -1).all()
     assert (scores == LOWEST).all()
-    scores, rows = fi.ops.topk_int8(queries[:0], q, 2)
+    scores, rows = ops.topk_int8(queries[:0], q, 2)
     assert scores.shape == rows.shape == (0, 2)
 
 
 def test_equal_scores_by_smaller_row():
-    q = fi.ops.quantize_rowwise(np.ones((5000, 4), dtype=np.float32))
-    scores, rows = fi.ops.topk_int8(np.ones(4, dtype=np.float32), q, 3)
+    q = ops.quantize_rowwise(np.ones((5000, 4), dtype=np.float32))
+    scores, rows = ops.topk_int8(np.ones(4, dtype=np.float32), q, 3)
     assert rows.tolist() == [0, 1, 2]
     assert scores.tolist() == [4.0, 4.0, 4.0]
 
@@ -52,10 +55,10 @@ def test_equal_scores_by_smaller_row():
 def test_torch_gives_torch():
     torch = pytest.importorskip("torch")
     q, queries = rows_and_queries()
-    scores, rows = fi.ops.topk_int8(torch.from_numpy(queries), torch.from_numpy(q), 3)
+    scores, rows = ops.topk_int8(torch.from_numpy(queries), torch.from_numpy(q), 3)
     assert scores.dtype == torch.float32
     assert rows.dtype == torch.int64
-    expected_scores, expected_rows = fi.ops.topk_int8(queries, q, 3)
+    expected_scores, expected_rows = ops.topk_int8(queries, q, 3)
     np.testing.assert_array_equal(scores.numpy(), expected_scores)
     np.testing.assert_array_equal(rows.numpy(), expected_rows)
 
@@ -79,7 +82,7 @@ def test_bad_input_is_named(change, error, words):
     q, queries = rows_and_queries()
     arguments = {"queries": queries, "q": q, "k": 3} | change
     with pytest.raises(error, match=words.replace("(", r"\(").replace(")", r"\)").replace("[", r"\[")):
-        fi.ops.topk_int8(**arguments)
+        ops.topk_int8(**arguments)
 
 
 def test_same_bytes_for_any_instruction_set_and_threads():
@@ -91,7 +94,7 @@ def test_same_bytes_for_any_instruction_set_and_threads():
             for threads in (1, 3):
                 fi.set_isa(isa)
                 fi.set_num_threads(threads)
-                scores, rows = fi.ops.topk_int8(queries, q, 20)
+                scores, rows = ops.topk_int8(queries, q, 20)
                 answers.add(scores.tobytes() + rows.tobytes())
     finally:
         fi.set_isa(before[0])

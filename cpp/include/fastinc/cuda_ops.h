@@ -108,4 +108,15 @@ void pool_rows_backward(const float* grads, std::size_t dim, std::size_t n, cons
                         std::size_t bags, PoolMode mode, const float* sample_weights, float* out,
                         Stream stream);
 
+/// Bytes of scratch that topk_int8() needs. Throws as it does.
+std::size_t topk_scratch_bytes(std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k);
+
+/// The k largest inner products of each query with the rows that dequantize_rowwise() would give: see
+/// fastinc/ops.h. A query that isn't finite gets padding.
+///   queries: (n, dim), q: (num_rows, dim + 8), scratch: topk_scratch_bytes() -> scores, rows: (n, k)
+///   nonfinite: (1,) the position of the first value of queries that isn't finite, or all ones; written
+void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
+               std::size_t dim, std::size_t k, float* scores, std::int64_t* rows, std::uint64_t* nonfinite,
+               void* scratch, Stream stream);
+
 }  // namespace fastinc::cuda

@@ -46,16 +46,23 @@ inline unsigned blocks_for(std::size_t pieces, std::size_t per_block) {
   return static_cast<unsigned>(std::clamp<std::size_t>((pieces + per_block - 1) / per_block, 1, kMost));
 }
 
-/// Launches the kernel on the stream. An error, also of an earlier launch, names it.
+/// Launches the kernel on the stream, its blocks with so many bytes of dynamic shared memory. An error, also
+/// of an earlier launch, names it.
 template <class... Params, class... Args>
-void launch(const char* name, void (*kernel)(Params...), unsigned blocks, unsigned threads,
-            cudaStream_t stream, Args&&... args) {
+void launch_shared(const char* name, void (*kernel)(Params...), unsigned blocks, unsigned threads,
+                   unsigned shared_bytes, cudaStream_t stream, Args&&... args) {
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...), name);
   check(cudaGetLastError(), name);
+}
+template <class... Params, class... Args>
+void launch(const char* name, void (*kernel)(Params...), unsigned blocks, unsigned threads,
+            cudaStream_t stream, Args&&... args) {
+  launch_shared(name, kernel, blocks, threads, 0, stream, std::forward<Args>(args)...);
 }
 
 /// A copy of device memory; waits for the stream.

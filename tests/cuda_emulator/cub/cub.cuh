@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <numeric>
 #include <vector>
 
@@ -54,6 +55,16 @@ struct DeviceRadixSort {
       keys[i] = keys_in[order[i]];
       values[i] = values_in[order[i]];
     }
+    return cudaSuccess;
+  }
+  template <class Key, class N>
+  static cudaError_t SortKeysDescending(void* memory, std::size_t& bytes, const Key* keys_in, Key* keys, N n,
+                                        int begin_bit = 0, int end_bit = sizeof(Key) * 8, cudaStream_t = nullptr) {
+    const auto count = static_cast<std::size_t>(n);
+    if (asks(memory, bytes, count)) return cudaSuccess;
+    if (begin_bit != 0 || end_bit != sizeof(Key) * 8) emulator::fail("only whole keys are sorted here");
+    std::copy_n(keys_in, count, keys);
+    std::sort(keys, keys + count, std::greater<Key>());
     return cudaSuccess;
   }
 };

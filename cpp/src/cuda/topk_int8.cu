@@ -1,0 +1,243 @@
+// Exact top-k over int8 rows in device memory.
+#include <cub/cub.cuh>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/scratch.h"
+#include "cuda/topk_int8.h"
+#include "cuda/topk_queries.h"
+#include "cuda/topk_scan.h"
+#include "cuda/topk_select.h"
+#include "cuda/topk_state.h"
+#include "fastinc/cuda_ops.h"
+#include "fastinc/runtime.h"
+
+namespace fastinc::cuda {
+namespace {
+
+/// What a call needs in device memory.
+struct Memory {
+  CodedQueriesView coded;
+  TopkState state;
+  Key *all, *sorted;  // (num_rows,) where scores are sorted
+  void* cub;
+  std::size_t cub_bytes;
+};
+
+/// Tiles of queries that a warp has at once.
+unsigned group_tiles(std::size_t n) {
+  return n <= kTileQueries ? 1 : 8;
+}
+std::uint32_t pad(std::size_t n) {
+  const unsigned group = group_tiles(n) * kTileQueries;
+  return (static_cast<std::uint32_t>(n) + group - 1) / group * group;
+}
+
+bool is_sorted(std::size_t num_rows, std::size_t k) {
+  return std::min(num_rows, k) > kMostSelected;
+}
+
+Memory take_memory(Scratch& scratch, const TopkPlan& plan, std::size_t n, std::size_t num_rows,
+                   std::size_t dim, std::size_t k) {
+  Memory memory{};
+  const std::size_t together = std::min<std::size_t>(n, plan.queries), padded = pad(together);
+  memory.coded.codes = scratch.take<std::uint8_t>(padded * steps_of(static_cast<unsigned>(dim)) * kStepCodes);
+  memory.coded.terms = scratch.take<QueryTerms>(padded);
+  memory.coded.rounding = score_rounding(dim);
+  TopkState& state = memory.state;
+  state.thresholds = scratch.take<Key>(padded);
+  state.counts = scratch.take<std::uint32_t>(padded);
+  state.locks = scratch.take<std::uint32_t>(padded);
+  state.spilled = scratch.take<std::uint32_t>(padded);
+  state.least = scratch.take<std::uint32_t>(padded);
+  if (is_sorted(num_rows, k)) {
+    memory.all = scratch.take<Key>(num_rows);
+    memory.sorted = scratch.take<Key>(num_rows);
+    (void)cub::DeviceRadixSort::SortKeysDescending(nullptr, memory.cub_bytes, memory.all, memory.sorted,
+                                                   num_rows);
+    memory.cub = scratch.take<std::byte>(memory.cub_bytes);
+    return memory;
+  }
+  state.k = static_cast<std::uint32_t>(std::min(num_rows, k));
+  state.capacity = std::max(plan.capacity, state.k);  // what is kept between passes fits
+  state.keys = scratch.take<Key>(together * (std::size_t{state.capacity} + state.k));
+  return memory;
+}
+
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+template <class Rows, unsigned kTiles, bool kStaged, bool kAligned>
+void launch_scan(const ScanTask<Rows>& task, unsigned shared, cudaStream_t stream) {
+  const auto kernel = scan_rows<Rows, InnerProduct, kTiles, kStaged, kAligned>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+        "cudaFuncSetAttribute");
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kBlock, shared),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  blocks = std::max(blocks, 1) * device_attribute(cudaDevAttrMultiProcessorCount);
+  launch_shared("scan_rows", kernel, std::min(static_cast<unsigned>(blocks), task.end - task.begin), kBlock,
+                shared, stream, task);
+}
+
+template <class Rows, unsigned kTiles>
+void choose_scan(const ScanTask<Rows>& task, bool aligned, cudaStream_t stream) {
+  const ScanMemory<InnerProduct> memory{task.padded, task.rows.bytes_apart()};
+  const std::size_t staged = memory.stages() + std::size_t{2} * memory.stage_bytes();
+  if (staged <= static_cast<std::size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))) {
+    const auto scan =
+        aligned ? launch_scan<Rows, kTiles, true, true> : launch_scan<Rows, kTiles, true, false>;
+    scan(task, static_cast<unsigned>(staged), stream);
+  } else {
+    const auto scan =
+        aligned ? launch_scan<Rows, kTiles, false, true> : launch_scan<Rows, kTiles, false, false>;
+    scan(task, memory.stages(), stream);
+  }
+}
+
+bool is_aligned(const CallersRows& rows) {
+  return rows.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(rows.q) % 8 == 0;
+}
+
+template <class Rows>
+void scan_passes(const TopkPlan& plan, ScanTask<Rows>& task, cudaStream_t stream) {
+  const bool aligned = is_aligned(task.rows);
+  const std::uint32_t tiles = task.order.count;
+  for (task.begin = 0; task.begin < tiles; task.begin = task.end) {
+    task.end = pass_end(plan, task.begin, tiles);
+    if (task.coded.group_tiles == 1) {
+      choose_scan<Rows, 1>(task, aligned, stream);
+    } else {
+      choose_scan<Rows, 8>(task, aligned, stream);
+    }
+    if (task.end < tiles) {
+      launch("keep_best", keep_best, task.n, kSelectBlock, stream, task.state);
+    }
+  }
+}
+
+/// keys: (rows,)
+template <class Metric, class Rows>
+__global__ void score_all(const __grid_constant__ ScanTask<Rows> task, std::uint32_t query, Key* keys) {
+  const bool wants = task.state.thresholds[query] != kBeyondKeys;
+  for (std::size_t row = first_warp(); row < task.rows.size(); row += warp_count()) {
+    const auto number = static_cast<std::uint32_t>(row);
+    Key key = kNoKey;
+    if (wants && task.rows.has_place(number) && task.rows.allows(query, number)) {
+      const std::uint8_t* const codes[1] = {task.rows.row(number)};
+      const ScaleAndBias tails[1] = {load_tail<false>(codes[0] + task.dim)};
+      float scores[1];
+      Metric::score(task.queries + std::size_t{query} * task.dim, codes, tails, task.dim, scores);
+      if (scores[0] == scores[0]) key = make_key(scores[0], number);
+    }
+    if (lane() == 0) keys[row] = key;
+  }
+}
+
+__global__ void store_sorted(const Key* __restrict__ keys, std::size_t num_rows, std::size_t k, float* scores,
+                             std::int64_t* rows) {
+  for (std::size_t i = first_thread(); i < k; i += thread_count()) {
+    store_answer(i < num_rows ? keys[i] : kNoKey, scores + i, rows + i);
+  }
+}
+
+template <class Rows>
+void sort_scores(const ScanTask<Rows>& task, const Memory& memory, std::size_t k, float* scores,
+                 std::int64_t* rows, cudaStream_t stream) {
+  const std::size_t num_rows = task.rows.size();
+  for (std::uint32_t query = 0; query < task.n; ++query) {
+    launch("score_all", score_all<InnerProduct, Rows>, blocks_for(num_rows, kWarpsPerBlock), kBlock, stream,
+           task, query, memory.all);
+    std::size_t bytes = memory.cub_bytes;
+    check(cub::DeviceRadixSort::SortKeysDescending(memory.cub, bytes, memory.all, memory.sorted, num_rows, 0,
+                                                   64, stream),
+          "cub::DeviceRadixSort::SortKeysDescending");
+    launch("store_sorted", store_sorted, blocks_for(k, kBlock), kBlock, stream, memory.sorted, num_rows, k,
+           scores + query * k, rows + query * k);
+  }
+}
+
+template <class Rows>
+void answer(const TopkPlan& plan, const TopkCall& call, const Rows& rows, void* scratch,
+            cudaStream_t stream) {
+  check(cudaMemsetAsync(call.nonfinite, 0xff, sizeof *call.nonfinite, stream), "cudaMemsetAsync");
+  if (call.n == 0) return;
+  Scratch pieces(scratch);
+  const Memory memory = take_memory(pieces, plan, call.n, rows.size(), call.dim, call.k);
+  ScanTask<Rows> task{};
+  task.rows = rows;
+  task.dim = static_cast<std::uint32_t>(call.dim);
+  task.coded = memory.coded;
+  task.state = memory.state;
+  task.order = order_tiles(tiles_of(rows.size()));
+  for (std::size_t first = 0; first < call.n; first += plan.queries) {
+    task.n = static_cast<std::uint32_t>(std::min<std::size_t>(call.n - first, plan.queries));
+    task.padded = pad(task.n);
+    task.coded.group_tiles = group_tiles(task.n);
+    task.queries = call.queries + first * call.dim;
+    launch("encode_queries", encode_queries, blocks_for(task.padded, kWarpsPerBlock), kBlock, stream,
+           task.queries, task.n, task.dim, task.padded, first, task.coded, task.state,
+           reinterpret_cast<unsigned long long*>(call.nonfinite));
+    float* const scores = call.scores + first * call.k;
+    std::int64_t* const numbers = call.rows + first * call.k;
+    if (is_sorted(rows.size(), call.k)) {
+      sort_scores(task, memory, call.k, scores, numbers, stream);
+      continue;
+    }
+    scan_passes(plan, task, stream);
+    launch("store_best", store_best, task.n, kSelectBlock, stream, task.state, call.k, scores, numbers);
+  }
+}
+
+/// As the CPU does, in its words.
+void check_sizes(std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k) {
+  if (k < 1) throw std::invalid_argument("k = 0 must be at least 1");
+  if (dim == 0) throw std::invalid_argument("q: rows must be at least 9 bytes (1 code, scale, bias)");
+  if (dim > kMostScanDim || num_rows >= std::numeric_limits<std::uint32_t>::max()) {
+    throw std::invalid_argument("q: " + std::to_string(num_rows) + " rows of dim " + std::to_string(dim) +
+                                " are too many, or too long: less than 2^32 - 1 of at most " +
+                                std::to_string(kMostScanDim));
+  }
+  checked_multiply(n, k, "k");
+}
+
+}  // namespace
+
+std::size_t topk_scratch_bytes_by(const TopkPlan& plan, std::size_t n, std::size_t num_rows, std::size_t dim,
+                                  std::size_t k) {
+  if (n == 0) return 0;
+  Scratch scratch(nullptr);
+  (void)take_memory(scratch, plan, n, num_rows, dim, k);
+  return scratch.used();
+}
+
+void topk_by(const TopkPlan& plan, const TopkCall& call, const CallersRows& rows, void* scratch,
+             Stream stream) {
+  answer(plan, call, rows, scratch, stream);
+}
+void topk_by(const TopkPlan& plan, const TopkCall& call, const RowsWithSkips& rows, void* scratch,
+             Stream stream) {
+  answer(plan, call, rows, scratch, stream);
+}
+
+std::size_t topk_scratch_bytes(std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k) {
+  check_sizes(n, num_rows, dim, k);
+  return topk_scratch_bytes_by(plan_topk(n, num_rows, k), n, num_rows, dim, k);
+}
+
+void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
+               std::size_t dim, std::size_t k, float* scores, std::int64_t* rows, std::uint64_t* nonfinite,
+               void* scratch, Stream stream) {
+  check_sizes(n, num_rows, dim, k);
+  const CallersRows searched{q, static_cast<std::uint32_t>(num_rows),
+                             static_cast<std::uint32_t>(dim + kQuantizedTail)};
+  topk_by(plan_topk(n, num_rows, k), {queries, n, dim, k, scores, rows, nonfinite}, searched, scratch,
+          stream);
+}
+
+}  // namespace fastinc::cuda

@@ -1,0 +1,114 @@
+// Queries as the scan wants them.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/launch.h"
+#include "cuda/topk_metric.h"
+#include "cuda/topk_state.h"
+
+namespace fastinc::cuda {
+
+inline constexpr unsigned kStepCodes = 32;      // inner products are made of pieces of so many codes,
+inline constexpr unsigned kTileQueries = 8;     // for so many queries at once
+inline constexpr double kQueryCodeLimit = 127;  // query codes are within
+
+__host__ __device__ inline unsigned steps_of(unsigned dim) {
+  return (dim + kStepCodes - 1) / kStepCodes;
+}
+
+/// Queries as the tensor cores take them, in groups that a warp has at once: for each group and each piece,
+/// for each tile of the group, lane l has codes 8 (l % 4) .. 8 (l % 4) + 7 of query l / 4. Zeros after the
+/// last query and the last code.
+struct CodedQueriesView {
+  std::uint8_t* codes;  // (groups, pieces, group_tiles, 32, 8)
+  QueryTerms* terms;    // (groups * group_tiles * 8,)
+  unsigned group_tiles;
+  float rounding;  // score_rounding(dim)
+
+  /// Where code i of a query is.
+  __device__ std::size_t place(std::size_t query, unsigned i, unsigned steps) const {
+    const std::size_t tile = query / kTileQueries, piece = tile / group_tiles * steps + i / kStepCodes;
+    return ((piece * group_tiles + tile % group_tiles) * kWarp + query % kTileQueries * 4 +
+            i % kStepCodes / 8) *
+               8 +
+           i % 8;
+  }
+};
+
+template <class Combine>
+__device__ __forceinline__ double combine_lanes(double value, Combine combine) {
+  for (unsigned half = kWarp / 2; half != 0; half /= 2) {
+    value = combine(value, __shfl_xor_sync(kAllLanes, value, half));
+  }
+  return value;
+}
+__device__ __forceinline__ double sum_lanes(double value) {
+  return combine_lanes(value, [](double a, double b) { return a + b; });
+}
+
+/// A warp encodes a query: see CodeQuery for what bounds what.
+__device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::size_t query,
+                                             const CodedQueriesView& out) {
+  constexpr double kAbove = 1.0 + 0x1p-20;  // so that bounds are bounds as float32 as well
+  double largest = 0.0, sum = 0.0, magnitudes = 0.0, rest_sum = 0.0, rests = 0.0;
+  for (unsigned i = lane(); i < dim; i += kWarp) {
+    const auto v = static_cast<double>(x[i]), size = v < 0.0 ? -v : v;
+    largest = size > largest ? size : largest;
+    sum += v;
+    magnitudes += size;
+  }
+  largest = combine_lanes(largest, [](double a, double b) { return a > b ? a : b; });
+  sum = sum_lanes(sum);
+  magnitudes = sum_lanes(magnitudes);
+  const auto scale = static_cast<float>(largest / kQueryCodeLimit);
+  const auto unit = static_cast<double>(scale);
+  const unsigned steps = steps_of(dim);
+  for (unsigned i = lane(); i < steps * kStepCodes; i += kWarp) {
+    const double v = i < dim ? static_cast<double>(x[i]) : 0.0;
+    double code = unit > 0.0 ? rint(v / unit) : 0.0;
+    code = code > kQueryCodeLimit ? kQueryCodeLimit : (code < -kQueryCodeLimit ? -kQueryCodeLimit : code);
+    out.codes[out.place(query, i, steps)] = static_cast<std::uint8_t>(static_cast<std::int8_t>(code));
+    const double rest = v - unit * code;
+    rest_sum += rest;
+    rests += rest < 0.0 ? -rest : rest;
+  }
+  rest_sum = sum_lanes(rest_sum);
+  rests = sum_lanes(rests);
+  const auto rounding = static_cast<double>(out.rounding);
+  const bool tame =
+      (magnitudes >= static_cast<double>(kLeastTame) && magnitudes < static_cast<double>(kMostTame)) ||
+      magnitudes == 0.0;
+  const double rounded = rounding * magnitudes * kAbove;
+  const double width = (127.5 * rests + (255.0 + 1.0 / static_cast<double>(kBiasShare)) * rounded) * kAbove;
+  if (lane() == 0) {
+    out.terms[query] = {scale, static_cast<float>(127.5 * rest_sum), static_cast<float>(sum),
+                        tame ? static_cast<float>(width) : __builtin_inff()};
+  }
+}
+
+/// A warp for each query, and for those that only fill the last tiles; those, and queries that aren't finite,
+/// want no row. first_query: of a call's queries, the first of these
+__global__ void encode_queries(const float* __restrict__ queries, std::size_t n, unsigned dim,
+                               std::size_t padded, std::size_t first_query,
+                               const __grid_constant__ CodedQueriesView out,
+                               const __grid_constant__ TopkState state, unsigned long long* nonfinite) {
+  for (std::size_t query = first_warp(); query < padded; query += warp_count()) {
+    unsigned long long bad = ~0ull;
+    for (std::size_t i = lane(); query < n && i < dim && bad == ~0ull; i += kWarp) {
+      const bool finite = (base::float_bits(queries[query * dim + i]) & 0x7f800000u) != 0x7f800000u;
+      if (!finite) bad = (first_query + query) * dim + i;
+    }
+    if (bad != ~0ull) atomicMin(nonfinite, bad);
+    const bool wants = query < n && __all_sync(kAllLanes, bad == ~0ull) != 0;
+    if (lane() == 0) {
+      state.thresholds[query] = wants ? kNoKey : kBeyondKeys;
+      state.counts[query] = state.locks[query] = state.spilled[query] = 0;
+    }
+    encode_query(queries + (wants ? query : 0) * dim, wants ? dim : 0, query, out);
+  }
+}
+
+}  // namespace fastinc::cuda
