@@ -149,7 +149,14 @@ cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, 
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaStream_t) {
-  std::memset(at, value, bytes);
+  if (bytes > 0) std::memset(at, value, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaMemset2DAsync(void* at, std::size_t pitch, int value, std::size_t width, std::size_t height,
+                              cudaStream_t) {
+  for (std::size_t row = 0; row < height; ++row) {
+    std::memset(static_cast<char*>(at) + row * pitch, value, width);
+  }
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {

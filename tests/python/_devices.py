@@ -167,7 +167,23 @@ ops = Ops()
 
 def new_table(*args: Any, **kwargs: Any) -> fi.EmbeddingTable:
     """A table on the current device."""
+    if Devices.current == "cuda" and kwargs.get("admission") is not None:
+        pytest.skip("tables on a GPU have no admission, and say so")
     return fi.EmbeddingTable(*args, **{"device": Devices.current, **kwargs})
+
+
+def usage_of(table: fi.EmbeddingTable) -> dict[str, int]:
+    """memory_usage() without what a device keeps from call to call."""
+    usage = table.memory_usage()
+    usage["total"] -= usage.pop("scratch", 0)
+    return usage
+
+
+def stats_of(table: fi.EmbeddingTable) -> dict[str, Any]:
+    """stats() without what reading, and on a device a refused batch, may change."""
+    stats = {**table.stats(), "bytes": usage_of(table)}
+    passing = ("hits", "misses") if table.device == "cpu" else ("hits", "misses", "load")
+    return {name: count for name, count in stats.items() if name not in passing}
 
 
 def device_fixture() -> Any:

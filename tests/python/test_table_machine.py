@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import fastinc as fi
 from _devices import device_fixture, new_table
@@ -198,5 +205,8 @@ class TableMachine(RuleBasedStateMachine):
         assert stats["skipped_nonfinite"] == model.skipped
 
 
-TestTableMachine = TableMachine.TestCase
-TestTableMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+def test_any_sequence_of_calls(device):
+    examples = 150 if device == "cpu" else 50
+    run_state_machine_as_test(
+        TableMachine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None)
+    )

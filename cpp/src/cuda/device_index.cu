@@ -1,24 +1,15 @@
 #include <algorithm>
 #include <bit>
-#include <random>
 #include <string>
 
 #include "cuda/device_index.h"
+#include "store/table_checks.h"
 
 namespace fastinc::cuda {
 namespace {
 
 constexpr std::size_t kFewest = 1024;  // places
 constexpr std::size_t kRowsAThread = 4;
-
-/// So that nobody can choose ids which collide. Not visible in anything a table returns.
-std::uint64_t process_salt() {
-  static const std::uint64_t salt = [] {
-    std::random_device device;
-    return std::uint64_t{device()} << 32 | device();
-  }();
-  return salt;
-}
 
 /// Ids are distinct.
 __global__ void insert_rows(const __grid_constant__ IndexView index, const __grid_constant__ DeviceRows rows,

@@ -84,11 +84,9 @@ void RowPages::reserve(std::size_t rows, cudaStream_t stream) {
   if (moves) directory = DeviceArray<std::byte*>(std::bit_ceil(wanted));
   pages_.reserve(wanted);
   chunks_.reserve(chunks_.size() + 1);
-  for (std::size_t page = 0; page < pages; ++page) {
-    std::byte* const at = chunk.data() + page * page_bytes_;
-    check(cudaMemsetAsync(at + view_.versions, 0, page_rows * sizeof(std::uint64_t), stream),
-          "cudaMemsetAsync");
-  }
+  check(cudaMemset2DAsync(chunk.data() + view_.versions, page_bytes_, 0, page_rows * sizeof(std::uint64_t),
+                          pages, stream),
+        "cudaMemset2DAsync");
   // nothing below allocates
   for (std::size_t page = 0; page < pages; ++page) pages_.push_back(chunk.data() + page * page_bytes_);
   chunks_.push_back(std::move(chunk));

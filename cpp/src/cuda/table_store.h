@@ -114,6 +114,14 @@ class TableStore {
   ReadView read_view() { return {index_.view(), pages_.view(), init_, hits_.data()}; }
   void check_length(std::size_t n) const;
 
+  /// What is known of a batch before it is written.
+  struct Looked {
+    BatchReport report{};
+    Plan plan;
+  };
+
+  template <class Refuse>
+  Looked look_at(const Batch& batch, std::uint32_t finite_bits, cudaStream_t stream, Refuse refuse);
   Batch begin_batch(const std::int64_t* ids, std::size_t n, const float* grads, cudaStream_t stream);
   void make_room(const Batch& batch, cudaStream_t stream);
   std::uint64_t look_for_expired(BatchReport* report, cudaStream_t stream);

@@ -78,6 +78,8 @@ __global__ void list_marked(const __grid_constant__ Batch b) {
   }
 }
 
+constexpr std::uint32_t kAllFinite = ~std::uint32_t{0};  // for enter_batch()
+
 /// The bits of the largest value of which surely_finite() says that all is well.
 std::uint32_t finite_bits_for(std::size_t n, std::size_t dim) {
   std::uint32_t low = 0, high = 0x7f800000u;  // 0 is fine, infinity isn't
@@ -161,31 +163,44 @@ void TableStore::remove_rows(const std::uint32_t* slots, std::size_t count, bool
   size_ -= count;
 }
 
+/// Finds the batch's rows and plans what it does; unchanged where that is refused. Waits.
+///   refuse(report): throws where the batch's values are none to go on with
+template <class Refuse>
+TableStore::Looked TableStore::look_at(const Batch& batch, std::uint32_t finite_bits, cudaStream_t stream,
+                                       Refuse refuse) {
+  const std::uint64_t last_expired = look_for_expired(batch.report, stream);
+  enter_batch(batch, index_.view(), pages_.view(), finite_bits, stream);
+  Looked looked;
+  looked.report.entered = static_cast<std::uint32_t>(batch.n);  // at most
+  try {
+    looked.report = mailbox_->read(batch.report, stream);
+    refuse(looked.report);
+    if (looked.report.skipped < looked.report.groups) {
+      looked.plan = plan(batch, looked.report, last_expired, stream);
+    }
+  } catch (...) {
+    undo(batch, looked.report.entered, stream);
+    throw;
+  }
+  return looked;
+}
+
 std::size_t TableStore::update(const std::int64_t* ids, std::size_t n, const float* grads, NonFinite policy,
                                cudaStream_t stream) {
   check_length(n);
   if (n == 0) return 0;
   const Turn turn(*this, stream);
   const OptimizerParams params = optimizer_->params();
+  const bool skips = policy == NonFinite::kSkip;
   const Batch batch = begin_batch(ids, n, grads, stream);
   make_room(batch, stream);
   find_largest(grads, n * dim_, &batch.report->largest, stream);
-  const std::uint64_t last_expired = look_for_expired(batch.report, stream);
-  enter_batch(batch, index_.view(), pages_.view(),
-              policy == NonFinite::kSkip ? finite_bits_for(n, dim_) : ~std::uint32_t{0}, stream);
-  BatchReport report{};
-  report.entered = static_cast<std::uint32_t>(n);  // at most
-  Plan plan;
-  try {
-    report = mailbox_->read(batch.report, stream);
-    if (policy == NonFinite::kRaise && !surely_finite(std::bit_cast<float>(report.largest), n, dim_)) {
-      check_gradients(ids, n, grads, stream);
-    }
-    if (report.skipped < report.groups) plan = this->plan(batch, report, last_expired, stream);
-  } catch (...) {
-    undo(batch, report.entered, stream);
-    throw;
-  }
+  const auto [report, plan] =
+      look_at(batch, skips ? finite_bits_for(n, dim_) : kAllFinite, stream, [&](const BatchReport& seen) {
+        if (!skips && !surely_finite(std::bit_cast<float>(seen.largest), n, dim_)) {
+          check_gradients(ids, n, grads, stream);
+        }
+      });
   counters_.skipped += report.skipped;
   if (report.skipped == report.groups) {
     undo(batch, report.entered, stream);
@@ -213,27 +228,17 @@ void TableStore::load(const std::int64_t* ids, std::size_t n, const float* vecto
   const Batch batch = begin_batch(ids, n, nullptr, stream);
   make_room(batch, stream);
   find_largest(vectors, n * dim_, &batch.report->largest, stream);
-  const std::uint64_t last_expired = look_for_expired(batch.report, stream);
-  enter_batch(batch, index_.view(), pages_.view(), ~std::uint32_t{0}, stream);
-  BatchReport report{};
-  report.entered = static_cast<std::uint32_t>(n);  // at most
-  Plan plan;
-  try {
-    report = mailbox_->read(batch.report, stream);
-    if (!all_finite(report.largest)) {
-      check_finite(to_host(vectors, n * dim_, stream).data(), n, dim_, "vectors");
-    }
-    plan = this->plan(batch, report, last_expired, stream);
-  } catch (...) {
-    undo(batch, report.entered, stream);
-    throw;
-  }
+  const auto [report, plan] = look_at(batch, kAllFinite, stream, [&](const BatchReport& seen) {
+    if (all_finite(seen.largest)) return;
+    check_finite(to_host(vectors, n * dim_, stream).data(), n, dim_, "vectors");
+  });
   const std::uint64_t version = version_ + 1;
   make_rows(batch, report, plan, version, stream);
+  const TableRows rows{pages_.view(), batch.base, batch.slots, version};
+  const unsigned blocks = blocks_for(report.groups, kWarpsPerBlock);
   for_width(dim_, [&](auto values) {
-    launch("load_groups", load_groups<decltype(values)::value>, blocks_for(report.groups, kWarpsPerBlock),
-           kBlock, stream, TableRows{pages_.view(), batch.base, batch.slots, version}, batch.groups, vectors,
-           state);
+    launch("load_groups", load_groups<decltype(values)::value>, blocks, kBlock, stream, rows, batch.groups,
+           vectors, state);
   });
   finish(batch, plan, version, stream);
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <random>
 #include <stdexcept>
 #include <string>
 
@@ -40,15 +39,6 @@ unsigned page_shift_for(std::size_t stride) {
 
 std::size_t max_pages_for(unsigned page_shift) {
   return std::min(kMaxPages, (std::size_t{kNoSlot} >> page_shift) + 1);
-}
-
-/// So that nobody can choose ids which collide. Not visible in anything a table returns.
-std::uint64_t process_salt() {
-  static const std::uint64_t salt = [] {
-    std::random_device device;
-    return std::uint64_t{device()} << 32 | device();
-  }();
-  return salt;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "store/table_checks.h"
 
 #include <algorithm>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -8,6 +9,14 @@
 #include "cpu/row_header.h"
 
 namespace fastinc {
+
+std::uint64_t process_salt() {
+  static const std::uint64_t salt = [] {
+    std::random_device device;
+    return std::uint64_t{device()} << 32 | device();
+  }();
+  return salt;
+}
 
 std::size_t checked_dim(std::size_t dim) {
   constexpr std::size_t kMaxDim = std::size_t{1} << 20;

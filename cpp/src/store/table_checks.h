@@ -1,4 +1,4 @@
-// What every table refuses, in the same words: on the CPU and on a device.
+// What every table does alike, on the CPU and on a device: what it refuses, and in which words.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,10 @@
 #include "fastinc/table.h"
 
 namespace fastinc {
+
+/// What an index of ids is salted with, so that nobody can choose ids which collide. Not visible in anything
+/// a table returns.
+std::uint64_t process_salt();
 
 /// Returns dim. Throws std::invalid_argument where it is none that a table may have.
 std::size_t checked_dim(std::size_t dim);

@@ -82,6 +82,26 @@ BOOST_AUTO_TEST_CASE(pools_have_the_bytes_of_the_cpu) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(outputs_that_are_not_aligned) {
+  for (const std::size_t dim : {4, 8, 64}) {
+    TablePair tables(make_optimizer("sgd"), dim);
+    tables.load({1, 2, 3}, std::vector<float>(3 * dim, 0.75f));
+    const Ids ids{3, 4, 1, 2, 2};
+    const cuda::DeviceArray<std::int64_t> device_ids(ids);
+    std::vector<float> expected(ids.size() * dim);
+    tables.cpu.lookup(ids, expected.data());
+    cuda::DeviceArray<float> out(expected.size() + 1);
+    tables.gpu.lookup(device_ids.data(), ids.size(), out.data() + 1, nullptr);
+    check_same_bytes(std::vector<float>(out.data() + 1, out.data() + out.size()), expected, "lookup ");
+    std::vector<std::uint8_t> expected_codes(ids.size() * (dim + kQuantizedTail));
+    tables.cpu.lookup_quantized(ids, expected_codes.data());
+    cuda::DeviceArray<std::uint8_t> codes(expected_codes.size() + 1);
+    tables.gpu.lookup_quantized(device_ids.data(), ids.size(), codes.data() + 1, nullptr);
+    check_same_bytes(std::vector<std::uint8_t>(codes.data() + 1, codes.data() + codes.size()), expected_codes,
+                     "codes ");
+  }
+}
+
 BOOST_AUTO_TEST_CASE(pools_are_refused_in_the_words_of_the_cpu) {
   TablePair tables(make_optimizer("sgd"), 3);
   const auto refuse = [&](const std::vector<std::int64_t>& offsets, std::vector<float> weights = {},
@@ -235,6 +255,23 @@ BOOST_AUTO_TEST_CASE(states_go_from_one_to_the_other) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(frequencies_of_all_sizes) {
+  TablePair tables(make_optimizer("sgd"), 1, {.max_rows = 6, .eviction = Eviction::kLfu});
+  TableState state;
+  state.ids = {1, 2, 3, 4, 5, 6};
+  state.row_versions = {9, 8, 9, 9, 7, 9};
+  state.weights = {1, 2, 3, 4, 5, 6};
+  state.frequencies = {~0u, 0, 1, 5, 1u << 31, 2};
+  state.version = (std::uint64_t{1} << 40) + 5;
+  state.row_versions[3] = std::uint64_t{1} << 40;
+  tables.cpu.import_state(state);
+  tables.gpu.import_state(state);
+  for (std::int64_t step = 0; step < 30; ++step) {
+    tables.update({1, step % 5 + 1, 10 + step / 2}, {0.5f, 0.5f, 0.5f});
+    tables.check_same(std::to_string(step) + ": ");
+  }
+}
+
 BOOST_AUTO_TEST_CASE(states_that_do_not_fit_are_refused) {
   TablePair tables(make_optimizer("adagrad"), 2, {.max_rows = 3, .eviction = Eviction::kLru});
   tables.update({1, 2}, {1, 2, 3, 4});
@@ -354,6 +391,13 @@ BOOST_AUTO_TEST_CASE(rows_that_are_over_go_some_at_a_time) {
     tables.update({id}, {1.0f});
     tables.check_same("some at a time: ");
   }
+  tables.load(range(20'000, 25'000), std::vector<float>(5'000, 1.0f));
+  clock_seconds() += 2.0;
+  // How many go depends on how many gradients are left of the batch.
+  tables.update({30'000, 30'001, 30'000, 30'002}, {kNan, 1.0f, 2.0f, 3.0f}, NonFinite::kSkip);
+  tables.check_same("some were skipped: ");
+  tables.update({30'000, 30'000}, {kNan, 1.0f}, NonFinite::kSkip);
+  tables.check_same("all were skipped: ");
   tables.load(range(0, 100), std::vector<float>(100, 1.0f));
   clock_seconds() += 2.0;
   BOOST_TEST(tables.expire() > 0u);
