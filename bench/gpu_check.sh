@@ -60,7 +60,7 @@ step_build() {
     return 1
   fi
   PATH=$(dirname "$(command -v "$PYTHON")"):$PATH:/usr/local/cuda/bin "$PY" -m pip install --no-build-isolation \
-    --no-index --no-deps --force-reinstall --disable-pip-version-check -C build-dir=build/gpu \
+    --no-index --no-deps --force-reinstall --disable-pip-version-check -v -C build-dir=build/gpu \
     -C cmake.define.FASTINC_CUDA=ON -C cmake.define.CMAKE_CUDA_ARCHITECTURES=native . || return 1
   "$PY" -c 'import fastinc as fi; facts = fi.info()["cuda"]; print("CUDA:", facts); exit(not facts["available"])' ||
     return 1
