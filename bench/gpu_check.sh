@@ -67,17 +67,18 @@ step_build() {
   touch "$GPU_VENV/built"
 }
 
-# The tests of the suite that runs on every device, those on CUDA; further arguments go before Python.
+# Tests of the files that run on every device, by pytest's -k; further arguments go before Python.
 cuda_tests() {
-  local files
+  local files which=$1
+  shift
   files=$(grep -lE '^(from|import) _devices' tests/python/test_*.py) || return 1
   # Warnings of other versions of torch and NumPy than the tests know aren't failures here.
   # shellcheck disable=SC2086
-  "$@" "$PY" -m pytest -p no:cacheprovider -o filterwarnings=default -k cuda $files
+  "$@" "$PY" -m pytest -p no:cacheprovider -o filterwarnings=default -k "$which" $files
 }
 
 step_test() {
-  cuda_tests env | tee "$GPU_VENV/tests.log" || return 1
+  cuda_tests cuda env | tee "$GPU_VENV/tests.log" || return 1
   grep -q '^CUDA: [1-9][0-9]* tests ran on a GPU' "$GPU_VENV/tests.log" || { say "no test ran on a GPU"; return 1; }
 }
 
@@ -89,8 +90,9 @@ step_bench() {
 sanitize() {  # tool, its options
   PATH=$PATH:/usr/local/cuda/bin
   command -v compute-sanitizer > /dev/null || { say "not run: there is no compute-sanitizer"; return 77; }
-  # Few examples of each test; an allocation for each tensor, so that what is written beside one is seen.
-  cuda_tests env FASTINC_SHORT_TESTS=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+  # Few examples of each test, and none of the long ones; an allocation for each tensor, so that what is written
+  # beside one is seen.
+  cuda_tests "cuda and not machine" env FASTINC_SHORT_TESTS=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     compute-sanitizer --tool "$1" --error-exitcode 9 "${@:2}"
 }
 step_memcheck() { sanitize memcheck --report-api-errors no; }

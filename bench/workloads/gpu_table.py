@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.gpu.draws import scattered
 from bench.inputs import count_name, shape_name
 from bench.reference import EPS, LR, check_equal
 
+Draws = Callable[[np.random.Generator], Any]
 DIM = 64
 _CHUNK = 1 << 20
 
@@ -83,10 +84,10 @@ class OfTable(OnDevice):
 
 
 class Contains(OfTable):
-    """Which ids have a row."""
+    """Which ids have a row: beside the finding, the answers' way to the host."""
 
-    name = "fastinc contains"
-    timed = "table.contains(ids): a bool for each id, all of which have a row"
+    name, role = "fastinc contains", "variant"
+    timed = "table's contains(ids), all of which have a row: a bool for each id, in an array of the host"
 
     def set_up(self, settings: Settings) -> None:
         with available("contains() of a table"):
@@ -104,12 +105,11 @@ class Contains(OfTable):
 class Lookup(OfTable):
     """The rows of ids."""
 
-    name = "fastinc lookup"
-    timed = "table.lookup(ids, out=out): all ids have a row"
-
     def __init__(self, filled: Filled, count: int) -> None:
         super().__init__(filled)
         self.count = count
+        self.name = f"fastinc lookup, dim {filled.dim}"
+        self.timed = f"table.lookup(ids, out=out), dim {filled.dim}: all ids have a row"
 
     def set_up(self, settings: Settings) -> None:
         self.out = self.device.torch.full((self.count, self.filled.dim), 7.0, device=self.device.name)
@@ -208,43 +208,42 @@ def insert_bytes(device: Device, drawn: Batch) -> float:
 
 @workload("gpu/table", "EmbeddingTable: find, and find or insert; keys or bytes a second", on_gpu=True)
 def table(settings: Settings) -> Iterator[CaseResult]:
-    """Rows such that an index of a power of two is half full."""
+    """Rows such that an index of a power of two is half full; then the same with rows of one float: ids alone."""
     device = open_device(settings)
     rows = settings.pick(1 << 25, 1 << 18, 1 << 11)
-    finds, updates = settings.pick((1 << 22, 1 << 20), (1 << 16, 1 << 15), (512, 256))
-    yield from _with_rows(device, Filled(device, rows, DIM, settings), finds, updates, settings)
+    counts = settings.pick((1 << 22, 1 << 20), (1 << 16, 1 << 15), (512, 256))
+    yield from _with_rows(device, Filled(device, rows, DIM, settings), *counts, settings)
     device.release()
-    alone = Filled(device, rows, 1, settings)
-
-    def draw(rng: np.random.Generator) -> Any:
-        return alone.batch(rng, updates)
-
-    case = Case(f"find or insert {count_name(updates)} ids, rows of 1 float", draw, updates, "keys")
-    yield from _told(alone, contest(device, [Insert(alone)], [(case, [billions(1.0)])], settings, key=80))
+    yield from _alone(device, Filled(device, rows, 1, settings), *counts, settings)
 
 
 def _with_rows(device: Device, filled: Filled, finds: int, updates: int, settings: Settings) -> Iterator[CaseResult]:
-    def ids(rng: np.random.Generator) -> Any:
-        return filled.present(rng, finds)
-
-    name = shape_name(filled.rows, DIM)
-    case = Case(f"{name}, find {count_name(finds)} ids", ids, finds, "keys")
-    yield from _told(filled, contest(device, [Contains(filled)], [(case, [billions(2.0)])], settings, key=77))
-
+    ids, batch = _draws(filled, finds, updates)
+    name, target = shape_name(filled.rows, filled.dim), share_of_copy(0.6)
     unique = len(device.torch.unique(ids(settings.random(78))))
-    work = finds * (8 + 4.0 * DIM) + unique * 4.0 * DIM
-    case = Case(f"{name}, look {count_name(finds)} rows up", ids, work, unit="bytes")
+    work = finds * (8 + 4.0 * filled.dim) + unique * 4.0 * filled.dim
+    case = Case(f"{name}, find {count_name(finds)} rows", ids, work, unit="bytes")
     there = [Lookup(filled, finds), IndexSelect(filled, finds), Copy(device, settings)]
-    yield from _told(filled, contest(device, there, [(case, [share_of_copy(0.6)])], settings, key=78))
-
-    work = insert_bytes(device, filled.batch(settings.random(79), updates))
-
-    def draw(rng: np.random.Generator) -> Any:
-        return filled.batch(rng, updates)
-
-    case = Case(f"{name}, find or insert {count_name(updates)} rows", draw, work, unit="bytes")
+    yield from _told(filled, contest(device, there, [(case, [target])], settings, key=78))
+    work = insert_bytes(device, batch(settings.random(79)))
+    case = Case(f"{name}, find or insert {count_name(updates)} rows", batch, work, unit="bytes")
     there = [Insert(filled), Copy(device, settings)]
-    yield from _told(filled, contest(device, there, [(case, [share_of_copy(0.6)])], settings, key=79))
+    yield from _told(filled, contest(device, there, [(case, [target])], settings, key=79))
+
+
+def _alone(device: Device, filled: Filled, finds: int, updates: int, settings: Settings) -> Iterator[CaseResult]:
+    ids, batch = _draws(filled, finds, updates)
+    name = shape_name(filled.rows, filled.dim)
+    case = Case(f"{name}, find {count_name(finds)} ids", ids, finds, "keys")
+    there: list[OnDevice] = [Lookup(filled, finds), Contains(filled)]
+    yield from _told(filled, contest(device, there, [(case, [billions(2.0)])], settings, key=77))
+    case = Case(f"{name}, find or insert {count_name(updates)} ids", batch, updates, "keys")
+    yield from _told(filled, contest(device, [Insert(filled)], [(case, [billions(1.0)])], settings, key=80))
+
+
+def _draws(filled: Filled, finds: int, updates: int) -> tuple[Draws, Draws]:
+    """Return what draws ids that are there, and batches of which half are."""
+    return lambda rng: filled.present(rng, finds), lambda rng: filled.batch(rng, updates)
 
 
 def _told(filled: Filled, results: Iterator[CaseResult]) -> Iterator[CaseResult]:
