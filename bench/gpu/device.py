@@ -16,6 +16,7 @@ from bench.core import MissingError, Settings
 Call = Callable[[], object]
 #: A torch tensor.
 Tensor = Any
+_EVICTED_AT_LEAST = 1 << 30
 _SMI = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "temperature.gpu")
 
 
@@ -92,7 +93,7 @@ class CudaDevice(Device):
         self.cache = int(getattr(self.properties, "L2_cache_size", 0)) or 64 << 20
         # Read, not written: what is dirty would go back to memory on somebody's clock. So long a read that the call
         # is wholly launched before the device comes to it: launching then takes none of the time between the events.
-        self._evictor = self.torch.randint(2**62, (max(16 * self.cache, 1 << 30) // 8,), device=self.name)
+        self._evictor = self.torch.randint(2**62, (max(16 * self.cache, _EVICTED_AT_LEAST) // 8,), device=self.name)
         self.rule = (
             f"all cold: before each measurement the GPU reads {self._evictor.nbytes >> 20} MiB, "
             f"with {self.cache >> 20} MiB of L2; inputs are drawn anew for each round; CUDA events after that read, "

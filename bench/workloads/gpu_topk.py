@@ -146,8 +146,8 @@ class Faiss(Searcher):
 
     def set_up(self, settings: Settings) -> None:
         faiss = peers.faiss(settings)
-        if not self.device.real or not hasattr(faiss, "knn_gpu"):
-            raise MissingError("the FAISS that is installed has no GPU part, or this is none")
+        if not self.device.real or not hasattr(faiss, "StandardGpuResources"):  # faiss-cpu has knn_gpu, too
+            raise MissingError("the FAISS that is installed has no GPU part, or this is no GPU")
         import faiss.contrib.torch_utils  # lets it take tensors
 
         self.faiss, self.resources = faiss, faiss.StandardGpuResources()

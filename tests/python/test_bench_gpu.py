@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +22,8 @@ from bench import race
 from bench.__main__ import main
 from bench.core import WORKLOADS, Case, CaseResult, Goal, MissingError, Settings, Standing, WrongError
 from bench.gpu import contest, run
-from bench.gpu.device import Device, open_device
+from bench.gpu import device as device_module
+from bench.gpu.device import CudaDevice, Device, open_device
 from bench.gpu.draws import Batch, Draw, batches, scattered
 from bench.gpu.updaters import Fastinc, FastincGraph, FastincOneGraph
 from bench.inputs import scattered as scattered_on_host
@@ -276,6 +280,83 @@ def test_the_cpu_is_timed_too(device):
     assert device.seconds(lambda: sum(range(100_000))) > 1e-5
     assert device.graph(len) is len
     assert device.clocks() == {}
+
+
+class StandInEvent:
+    """A CUDA event, of the host's clock."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        pass
+
+    def elapsed_time(self, end):
+        return (end.at - self.at) * 1e3
+
+
+class StandInGraph:
+    """A CUDA graph that remembers the calls of its capture."""
+
+    def replay(self):
+        for call in self.calls:
+            call()
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """CudaDevice, over torch's CPU: its code runs, not what it calls."""
+    about = SimpleNamespace(name="Stand-in 1", major=9, minor=0, multi_processor_count=1, total_memory=1 << 30)
+    about.L2_cache_size = 1 << 10
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+
+    @contextlib.contextmanager
+    def capture(graph):
+        graph.calls = captured
+        captured.clear()
+        yield
+
+    captured = []
+    stand_ins = {
+        "is_available": lambda: True,
+        "get_device_properties": lambda number: about,
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+        "Event": StandInEvent,
+        "Stream": lambda: stream,
+        "current_stream": lambda: stream,
+        "stream": lambda one: contextlib.nullcontext(),
+        "CUDAGraph": StandInGraph,
+        "graph": capture,
+    }
+    for name, one in stand_ins.items():
+        monkeypatch.setattr(torch.cuda, name, one)
+    step = Fastinc.run
+
+    def run_and_note(self, prepared):
+        captured.append(lambda: step(self, prepared))
+        return step(self, prepared)
+
+    monkeypatch.setattr(Fastinc, "run", run_and_note)
+    facts = fi.info()
+    monkeypatch.setattr(fi, "info", lambda: {**facts, "cuda": {"available": True, "reason": None}})
+    monkeypatch.setattr(device_module, "_EVICTED_AT_LEAST", 1 << 10)
+    monkeypatch.setattr(CudaDevice, "name", "cpu")
+
+
+def test_all_of_it_runs_where_there_is_a_gpu(stand_in, tmp_path):
+    assert main(["gpu", "--size", "tiny", "--rounds", "1", "--threads", "2", "--out", str(tmp_path)]) == 0
+    facts = json.loads((tmp_path / "gpu-stand-in-1.json").read_text())
+    cases = [case for workload in facts["workloads"] for case in workload["cases"]]
+    bad = [
+        one for case in cases for one in case["contestants"] if one["status"] != "ok" and one["name"] != gpu_topk.FAISS
+    ]
+    assert bad == []
+    assert facts["machine"]["gpu"]["capability"] == "9.0"
+    assert all(case["caches"].startswith("all cold") for case in cases)
 
 
 # --- goals --------------------------------------------------------------------------------------------------
