@@ -131,7 +131,7 @@ run_step() {  # name
     *) verdict="FAILED ($status)" ;;
   esac
   case $status in 0 | 77) ;; *) failed=1 ;; esac
-  told=$(grep -E '^CUDA: |ERROR SUMMARY|RACECHECK SUMMARY|^=+ .*(passed|failed|error).* =+$|^not |^missing|^no test' "$log" |
+  told=$(grep -E '^CUDA: |^goals: |^bench: |ERROR SUMMARY|RACECHECK SUMMARY|^=+ .*(passed|failed|error).* =+$|^not |^missing|^no test' "$log" |
     tail -n 3 | tr '\n' ';')
   summary+=("$(printf '%-10s %s, %d s  %s' "$1" "$verdict" $((SECONDS - begin)) "$told")")
   { say "== $1: $verdict"; tail -c "$LOG_BYTES" "$log"; } >> "$OUT/gpu-check.log"

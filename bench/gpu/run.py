@@ -56,6 +56,7 @@ def run_all(workloads: Sequence[Workload], settings: Settings, folder: Path, ste
         outcomes.append(run_one(workload, settings, device))
         written = write(folder, name, outcomes, settings, facts)
     print(f"\n{goal_table(outcomes)}\n\n{', '.join(map(str, written))}", flush=True)
+    print(f"\n{tally(outcomes)}", flush=True)
     broken = [outcome.workload.name for outcome in outcomes if outcome.broken]
     if broken:
         print(f"\nbench: fastinc was wrong or failed in: {', '.join(broken)}", file=sys.stderr)
@@ -132,6 +133,20 @@ def goal_table(outcomes: Sequence[Outcome]) -> str:
         for line in lines
     ]
     return "\n".join(rows)
+
+
+def tally(outcomes: Sequence[Outcome]) -> str:
+    """Return how many goals are met, missed and without a figure, and how many workloads or subjects have no result."""
+    results = [result for outcome in outcomes for result in outcome.results]
+    goals = [goal for result in results for goal in result.goals]
+    none = sum(math.isnan(goal.value) for goal in goals)
+    met = sum(goal.met for goal in goals)
+    absent = sum(result.subject is None or not result.subject.counts for result in results)
+    absent += sum(bool(outcome.missing or outcome.failed) for outcome in outcomes)
+    return (
+        f"goals: {met} met, {len(goals) - met - none} missed, {none} without a figure; "
+        f"{absent} cases or workloads in which fastinc has none"
+    )
 
 
 def _what(outcome: Outcome, result: CaseResult) -> str:

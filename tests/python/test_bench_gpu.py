@@ -409,6 +409,8 @@ def test_the_table_says_measured_goal_and_verdict():
     assert verdicts[5] == "failed: RuntimeError: x"
     assert "gpu/pool: case: of copy bandwidth" in text
     assert "0.8  ≥ 0.75  met" in text
+    counted = run.tally([outcome_of(good, bad, later, peerless), outcome_of(failed="RuntimeError: x")])
+    assert counted == "goals: 1 met, 1 missed, 2 without a figure; 2 cases or workloads in which fastinc has none"
 
 
 def test_what_is_missing_is_not_broken():
