@@ -9,7 +9,7 @@ SOURCES := $(shell find cpp python cmake CMakeLists.txt pyproject.toml -type f \
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CMAKE := env VIRTUAL_ENV=$(abspath $(VENV)) PATH=$(abspath $(BIN)):$(PATH)
 
-.PHONY: all bench demo test test-cpp test-python lint asan tsan tidy format clean help
+.PHONY: all bench gpu-check demo test test-cpp test-python lint asan tsan tidy format clean help
 
 all: help
 
@@ -49,6 +49,9 @@ demo: $(VENV)/demo $(VENV)/data  ## stream MovieLens-100k through the engine and
 
 bench: $(VENV)/bench  ## run the benchmarks beside the peers; results in bench/results (minutes; wants a quiet machine)
 	$(BIN)/python -m bench $(NAMES)
+
+gpu-check:  ## on a machine with a GPU, offline: build, test, measure, sanitize (WHEELS= OUT= STEPS=: see bench/gpu_check.sh)
+	PYTHON="$(PYTHON)" bench/gpu_check.sh
 
 test: lint test-cpp asan test-python  ## everything CI runs
 

@@ -12,6 +12,7 @@
 ``machine.py``      where the figures were made
 ``report.py``       tables, JSON, plots
 ``readme.py``       the table of goals in the README
+``gpu/``            what workloads on a GPU share
 ``workloads/``      one file a topic; a new one registers itself with `core.workload`
 ``NOTES.md``        what was tried, and what the figures said
 ==================  ============================================================================================

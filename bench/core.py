@@ -42,6 +42,8 @@ class Settings:
     rounds: int = 15
     threads: int = 1
     seed: int = 0
+    #: Where the arrays of workloads for a GPU are: "cuda", or "cpu", which tells that they run and nothing of speed.
+    device: str = "cpu"
 
     def pick(self, full: T, small: T, tiny: T) -> T:
         """Return the value for this size."""
@@ -152,6 +154,10 @@ class Standing:
         """Most seconds a call."""
         return max(self.seconds) / self.calls if self.counts else float("nan")
 
+    def quantile(self, share: float) -> float:
+        """Seconds a call that this share of the measurements stays under."""
+        return float(np.quantile(self.seconds, share)) / self.calls if self.counts else float("nan")
+
     @property
     def rate(self) -> float:
         """Units of work a second, by the median."""
@@ -209,6 +215,12 @@ class CaseResult:
         ours = [standing for standing in self.standings if standing.role in ("subject", "variant")]
         return all(standing.counts for standing in ours)
 
+    @property
+    def broken(self) -> bool:
+        """Whether something of fastinc's was wrong or failed: what is missing isn't."""
+        ours = [standing for standing in self.standings if standing.role in ("subject", "variant")]
+        return any(standing.status in ("wrong", "failed") for standing in ours)
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -219,31 +231,36 @@ class Workload:
     run: Callable[[Settings], Iterator[CaseResult]]
     #: Whether it has goals at full size: without a result, the README says so.
     judged: bool = False
+    #: Whether its arrays are on a GPU: it runs only where it is named.
+    on_gpu: bool = False
 
 
 WORKLOADS: dict[str, Workload] = {}
 Runner = Callable[[Settings], Iterator[CaseResult]]
 
 
-def workload(name: str, summary: str, *, judged: bool = False) -> Callable[[Runner], Runner]:
+def workload(name: str, summary: str, *, judged: bool = False, on_gpu: bool = False) -> Callable[[Runner], Runner]:
     """Register a function from settings to case results under a name such as "update/sgd".
 
-    `judged` says that it has goals at full size.
+    `judged` says that the README shows its goals at full size, `on_gpu` that its arrays are on a GPU.
     """
 
     def register(run: Runner) -> Runner:
         if name in WORKLOADS:
             raise ValueError(f"there is a workload {name!r} already")
-        WORKLOADS[name] = Workload(name, summary, run, judged)
+        WORKLOADS[name] = Workload(name, summary, run, judged, on_gpu)
         return run
 
     return register
 
 
 def choose(names: Sequence[str]) -> list[Workload]:
-    """Return the workloads that are called so, or whose names begin with it and a slash; all for no names."""
+    """Return the workloads that are called so, or whose names begin with it and a slash.
+
+    For no names, all but those on a GPU.
+    """
     chosen: dict[str, Workload] = {}
-    for name in names or list(WORKLOADS):
+    for name in names or [key for key, w in WORKLOADS.items() if not w.on_gpu]:
         found = {key: w for key, w in WORKLOADS.items() if key == name or key.startswith(f"{name.rstrip('/')}/")}
         if not found:
             raise ValueError(f"no workload is called {name!r}; there are {', '.join(WORKLOADS)}")

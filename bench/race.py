@@ -94,10 +94,11 @@ def _run_case(
     for contestant, standing in zip(contestants, standings, strict=True):
         _check(contestant, standing, inputs)
     order = settings.random(*key, _ORDER)
+    settle = _SETTLE_SECONDS if settings.device == "cpu" else 0.0  # a GPU has no such pools, and idle it slows down
     for number in range(settings.rounds + 1):
         inputs = case.draw(settings.random(*key, _ROUNDS + number))
         for index in order.permutation(len(contestants)):
-            seconds = _measure(contestants[index], standings[index], inputs)
+            seconds = _measure(contestants[index], standings[index], inputs, settle)
             if number > 0 and seconds is not None:  # the first round warms up
                 standings[index].seconds.append(seconds)
     return standings
@@ -114,10 +115,10 @@ def _check(contestant: Contestant, standing: Standing, inputs: Any) -> None:
         standing.status, standing.reason = "failed", _told(error)
 
 
-def _measure(contestant: Contestant, standing: Standing, inputs: Any) -> float | None:
+def _measure(contestant: Contestant, standing: Standing, inputs: Any, settle: float) -> float | None:
     if standing.status != "ok":
         return None
-    time.sleep(_SETTLE_SECONDS)
+    time.sleep(settle)
     gc.collect(0)
     gc.disable()
     try:

@@ -12,7 +12,7 @@ from bench.machine import one_line
 
 _COLORS = {"subject": "#0b6e4f", "variant": "#74b49b", "peer": "#9a9a9a", "limit": "#3d6fb4"}
 #: By the unit of work: what to divide a rate by, and its name then.
-UNITS = {"rows": (1e6, "M rows/s"), "bytes": (1e9, "GB/s"), "queries": (1.0, "queries/s")}
+UNITS = {"rows": (1e6, "M rows/s"), "bytes": (1e9, "GB/s"), "queries": (1.0, "queries/s"), "keys": (1e9, "G keys/s")}
 
 
 def file_name(workload: Workload) -> str:
@@ -118,6 +118,8 @@ def _contestant(standing: Standing, result: CaseResult) -> dict[str, Any]:
         "timed": standing.timed,
         "median_seconds": standing.median,
         "min_seconds": standing.fastest,
+        "p10_seconds": standing.quantile(0.1),
+        "p90_seconds": standing.quantile(0.9),
         "max_seconds": standing.slowest,
         "measurements": len(standing.seconds),
         "calls_a_measurement": standing.calls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import _devices
 
-settings.register_profile("fastinc", deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+# Under a sanitizer each example takes many times as long.
+EXAMPLES = 4 if os.environ.get("FASTINC_SHORT_TESTS") else 80
+slow = [HealthCheck.too_slow]
+settings.register_profile("fastinc", deadline=None, max_examples=EXAMPLES, suppress_health_check=slow)
 settings.load_profile("fastinc")
 
 
