@@ -74,7 +74,8 @@ class CudaResult {
     } else {
       host_.emplace(out, dtype, rows, columns);
       object_ = host_->object();
-      bytes_ = static_cast<std::size_t>(rows * columns) * (dtype == DType::kUint8 ? 1 : sizeof(float));
+      const std::size_t each = dtype == DType::kUint8 ? 1 : dtype == DType::kInt64 ? 8 : 4;
+      bytes_ = static_cast<std::size_t>(rows * columns) * each;
     }
   }
   void check_disjoint_from(const Tensor& argument, const char* name) const {

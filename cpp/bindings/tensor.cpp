@@ -145,8 +145,10 @@ py::object new_array(DType dtype, std::int64_t rows, std::int64_t columns) {
   using Numpy = py::detail::npy_api;
   const Numpy& numpy = Numpy::get();
   const Py_intptr_t shape[2] = {rows, columns};
-  PyObject* const descr = numpy.PyArray_DescrFromType_(
-      dtype == DType::kUint8 ? static_cast<int>(Numpy::NPY_UINT8_) : static_cast<int>(Numpy::NPY_FLOAT_));
+  const int type = dtype == DType::kUint8   ? static_cast<int>(Numpy::NPY_UINT8_)
+                   : dtype == DType::kInt64 ? static_cast<int>(Numpy::NPY_INT64_)
+                                            : static_cast<int>(Numpy::NPY_FLOAT_);
+  PyObject* const descr = numpy.PyArray_DescrFromType_(type);
   PyObject* const array = numpy.PyArray_NewFromDescr_(numpy.PyArray_Type_, descr, 2, shape, nullptr, nullptr,
                                                       0, nullptr);  // takes the reference to descr
   if (array == nullptr) throw py::error_already_set();

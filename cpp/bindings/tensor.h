@@ -105,7 +105,7 @@ void check_disjoint(const Tensor& written, const char* written_name, const Tenso
 /// What a call returns: the caller's `out`, or a new array where that is None.
 class Result {
  public:
-  /// dtype: float32 or uint8.
+  /// dtype: float32, int64 or uint8.
   Result(py::handle out, DType dtype, std::int64_t rows, std::int64_t columns);
   /// Throws where the caller's `out` shares memory with an argument.
   void check_disjoint_from(const Tensor& argument, const char* name) const;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,3 +107,13 @@ def check_countable(ids: Any, name: str = "ids") -> None:
         raise TypeError(f"{name} must be an array or a list of ints, not {type(ids).__name__}") from None
     if len(shape) != 1:
         raise ValueError(f"{name} has shape {tuple(shape)}; it must be (any,)") from None
+
+
+def made(counted: Any, name: str, out: Any, make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what the engine makes, or refuses: of several faults, that nothing can be counted is named first."""
+    try:
+        return make(*arguments)
+    except (TypeError, ValueError):
+        if out is None:
+            check_countable(counted, name)
+        raise

@@ -6,7 +6,7 @@ which are copied there and back.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from fastinc import _core
 from fastinc._device import as_int64, cuda_engine, current_stream, empty_like, is_on_cuda
 
-__all__ = ["CudaTable", "device_number"]
+if TYPE_CHECKING:
+    from fastinc import _cuda
+
+__all__ = ["AnyTable", "CudaTable", "device_number", "make_core"]
 
 Array = Any
 #: The stream's number for arrays of the host.
@@ -33,7 +36,7 @@ class CudaTable:
     """See :class:`fastinc.EmbeddingTable`, which checks arguments first."""
 
     def __init__(self, dim: int, optimizer: _core.Optimizer, *rest: Any, device: int) -> None:
-        self._table = cuda_engine(f"device = 'cuda:{device}'").Table(dim, optimizer, *rest, device)
+        self._table: _cuda.Table = cuda_engine(f"device = 'cuda:{device}'").Table(dim, optimizer, *rest, device)
 
     @property
     def dim(self) -> int:
@@ -89,6 +92,19 @@ class CudaTable:
     def contains(self, ids: Array) -> NDArray[np.bool_]:
         return self._table.contains(as_int64(ids, "ids"), _stream(ids))
 
+    def exact_search(self, queries: Array, k: int, metric: str, *lists: Any) -> tuple[Array, Array, int]:
+        """Return scores, ids and the version; lists: excluded ids and offsets, allowed ids and offsets."""
+        exclude_ids, exclude_offsets, allow_ids, allow_offsets = lists
+        scores, ids = None, None
+        if is_on_cuda(queries):
+            shape = (len(queries), k)
+            scores = empty_like(queries, shape, "float32", "queries")
+            ids = empty_like(queries, shape, "int64", "queries")
+        stream = _stream(queries)
+        return self._table.exact_search(
+            queries, k, metric, exclude_ids, exclude_offsets, allow_ids, allow_offsets, scores, ids, stream
+        )
+
     def expire(self) -> int:
         return self._table.expire()
 
@@ -109,6 +125,20 @@ class CudaTable:
 
     def import_state(self, state: dict[str, Any]) -> None:
         self._table.import_state(state)
+
+
+#: What holds a table's rows.
+AnyTable = _core.Table | CudaTable
+
+
+def make_core(device: str, *parts: Any) -> tuple[AnyTable, str]:
+    """Return what holds a table's rows on a device, and the device's full name."""
+    if not isinstance(device, str):
+        raise TypeError(f"device = {device!r} must be a string, such as 'cuda'")
+    if device == "cpu":
+        return _core.Table(*parts), "cpu"
+    number = device_number(device)
+    return CudaTable(*parts, device=number), f"cuda:{number}"
 
 
 def _stream(ids: Array) -> int:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastinc._device import is_on_cuda
+
 __all__ = ["IdLists", "as_id_lists", "as_query_matrix"]
 
 Float32 = NDArray[np.float32]
@@ -34,8 +36,16 @@ class IdLists:
 NOT_GIVEN = IdLists(None, None, 0)
 
 
-def as_query_matrix(queries: Any, dim: int) -> tuple[Float32, bool]:
-    """Return queries as a (n, dim) view, and whether there was one (dim,) query."""
+def as_query_matrix(queries: Any, dim: int, on_gpu: bool = False) -> tuple[Float32, bool]:
+    """Return queries as a (n, dim) view, and whether there was one (dim,) query.
+
+    on_gpu: they may be on a GPU.
+    """
+    if on_gpu and is_on_cuda(queries):  # the engine checks the rest
+        shape = tuple(map(int, queries.shape))
+        if len(shape) not in (1, 2) or shape[-1] != dim:
+            raise ValueError(f"queries has shape {shape}; it must be (any, {dim}) or ({dim},)")
+        return (queries if len(shape) == 2 else queries.reshape(1, dim)), len(shape) == 1
     if not isinstance(queries, np.ndarray):
         if not hasattr(queries, "__dlpack__"):
             raise TypeError(

@@ -22,6 +22,7 @@ import numpy as np
 
 from fastinc import _core, features, optimizers, schedules
 from fastinc import init as initializers
+from fastinc._cuda_table import AnyTable
 from fastinc._extras import require
 from fastinc._ids import IdMap
 from fastinc.bounds import TTL, MinCount
@@ -80,7 +81,7 @@ def _rebuild(module: Any, description: dict[str, Any]) -> Any:
     return getattr(module, kind)(**parameters)
 
 
-def _core_table_parts(core: _core.Table, optimizer: Optimizer, prefix: str) -> tuple[dict[str, int], Arrays]:
+def _core_table_parts(core: AnyTable, optimizer: Optimizer, prefix: str) -> tuple[dict[str, int], Arrays]:
     """Return a table's numbers by name, and its arrays by prefixed name."""
     element, row = optimizer.state_floats_per_row
     state = core.export_state(element * core.dim + row)
@@ -88,7 +89,7 @@ def _core_table_parts(core: _core.Table, optimizer: Optimizer, prefix: str) -> t
     return numbers, {prefix + name: array for name, array in state.items() if name not in numbers}
 
 
-def _fill_core_table(core: _core.Table, arrays: Arrays, numbers: dict[str, int], prefix: str) -> None:
+def _fill_core_table(core: AnyTable, arrays: Arrays, numbers: dict[str, int], prefix: str) -> None:
     state = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
     core.import_state({**state, **numbers})
 

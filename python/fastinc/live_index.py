@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from fastinc import _core
 from fastinc._arguments import as_flag, as_share, as_whole
 from fastinc._background import Background
+from fastinc._cuda_table import CudaTable
 from fastinc._faiss_base import LARGEST_NORM, Factory, FaissBase, Parameters, may_tie, reason, row_norms
+from fastinc._places import check_place, host_core
 from fastinc._queries import IdLists, as_id_lists, as_query_matrix
 from fastinc.table import EmbeddingTable
 
@@ -64,8 +66,9 @@ class LiveIndex:
         "ip" (inner product), "cosine" (0 for a zero query and for a row shorter than 1e-40) or "l2" (squared
         distance).
     device
-        Where the base is: "cpu", or "cuda" for FAISS's first GPU (Flat, IVF with Flat, SQ or PQ, OPQ and PCA before
-        them). The table is on the CPU, and so are fresh rows and the scores. Threads take turns at a GPU.
+        "exact" searches where its table is: on a GPU, it takes and gives arrays there, or NumPy arrays. Where the base
+        of a factory is: "cpu" (None), or "cuda" for FAISS's first GPU (Flat, IVF with Flat, SQ or PQ, OPQ and PCA
+        before them); the table is on the CPU, and so are fresh rows and the scores. Threads take turns at a GPU.
     rebuild_share, rebuild_rows
         The base is built anew when more rows than both `rebuild_rows` and `rebuild_share` of the base were written
         or removed since.
@@ -108,7 +111,7 @@ class LiveIndex:
         factory: str = "exact",
         *,
         metric: Literal["ip", "cosine", "l2"] = "ip",
-        device: str = "cpu",
+        device: str | None = None,
         rebuild_share: float = 0.2,
         rebuild_rows: int = 1000,
         fold_rows: int = 512,
@@ -121,10 +124,7 @@ class LiveIndex:
             raise TypeError(f"factory must be 'exact' or a FAISS factory string, not {type(factory).__name__}")
         if metric not in METRICS:
             raise ValueError(f"metric = {metric!r} must be 'ip', 'cosine' or 'l2'")
-        if device not in ("cpu", "cuda"):
-            raise ValueError(f"device = {device!r} must be 'cpu' or 'cuda'")
-        if device == "cuda" and factory == "exact":
-            raise ValueError("device = 'cuda': factory = 'exact' is for the CPU; name a FAISS index, such as 'Flat'")
+        device = check_place(table, factory, device)
         self._rebuild_share = as_share(rebuild_share, "rebuild_share")
         self._drift_share = as_share(drift_share, "drift_share")
         self._rebuild_rows = as_whole(rebuild_rows, "rebuild_rows", 0)
@@ -171,7 +171,7 @@ class LiveIndex:
 
     @property
     def device(self) -> str:
-        """Where the base is: "cpu" or "cuda"."""
+        """Where the base, or the table that is scanned, is: "cpu" or "cuda"."""
         return self._device
 
     def __len__(self) -> int:
@@ -260,7 +260,7 @@ class LiveIndex:
         >>> ids.tolist(), scores.tolist(), version
         ([[8], [7]], [[1.0], [1.0]], 1)
         """
-        matrix, single = as_query_matrix(queries, self._table.dim)
+        matrix, single = as_query_matrix(queries, self._table.dim, on_gpu=self._table.device != "cpu")
         k = as_whole(k, "k", 1)
         lists = as_id_lists(exclude, len(matrix), "exclude"), as_id_lists(allow, len(matrix), "allow")
         given = {"nprobe": nprobe, "efSearch": efSearch}
@@ -282,9 +282,11 @@ class LiveIndex:
         return (scores, ids, version) if with_version else (scores, ids)
 
     def _search_exact(self, queries: Float32, k: int, exclude: IdLists, allow: IdLists) -> VersionedResult:
-        return _core.exact_search(
-            self._table._core, queries, k, self._metric, exclude.ids, exclude.offsets, allow.ids, allow.offsets
-        )
+        lists = (exclude.ids, exclude.offsets, allow.ids, allow.offsets)
+        core = self._table._core
+        if isinstance(core, CudaTable):
+            return core.exact_search(queries, k, self._metric, *lists)
+        return _core.exact_search(core, queries, k, self._metric, *lists)
 
     def _search_live(
         self, queries: Float32, k: int, exclude: IdLists, allow: IdLists, parameters: Parameters
@@ -391,9 +393,9 @@ class LiveIndex:
             if self._factory is None or (base is not None and base.version >= least and not base.core.outdated):
                 return
             start = time.perf_counter()
-            ids, rows, version, epoch = _core.rows_at_version(self._table._core)
+            ids, rows, version, epoch = _core.rows_at_version(host_core(self._table))
             try:
-                built = self._factory.build(self._table._core, ids, rows, version, epoch)
+                built = self._factory.build(host_core(self._table), ids, rows, version, epoch)
             except RuntimeError as error:
                 self._base, self._exact_because = None, f"{self._name!r}: {reason(error)}"
                 self._try_at = max(self._factory.rows_needed, 2 * len(ids))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._arguments import as_choice, as_ids, as_whole, check_countable
-from fastinc._cuda_table import CudaTable, device_number
+from fastinc._arguments import as_choice, as_ids, as_whole, made
+from fastinc._cuda_table import make_core
 from fastinc.bounds import Bounds, Eviction, MinCount
 from fastinc.changes import Changes
 from fastinc.init import Initializer, Normal, from_spec
@@ -108,15 +108,8 @@ class EmbeddingTable:
         if isinstance(self._init, type) or not hasattr(self._init, "_spec"):
             raise TypeError(f"init = {init!r} must be an initializer, such as fastinc.init.Normal()")
         self._bounds = Bounds(max_rows, eviction, admission)
-        self._core: _core.Table | CudaTable
         parts = (dim, self._optimizer._core, *self._init._spec(), self._bounds._spec())
-        if device == "cpu":
-            self._core, self._device = _core.Table(*parts), "cpu"
-        else:
-            if not isinstance(device, str):
-                raise TypeError(f"device = {device!r} must be a string, such as 'cuda'")
-            number = device_number(device)
-            self._core, self._device = CudaTable(*parts, device=number), f"cuda:{number}"
+        self._core, self._device = make_core(device, *parts)
         self._owner: str | None = None
 
     @classmethod
@@ -212,12 +205,7 @@ class EmbeddingTable:
         """
         if type(ids) is not _NDARRAY:
             ids = as_ids(ids)
-        try:
-            return self._core.lookup(ids, out)
-        except (TypeError, ValueError):
-            if out is None:
-                check_countable(ids)
-            raise
+        return made(ids, "ids", out, self._core.lookup, ids, out)
 
     def lookup_quantized(self, ids: Ids, *, out: Array | None = None) -> Array:
         """Return the int8 serving copies of `ids`, in the format of :func:`fastinc.ops.quantize_rowwise`.
@@ -243,12 +231,7 @@ class EmbeddingTable:
         [0, 85, 170, 255]
         """
         ids = as_ids(ids)
-        try:
-            return self._core.lookup_quantized(ids, out)
-        except (TypeError, ValueError):
-            if out is None:
-                check_countable(ids)
-            raise
+        return made(ids, "ids", out, self._core.lookup_quantized, ids, out)
 
     def pool(
         self,
@@ -289,12 +272,7 @@ class EmbeddingTable:
         """
         as_choice(mode, "mode", ("sum", "mean"))
         ids, offsets = as_ids(ids), as_ids(offsets, "offsets")
-        try:
-            return self._core.pool(ids, offsets, mode, weights, out)
-        except (TypeError, ValueError):
-            if out is None:
-                check_countable(offsets, "offsets")
-            raise
+        return made(offsets, "offsets", out, self._core.pool, ids, offsets, mode, weights, out)
 
     def update(self, ids: Ids, grads: Array, *, nonfinite: Literal["raise", "skip"] = "raise") -> int:
         """Sum gradients of equal ids and take one optimizer step a row; unknown ids get a row first.

@@ -115,7 +115,7 @@ def test_threads_take_turns_at_the_gpu(gpu):
 
 def test_why_there_is_no_gpu():
     table = make_table(range(100), np.ones((100, 4)))
-    with pytest.raises(ValueError, match="'exact' is for the CPU"):
+    with pytest.raises(ValueError, match=r"^device = 'cuda': an index 'exact' is where its table is, on 'cpu'$"):
         fi.LiveIndex(table, "exact", device="cuda")
     with pytest.raises(ValueError, match=r"device = 'cuda': .*(faiss-gpu|no GPU)"):
         fi.LiveIndex(table, "Flat", device="cuda")

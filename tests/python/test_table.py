@@ -172,8 +172,8 @@ def test_memory_usage_adds_up_and_grows_with_rows(device):
         for part, row in (("weights", 64), ("state", 4 * state), ("codes", 24), ("headers", 18)):
             padding = 4 * ((per_row + 1) % 2 == 0) if part == "headers" else 0
             assert -4 * 50_000 * (padding > 0) <= usage[part] - 50_000 * (row + padding) < beyond, part
-        assert 50_000 * 64 / 12 <= usage["index"] <= 50_000 * 12
-        assert usage["change_log"] > 0
+        assert 50_000 * 64 / 12 <= usage["index"] <= 50_000 * (12 if device == "cpu" else 26)
+        assert usage["change_log"] > 0 or device == "cuda"  # there it holds what went, and nothing did
         table.remove(range(50_000))
         assert table.memory_usage()["headers"] >= 50_000 * (row + padding + 4)  # which slots are free
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 import fastinc as fi
-from _devices import device_fixture, new_table
+from _devices import device_fixture, new_table, usage_of
 from _rounding import group_sum
 
 device = device_fixture()
@@ -175,12 +175,12 @@ class TableMachine(RuleBasedStateMachine):
     @rule(unknown=ANY_ID)
     def read_unknown(self, unknown):
         """Reading allocates nothing."""
-        before = self.table.memory_usage()
+        before = usage_of(self.table)
         self.table.lookup([unknown, unknown])
         self.table.lookup_quantized([unknown])
         self.table.pool([unknown], [0])
         assert (unknown in self.table) == (unknown in self.model.rows)
-        assert self.table.memory_usage() == before
+        assert usage_of(self.table) == before
 
     def check_everything(self):
         model, table = self.model, self.table
