@@ -94,6 +94,9 @@ class Table {
   /// How full the index's places are, 0 to 1; places of rows that went are full until it is made anew.
   double load_factor() const;
 
+  /// For the engine's own use.
+  TableStore& store() const { return *store_; }
+
  private:
   std::unique_ptr<TableStore> store_;
 };

@@ -17,6 +17,7 @@
 #include "cuda/selection.h"
 #include "cuda/table_reads.h"
 #include "cuda/victim_queue.h"
+#include "fastinc/cuda_search.h"
 #include "fastinc/cuda_table.h"
 #include "store/moments.h"
 
@@ -70,6 +71,8 @@ class TableStore {
   void pool(const std::int64_t* ids, std::size_t n, const std::int64_t* offsets, std::size_t bags,
             PoolMode mode, const float* weights, float* out, cudaStream_t stream);
   void contains(const std::int64_t* ids, std::size_t n, bool* out, cudaStream_t stream);
+  std::uint64_t search(const CudaSearchRequest& request, float* scores, std::int64_t* ids,
+                       cudaStream_t stream);
   std::size_t update(const std::int64_t* ids, std::size_t n, const float* grads, NonFinite policy,
                      cudaStream_t stream);
   void load(const std::int64_t* ids, std::size_t n, const float* vectors, cudaStream_t stream);

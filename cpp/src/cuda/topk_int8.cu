@@ -6,10 +6,7 @@
 
 #include "cuda/scratch.h"
 #include "cuda/topk_int8.h"
-#include "cuda/topk_queries.h"
-#include "cuda/topk_scan.h"
-#include "cuda/topk_select.h"
-#include "cuda/topk_state.h"
+#include "cuda/topk_launch.h"
 #include "fastinc/cuda_ops.h"
 #include "fastinc/runtime.h"
 
@@ -25,15 +22,6 @@ struct Memory {
   std::size_t cub_bytes;
 };
 
-/// Tiles of queries that a warp has at once.
-unsigned group_tiles(std::size_t n) {
-  return n <= kTileQueries ? 1 : 8;
-}
-std::uint32_t pad(std::size_t n) {
-  const unsigned group = group_tiles(n) * kTileQueries;
-  return (static_cast<std::uint32_t>(n) + group - 1) / group * group;
-}
-
 bool is_sorted(std::size_t num_rows, std::size_t k) {
   return std::min(num_rows, k) > kMostSelected;
 }
@@ -42,15 +30,9 @@ Memory take_memory(Scratch& scratch, const TopkPlan& plan, std::size_t n, std::s
                    std::size_t dim, std::size_t k) {
   Memory memory{};
   const std::size_t together = std::min<std::size_t>(n, plan.queries), padded = pad(together);
-  memory.coded.codes = scratch.take<std::uint8_t>(padded * steps_of(static_cast<unsigned>(dim)) * kStepCodes);
-  memory.coded.terms = scratch.take<QueryTerms>(padded);
-  memory.coded.rounding = score_rounding(dim);
+  memory.coded = take_coded(scratch, padded, dim);
+  memory.state = take_state(scratch, padded);
   TopkState& state = memory.state;
-  state.thresholds = scratch.take<Key>(padded);
-  state.counts = scratch.take<std::uint32_t>(padded);
-  state.locks = scratch.take<std::uint32_t>(padded);
-  state.spilled = scratch.take<std::uint32_t>(padded);
-  state.least = scratch.take<std::uint32_t>(padded);
   if (is_sorted(num_rows, k)) {
     memory.all = scratch.take<Key>(num_rows);
     memory.sorted = scratch.take<Key>(num_rows);
@@ -63,62 +45,6 @@ Memory take_memory(Scratch& scratch, const TopkPlan& plan, std::size_t n, std::s
   state.capacity = std::max(plan.capacity, state.k);  // what is kept between passes fits
   state.keys = scratch.take<Key>(together * (std::size_t{state.capacity} + state.k));
   return memory;
-}
-
-int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
-template <class Rows, unsigned kTiles, bool kStaged, bool kAligned>
-void launch_scan(const ScanTask<Rows>& task, unsigned shared, cudaStream_t stream) {
-  const auto kernel = scan_rows<Rows, InnerProduct, kTiles, kStaged, kAligned>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        "cudaFuncSetAttribute");
-  int blocks = 0;
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kBlock, shared),
-        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  blocks = std::max(blocks, 1) * device_attribute(cudaDevAttrMultiProcessorCount);
-  launch_shared("scan_rows", kernel, std::min(static_cast<unsigned>(blocks), task.end - task.begin), kBlock,
-                shared, stream, task);
-}
-
-template <class Rows, unsigned kTiles>
-void choose_scan(const ScanTask<Rows>& task, bool aligned, cudaStream_t stream) {
-  const ScanMemory<InnerProduct> memory{task.padded, task.rows.bytes_apart()};
-  const std::size_t staged = memory.stages() + std::size_t{2} * memory.stage_bytes();
-  if (staged <= static_cast<std::size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))) {
-    const auto scan =
-        aligned ? launch_scan<Rows, kTiles, true, true> : launch_scan<Rows, kTiles, true, false>;
-    scan(task, static_cast<unsigned>(staged), stream);
-  } else {
-    const auto scan =
-        aligned ? launch_scan<Rows, kTiles, false, true> : launch_scan<Rows, kTiles, false, false>;
-    scan(task, memory.stages(), stream);
-  }
-}
-
-bool is_aligned(const CallersRows& rows) {
-  return rows.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(rows.q) % 8 == 0;
-}
-
-template <class Rows>
-void scan_passes(const TopkPlan& plan, ScanTask<Rows>& task, cudaStream_t stream) {
-  const bool aligned = is_aligned(task.rows);
-  const std::uint32_t tiles = task.order.count;
-  for (task.begin = 0; task.begin < tiles; task.begin = task.end) {
-    task.end = pass_end(plan, task.begin, tiles);
-    if (task.coded.group_tiles == 1) {
-      choose_scan<Rows, 1>(task, aligned, stream);
-    } else {
-      choose_scan<Rows, 8>(task, aligned, stream);
-    }
-    if (task.end < tiles) {
-      launch("keep_best", keep_best, task.n, kSelectBlock, stream, task.state);
-    }
-  }
 }
 
 /// keys: (rows,)
@@ -189,7 +115,7 @@ void answer(const TopkPlan& plan, const TopkCall& call, const Rows& rows, void* 
       sort_scores(task, memory, call.k, scores, numbers, stream);
       continue;
     }
-    scan_passes(plan, task, stream);
+    scan_passes<InnerProduct>(plan, task, stream);
     launch("store_best", store_best, task.n, kSelectBlock, stream, task.state, call.k, scores, numbers);
   }
 }

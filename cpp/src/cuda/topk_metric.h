@@ -9,6 +9,7 @@
 #include "cpu/code_scan.h"
 #include "cuda/launch.h"
 #include "cuda/topk_rows.h"
+#include "cuda/topk_state.h"
 #include "math/lane_sum.h"
 #include "math/quantize.h"
 
@@ -53,6 +54,29 @@ struct InnerProduct {
     const float inner = bound_multiply_add(query.scale, static_cast<float>(dot), query.middle);
     return bound_multiply_add(row.scale, inner,
                               bound_multiply_add(row.bias, query.sum, row.share * query.width));
+  }
+
+  /// From which score on a query wants rows, by its threshold.
+  template <class Task>
+  static __device__ __forceinline__ float limit(const Task&, std::uint32_t, Key threshold) {
+    return score_of(threshold);
+  }
+  template <class Task>
+  static __device__ __forceinline__ Key key(const Task&, std::uint32_t, float score, std::uint32_t row) {
+    return make_key(score, row);
+  }
+  /// The warp's scores of those of its rows.
+  template <bool kAligned, unsigned kRows, class Task, class Rows>
+  static __device__ __forceinline__ void score_hits(const Task& task, const Rows& rows, std::uint32_t query,
+                                                    const unsigned (&which)[kRows], float (&scores)[kRows]) {
+    const std::uint8_t* codes[kRows];
+    ScaleAndBias tails[kRows];
+#pragma unroll
+    for (unsigned j = 0; j < kRows; ++j) {
+      codes[j] = rows.row(which[j]);
+      tails[j] = load_tail<kAligned>(codes[j] + task.dim);
+    }
+    score(task.queries + std::size_t{query} * task.dim, codes, tails, task.dim, scores);
   }
 
   /// The warp's scores of some rows, in the CPU's order; not a number where a row's values aren't finite.

@@ -26,7 +26,8 @@ struct CodedQueriesView {
   std::uint8_t* codes;  // (groups, pieces, group_tiles, 32, 8)
   QueryTerms* terms;    // (groups * group_tiles * 8,)
   unsigned group_tiles;
-  float rounding;  // score_rounding(dim)
+  float rounding;    // score_rounding(dim)
+  float code_error;  // how far values may be from what rows' codes say, in scales
 
   /// Where code i of a query is.
   __device__ std::size_t place(std::size_t query, unsigned i, unsigned steps) const {
@@ -82,32 +83,12 @@ __device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::
       (magnitudes >= static_cast<double>(kLeastTame) && magnitudes < static_cast<double>(kMostTame)) ||
       magnitudes == 0.0;
   const double rounded = rounding * magnitudes * kAbove;
-  const double width = (127.5 * rests + (255.0 + 1.0 / static_cast<double>(kBiasShare)) * rounded) * kAbove;
+  const double width = (127.5 * rests + (255.0 + 1.0 / static_cast<double>(kBiasShare)) * rounded +
+                        static_cast<double>(out.code_error) * magnitudes) *
+                       kAbove;
   if (lane() == 0) {
     out.terms[query] = {scale, static_cast<float>(127.5 * rest_sum), static_cast<float>(sum),
                         tame ? static_cast<float>(width) : __builtin_inff()};
-  }
-}
-
-/// A warp for each query, and for those that only fill the last tiles; those, and queries that aren't finite,
-/// want no row. first_query: of a call's queries, the first of these
-__global__ void encode_queries(const float* __restrict__ queries, std::size_t n, unsigned dim,
-                               std::size_t padded, std::size_t first_query,
-                               const __grid_constant__ CodedQueriesView out,
-                               const __grid_constant__ TopkState state, unsigned long long* nonfinite) {
-  for (std::size_t query = first_warp(); query < padded; query += warp_count()) {
-    unsigned long long bad = ~0ull;
-    for (std::size_t i = lane(); query < n && i < dim && bad == ~0ull; i += kWarp) {
-      const bool finite = (base::float_bits(queries[query * dim + i]) & 0x7f800000u) != 0x7f800000u;
-      if (!finite) bad = (first_query + query) * dim + i;
-    }
-    if (bad != ~0ull) atomicMin(nonfinite, bad);
-    const bool wants = query < n && __all_sync(kAllLanes, bad == ~0ull) != 0;
-    if (lane() == 0) {
-      state.thresholds[query] = wants ? kNoKey : kBeyondKeys;
-      state.counts[query] = state.locks[query] = state.spilled[query] = 0;
-    }
-    encode_query(queries + (wants ? query : 0) * dim, wants ? dim : 0, query, out);
   }
 }
 

@@ -31,6 +31,9 @@ struct CallersRows {
   /// Codes, scale and bias. A tile's rows lie in one piece, bytes_apart().
   __device__ const std::uint8_t* row(std::uint32_t r) const { return q + std::size_t{r} * stride; }
   __host__ __device__ std::uint32_t bytes_apart() const { return stride; }
+  /// A tile is so many rows, or fewer at the end. At most kTileRows
+  __host__ __device__ std::uint32_t tile_rows() const { return kTileRows; }
+  __device__ std::uint32_t tile_end(std::uint32_t first) const { return min(rows, first + kTileRows); }
   /// Rows that don't have a place aren't scored.
   __device__ bool has_place(std::uint32_t) const { return true; }
   /// Rows that a query may have; asked for those that may be among the best.
@@ -43,6 +46,10 @@ struct RowsWithSkips : CallersRows {
 
   __device__ bool has_place(std::uint32_t row) const { return (skip[row / 32] >> (row % 32) & 1u) == 0; }
 };
+
+inline bool is_aligned(const CallersRows& rows) {
+  return rows.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(rows.q) % 8 == 0;
+}
 
 /// Four bytes from anywhere, as a float.
 __device__ __forceinline__ float load_float(const std::uint8_t* at) {

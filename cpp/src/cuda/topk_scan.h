@@ -81,22 +81,18 @@ __device__ __forceinline__ void score_hits(const ScanTask<Rows>& task, const War
   while (hits != 0) {
     constexpr unsigned kTogether = 4;  // so that one waits less for the other's steps
     unsigned which[kTogether], there = 0;
-    const std::uint8_t* codes[kTogether];
-    ScaleAndBias tails[kTogether];
 #pragma unroll
     for (unsigned j = 0; j < kTogether; ++j) {
       there += hits != 0;
       which[j] = hits != 0 ? static_cast<unsigned>(__ffs(static_cast<int>(hits)) - 1) : which[0];
       hits &= hits - 1;
-      codes[j] = rows.row(which[j]);
-      tails[j] = load_tail<kAligned>(codes[j] + task.dim);
     }
     float scores[kTogether];
-    Metric::score(task.queries + std::size_t{query} * task.dim, codes, tails, task.dim, scores);
+    Metric::template score_hits<kAligned>(task, rows, query, which, scores);
 #pragma unroll
     for (unsigned j = 0; j < kTogether; ++j) {
       if (j >= there || scores[j] != scores[j]) continue;
-      if (lane() == found) mine = make_key(scores[j], rows.first + which[j]);
+      if (lane() == found) mine = Metric::key(task, query, scores[j], rows.first + which[j]);
       ++found;
     }
   }
@@ -197,11 +193,11 @@ __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const War
 }
 
 /// From what score on queries want rows.
-template <class Rows>
+template <class Metric, class Rows>
 __device__ __forceinline__ void load_limits(const ScanTask<Rows>& task, float* limits) {
   for (std::uint32_t query = threadIdx.x; query < task.padded; query += kBlock) {
     const Key threshold = __ldcg(task.state.thresholds + query);
-    limits[query] = threshold == kBeyondKeys ? __builtin_inff() : score_of(threshold);
+    limits[query] = threshold == kBeyondKeys ? __builtin_inff() : Metric::limit(task, query, threshold);
   }
 }
 
@@ -211,9 +207,10 @@ __device__ __forceinline__ void scan_tile(const ScanTask<Rows>& task, const std:
                                           std::uint32_t first, typename Metric::RowTerms* terms,
                                           const float* limits) {
   const std::uint32_t mine = first + threadIdx.x / kWarp * kWarp;
-  if (mine >= task.rows.size()) return;
+  const std::uint32_t end = task.rows.tile_end(first);
+  if (mine >= end) return;
   const std::uint32_t apart = task.rows.bytes_apart();
-  const WarpRows rows{tile + (mine - first) * apart, mine, min(task.rows.size() - mine, kWarp), apart};
+  const WarpRows rows{tile + (mine - first) * apart, mine, min(end - mine, kWarp), apart};
   const unsigned there = min(lane(), rows.count - 1);
   terms[lane()] = Metric::row_terms(load_tail<kAligned>(rows.row(there) + task.dim),
                                     lane() < rows.count && task.rows.has_place(mine + there));
@@ -235,9 +232,9 @@ __global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ S
   unsigned char* const stages = dynamic_shared() + memory.stages();
   const auto stage = [&](std::uint32_t i, unsigned which) {
     if (i < task.end) {
-      const std::uint32_t first = task.order.at(i) * kTileRows;
+      const std::uint32_t first = task.order.at(i) * task.rows.tile_rows();
       start_stage(stages + which * memory.stage_bytes(), task.rows.row(first),
-                  min(task.rows.size() - first, kTileRows) * apart);
+                  (task.rows.tile_end(first) - first) * apart);
     }
     end_copy_group();
   };
@@ -245,10 +242,10 @@ __global__ void __launch_bounds__(kBlock, 2) scan_rows(const __grid_constant__ S
   std::uint32_t i = task.begin + blockIdx.x;
   if constexpr (kStaged) stage(i, which);
   for (; i < task.end; i += gridDim.x, which ^= 1) {
-    const std::uint32_t first = task.order.at(i) * kTileRows;
+    const std::uint32_t first = task.order.at(i) * task.rows.tile_rows();
     const std::uint8_t* tile = task.rows.row(first);
     if constexpr (kStaged) stage(i + gridDim.x, which ^ 1);
-    load_limits(task, limits);
+    load_limits<Metric>(task, limits);
     if constexpr (kStaged) {
       wait_for_copies<1>();
       tile = stages + which * memory.stage_bytes() + reinterpret_cast<std::uintptr_t>(tile) % 16;

@@ -1,4 +1,4 @@
-// The k best keys of a query, by one block: between passes, to raise its threshold, and at the end, in order.
+// The k best keys of a query, by one block.
 #pragma once
 
 #include <cfloat>
@@ -117,34 +117,22 @@ __device__ __forceinline__ Key kth_largest(const Key* keys, std::uint32_t size, 
   return prefix;
 }
 
-/// memory.best: the min(k, size) best keys, in any order; returns the least there can be of k.
-__device__ __forceinline__ Key gather_best(const Key* keys, std::uint32_t size, std::uint32_t k,
-                                           SelectMemory& memory) {
-  const Key least = size > k ? kth_largest(keys, size, k, memory) : kNoKey;
+/// memory.best: the min(k, size) best keys of a query, in any order; returns the least there can be of k.
+__device__ __forceinline__ Key gather_best(const TopkState& state, std::size_t query, SelectMemory& memory) {
+  const Key* const keys = state.buffer(query);
+  const std::uint32_t size = state.held(query);
+  const Key least = size > state.k ? kth_largest(keys, size, state.k, memory) : kNoKey;
   if (threadIdx.x == 0) memory.found = 0;
   __syncthreads();
   for_each_key(keys, size, [&](Key key) {
-    if (key >= least) memory.best[atomicAdd(&memory.found, 1u)] = key;
+    if (key >= least) {
+      memory.best[atomicAdd(&memory.found, 1u)] = key;
+    } else {
+      note_dropped(state, query, key, least);
+    }
   });
   __syncthreads();
   return least;
-}
-
-/// A block for each query.
-__global__ void __launch_bounds__(kSelectBlock) keep_best(const __grid_constant__ TopkState state) {
-  __shared__ SelectMemory memory;
-  const std::size_t query = blockIdx.x;
-  const std::uint32_t size = state.held(query);
-  if (size <= state.k && state.spilled[query] == 0) return;
-  Key* const keys = state.buffer(query);
-  const Key least = gather_best(keys, size, state.k, memory);
-  const std::uint32_t kept = memory.found;
-  for (std::uint32_t i = threadIdx.x; i < kept; i += kSelectBlock) keys[i] = memory.best[i];
-  if (threadIdx.x == 0) {
-    state.counts[query] = kept;
-    state.spilled[query] = 0;
-    state.thresholds[query] = max(state.thresholds[query], least);
-  }
 }
 
 /// Sorts count keys, a power of two, the largest first.
@@ -167,23 +155,6 @@ __device__ __forceinline__ void sort_keys(Key* keys, unsigned count) {
 __device__ __forceinline__ void store_answer(Key key, float* score, std::int64_t* row) {
   *score = key == kNoKey ? -FLT_MAX : score_of(key);
   *row = key == kNoKey ? -1 : static_cast<std::int64_t>(row_of(key));
-}
-
-/// A block for each query. scores, rows: (n, k), of which the state's k, or fewer, are there
-__global__ void __launch_bounds__(kSelectBlock)
-    store_best(const __grid_constant__ TopkState state, std::size_t k, float* scores, std::int64_t* rows) {
-  __shared__ SelectMemory memory;
-  const std::size_t query = blockIdx.x;
-  (void)gather_best(state.buffer(query), state.held(query), state.k, memory);
-  const std::uint32_t found = memory.found;
-  unsigned sorted = 1;
-  while (sorted < found) sorted *= 2;
-  for (unsigned i = found + threadIdx.x; i < sorted; i += kSelectBlock) memory.best[i] = kNoKey;
-  __syncthreads();
-  sort_keys(memory.best, sorted);
-  for (std::size_t i = threadIdx.x; i < k; i += kSelectBlock) {
-    store_answer(i < found ? memory.best[i] : kNoKey, scores + query * k + i, rows + query * k + i);
-  }
 }
 
 }  // namespace fastinc::cuda

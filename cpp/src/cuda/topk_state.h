@@ -36,6 +36,8 @@ struct TopkState {
   std::uint32_t* least;    // (n,) where the least of k spilled keys is
   Key* keys;               // (n, capacity + k): the buffer, then the k best of the keys that found it full
   std::uint32_t capacity, k;
+  // (n,) or null: of the keys that were dropped beside a kept one of the same score, the largest score
+  std::uint32_t* dropped;
 
   __device__ Key* buffer(std::size_t query) const { return keys + query * (std::size_t{capacity} + k); }
   /// Keys of a query, which lie in one piece.
@@ -43,6 +45,12 @@ struct TopkState {
     return min(counts[query], capacity) + spilled[query];
   }
 };
+
+/// A key gives way to `kept`, which is not below it.
+__device__ __forceinline__ void note_dropped(const TopkState& state, std::size_t query, Key key, Key kept) {
+  if (state.dropped == nullptr || key == kNoKey || (key ^ kept) >> 32 != 0) return;
+  atomicMax(state.dropped + query, static_cast<std::uint32_t>(key >> 32));
+}
 
 __device__ __forceinline__ Key shuffle_key(Key key, unsigned from) {
   return __shfl_sync(kAllLanes, key, from);
@@ -85,8 +93,10 @@ __device__ __forceinline__ void spill(const TopkState& state, std::size_t query,
   Key* const keys = state.buffer(query) + state.capacity;
   const std::uint32_t size = __ldcg(state.spilled + query);
   const std::uint32_t place = size < state.k ? size : __ldcg(state.least + query);
-  const bool wanted = size < state.k || key > __ldcg(keys + place);
+  const Key other = size < state.k ? kNoKey : __ldcg(keys + place);
+  const bool wanted = key > other;
   __syncwarp();  // all have read what lane 0 writes now
+  if (lane() == 0) note_dropped(state, query, wanted ? other : key, wanted ? key : other);
   if (wanted) {
     if (lane() == 0) {
       keys[place] = key;
@@ -105,7 +115,9 @@ __device__ __forceinline__ void spill(const TopkState& state, std::size_t query,
 
 /// A key of each lane, or kNoKey: those that are wanted get a place.
 __device__ __forceinline__ void append_keys(const TopkState& state, std::size_t query, Key key) {
-  const bool wanted = key > __ldcg(state.thresholds + query);
+  const Key threshold = __ldcg(state.thresholds + query);
+  const bool wanted = key > threshold;
+  if (!wanted) note_dropped(state, query, key, threshold);
   const unsigned votes = __ballot_sync(kAllLanes, wanted);
   if (votes == 0) return;
   std::uint32_t first = 0;

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cfloat>
 #include <cstddef>
 #include <cstdint>
 
 #include "fastinc/exact_search.h"
-#include "math/scalar.h"
+#include "math/precise_score.h"
 
 namespace fastinc {
 
@@ -44,26 +43,7 @@ struct Best {
   }
 };
 
-inline float saturate(double x) {
-  constexpr double kLargest = FLT_MAX;
-  return static_cast<float>(x > kLargest ? kLargest : (x < -kLargest ? -kLargest : x));
-}
-
-/// The rare score that float32 arithmetic can't reach.
-inline float precise_score(Metric metric, const float* q, const float* x, std::size_t dim) {
-  double ip = 0.0, qq = 0.0, xx = 0.0, distance = 0.0;
-  for (std::size_t i = 0; i < dim; ++i) {
-    const double a = q[i], b = x[i];
-    ip += a * b;
-    qq += a * a;
-    xx += b * b;
-    distance += (a - b) * (a - b);
-  }
-  if (metric == Metric::kL2) return saturate(distance);
-  if (metric == Metric::kIp) return saturate(ip);
-  constexpr double kNone = 1e-80;  // codes can't tell rows shorter than 1e-40 from zero
-  if (qq == 0.0 || xx < kNone) return 0.0f;
-  return saturate(ip / (base::square_root(qq) * base::square_root(xx)));
-}
+using base::precise_score;
+using base::saturate;
 
 }  // namespace fastinc

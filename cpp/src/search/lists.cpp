@@ -40,11 +40,15 @@ void check_lists(const IdLists& lists, std::size_t n, const char* name) {
 
 }  // namespace
 
+void check_shape(std::size_t n, std::size_t k, const IdLists& exclude, const std::optional<IdLists>& allow) {
+  if (k < 1) throw std::invalid_argument("k = 0 must be at least 1");
+  checked_multiply(n, k, "k");
+  check_lists(exclude, n, "exclude");
+  if (allow) check_lists(*allow, n, "allow");
+}
+
 void check_request(const SearchRequest& request, std::size_t dim) {
-  if (request.k < 1) throw std::invalid_argument("k = 0 must be at least 1");
-  checked_multiply(request.n, request.k, "k");
-  check_lists(request.exclude, request.n, "exclude");
-  if (request.allow) check_lists(*request.allow, request.n, "allow");
+  check_shape(request.n, request.k, request.exclude, request.allow);
   check_finite(request.queries, request.n, dim, "queries");
 }
 

@@ -71,6 +71,8 @@ struct RowFilter {
 /// Both are sorted; slots come later, where they are of use.
 RowFilter make_filter(const IdLists& exclude, const std::optional<IdLists>& allow);
 
+/// All but the queries' values.
+void check_shape(std::size_t n, std::size_t k, const IdLists& exclude, const std::optional<IdLists>& allow);
 /// Throws std::invalid_argument, naming the argument and the value.
 void check_request(const SearchRequest& request, std::size_t dim);
 

@@ -44,11 +44,6 @@ std::size_t copy_rows(const RowStore& store, const Kernels& kernel, Slot* slots,
   return size;
 }
 
-/// Outside this range a float32 norm, or a product of two, may overflow or lose its digits.
-bool is_safe(float squared_norm) {
-  return squared_norm > 1e-30f && squared_norm < 1e30f;
-}
-
 RowSet row_set(const RowScores::Block& block, std::size_t dim) {
   RowSet set;
   set.dim = dim;
@@ -69,7 +64,7 @@ RowScores::RowScores(const RowStore& store, const Kernels& kernel, Metric metric
   query_norms_.resize(n);
   for (std::size_t q = 0; q < n; ++q) {
     const float squared = kernel_.dot(query(q), query(q), store_.dim());
-    query_norms_[q] = is_safe(squared) ? base::square_root(squared) : 0.0f;
+    query_norms_[q] = base::is_safe_square(squared) ? base::square_root(squared) : 0.0f;
   }
 }
 
@@ -83,7 +78,7 @@ void RowScores::load(std::size_t n, Block& block) const {
   if (metric_ != Metric::kCosine) return;
   kernel_.squared_norms(row_set(block, store_.dim()), nullptr, block.size, block.norms);
   for (std::size_t j = 0; j < block.size; ++j) {
-    block.norms[j] = is_safe(block.norms[j]) ? base::square_root(block.norms[j]) : 0.0f;
+    block.norms[j] = base::is_safe_square(block.norms[j]) ? base::square_root(block.norms[j]) : 0.0f;
   }
 }
 
