@@ -10,7 +10,9 @@
 #include "bindings/arguments.h"
 #include "bindings/cuda_arguments.h"
 #include "bindings/register_cuda.h"
+#include "bindings/search_arguments.h"
 #include "bindings/table_parts.h"
+#include "fastinc/cuda_search.h"
 #include "fastinc/cuda_table.h"
 
 namespace fastinc::bindings {
@@ -141,6 +143,37 @@ py::array_t<bool> contains(const Table& table, py::handle ids_in, std::intptr_t 
   return found;
 }
 
+/// (scores, ids, version). scores, ids: where to write to on the device; None on the host.
+py::tuple search(const Table& table, py::handle queries_in, std::int64_t k, const std::string& metric,
+                 const py::object& exclude_ids, const py::object& exclude_offsets,
+                 const py::object& allow_ids, const py::object& allow_offsets, py::handle scores_out,
+                 py::handle ids_out, std::intptr_t stream) {
+  const Place place = arrays_of(table, stream);
+  const Lists exclude(exclude_ids, exclude_offsets, "exclude"), allow(allow_ids, allow_offsets, "allow");
+  CudaInput queries(queries_in, "queries", {DType::kFloat32}, {kAny, dim_of(table)}, place);
+  if (k < 1) throw py::value_error("k = " + std::to_string(k) + " must be at least 1");
+  CudaResult scores(scores_out, DType::kFloat32, queries.count(), k, place);
+  CudaResult ids(ids_out, DType::kInt64, queries.count(), k, place);
+  cuda::CudaSearchRequest request;
+  request.n = queries.size(0);
+  request.k = static_cast<std::size_t>(k);
+  request.metric = metric_from(metric);
+  if (exclude.lists) request.exclude = *exclude.lists;
+  request.allow = allow.lists;
+  const std::uint64_t version = call_table(table, place, [&](cuda::Stream on) {
+    queries.send(on);
+    scores.prepare(on);
+    ids.prepare(on);
+    request.queries = queries.data<float>();
+    const std::uint64_t seen =
+        cuda::exact_search(table, request, scores.data<float>(), ids.data<std::int64_t>(), on);
+    scores.receive();
+    ids.receive();
+    return seen;
+  });
+  return py::make_tuple(scores.object(), ids.object(), version);
+}
+
 py::dict export_state(const Table& table, std::size_t state_floats) {
   const TableState state = call_table(table, kOnCpu, [&](cuda::Stream) { return table.export_state(); });
   return to_dict(state, table.bounds(), table.dim(), state_floats);
@@ -208,6 +241,9 @@ void register_cuda_table(py::module_& m) {
                                return call_table(table, kOnCpu,
                                                  [&](cuda::Stream) { return table.load_factor(); });
                              })
+      .def("exact_search", &search, py::arg("queries"), py::arg("k"), py::arg("metric"),
+           py::arg("exclude_ids"), py::arg("exclude_offsets"), py::arg("allow_ids"), py::arg("allow_offsets"),
+           py::arg("scores"), py::arg("ids"), py::arg("stream"))
       .def("export_state", &export_state, py::arg("state_floats"))
       .def("import_state", &import_state, py::arg("state"));
 }

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 import fastinc as fi
+from _devices import new_table
 
 METRICS = ["ip", "cosine", "l2"]
 PAD = np.float32(3.4028235e38)
@@ -15,7 +16,7 @@ LOW, HIGH = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 
 def make_table(ids, rows):
     rows = np.ascontiguousarray(rows, dtype=np.float32)
-    table = fi.EmbeddingTable(dim=rows.shape[1], optimizer=fi.SGD(lr=1.0), init=fi.init.Zeros())
+    table = new_table(dim=rows.shape[1], optimizer=fi.SGD(lr=1.0), init=fi.init.Zeros())
     if len(rows):
         table.load(np.asarray(ids, dtype=np.int64), rows)
     return table

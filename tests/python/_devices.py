@@ -172,6 +172,13 @@ def new_table(*args: Any, **kwargs: Any) -> fi.EmbeddingTable:
     return fi.EmbeddingTable(*args, **{"device": Devices.current, **kwargs})
 
 
+def new_index(table: fi.EmbeddingTable, factory: str = "exact", **kwargs: Any) -> fi.LiveIndex:
+    """An index over a table of the current device."""
+    if Devices.current == "cuda" and factory != "exact":
+        pytest.skip("FAISS indexes are over tables on the CPU, and say so")
+    return fi.LiveIndex(table, factory, **kwargs)
+
+
 def usage_of(table: fi.EmbeddingTable) -> dict[str, int]:
     """memory_usage() without what a device keeps from call to call."""
     usage = table.memory_usage()

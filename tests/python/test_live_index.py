@@ -10,7 +10,10 @@ from hypothesis.extra import numpy as hnp
 
 import fastinc as fi
 from _brute_force import HIGH, LOW, METRICS, PAD, assert_answer, assert_index, contents, make_table, whole_rows
+from _devices import device_fixture, new_index, new_table
 from fastinc import _core
+
+device = device_fixture()
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -19,7 +22,7 @@ def test_exact_matches_brute_force(metric, dim):
     rng = np.random.default_rng(dim)
     n = 700 if dim < 1000 else 40
     ids = rng.permutation(np.arange(-n, n))[:n]
-    index = fi.LiveIndex(make_table(ids, rng.standard_normal((n, dim))), metric=metric)
+    index = new_index(make_table(ids, rng.standard_normal((n, dim))), metric=metric)
     queries = rng.standard_normal((70, dim)).astype(np.float32)  # more than one block of queries
     for k in (1, 10, n, n + 5):
         assert_index(index, queries[:3] if k >= n else queries, k)
@@ -29,7 +32,7 @@ def test_exact_matches_brute_force(metric, dim):
 @pytest.mark.parametrize("dim", [1, 3, 17])
 def test_exact_ties_go_to_the_smaller_id(metric, dim):
     rng = np.random.default_rng(dim)
-    index = fi.LiveIndex(make_table(rng.permutation(600) - 300, whole_rows(rng, 600, dim)), metric=metric)
+    index = new_index(make_table(rng.permutation(600) - 300, whole_rows(rng, 600, dim)), metric=metric)
     assert_index(index, whole_rows(rng, 5, dim), 25, tied=metric != "cosine")
 
 
@@ -38,7 +41,7 @@ def test_exact_ties_go_to_the_smaller_id(metric, dim):
 def test_equal_rows(metric, factory):
     ids = np.random.default_rng(0).permutation(3000) - 1500
     table = make_table(ids, np.ones((3000, 5)))
-    index = fi.LiveIndex(table, factory, metric=metric)
+    index = new_index(table, factory, metric=metric)
     scores, got = index.search(np.ones((2, 5), dtype=np.float32), 200)
     assert (got == np.arange(-1500, -1300)).all()
     assert len(np.unique(scores)) == 1
@@ -51,7 +54,7 @@ def test_zero_rows_and_zero_queries(metric, factory):
     rows = rng.standard_normal((50, 6)).astype(np.float32)
     rows[::2] = 0
     queries = np.concatenate([rng.standard_normal((3, 6)), np.zeros((1, 6))]).astype(np.float32)
-    index = fi.LiveIndex(make_table(range(50), rows), factory, metric=metric)
+    index = new_index(make_table(range(50), rows), factory, metric=metric)
     assert_index(index, queries, 60)
     if metric == "cosine":
         scores, ids = index.search(queries[3], 50)
@@ -66,7 +69,7 @@ def test_one_row_of_another_size(metric, factory, scale):
     rng = np.random.default_rng(2)
     rows = rng.standard_normal((100, 4)).astype(np.float32)
     rows[57] = [scale, -scale, scale, scale]
-    index = fi.LiveIndex(make_table(range(100), rows), factory, metric=metric)
+    index = new_index(make_table(range(100), rows), factory, metric=metric)
     queries = rng.standard_normal((4, 4)).astype(np.float32)
     nprobe = {} if factory != "IVF2,Flat" else {"nprobe": 2}
     for q in (queries, queries * np.float32(1e-20), np.clip(queries * 1e30, -3e38, 3e38).astype(np.float32)):
@@ -79,8 +82,8 @@ def test_one_row_of_another_size(metric, factory, scale):
 
 @pytest.mark.parametrize("factory", ["exact", "Flat", "HNSW8", "IVF4,Flat"])
 def test_empty_and_tiny_tables(factory):
-    table = fi.EmbeddingTable(dim=3)
-    index = fi.LiveIndex(table, factory, metric="l2")
+    table = new_table(dim=3)
+    index = new_index(table, factory, metric="l2")
     scores, ids = index.search(np.ones(3, dtype=np.float32), 4)
     assert ids.tolist() == [-1] * 4
     assert (scores == PAD).all()
@@ -97,7 +100,7 @@ def test_empty_and_tiny_tables(factory):
 @pytest.mark.parametrize("factory", ["exact", "Flat"])
 def test_any_int64_is_an_id(factory):
     ids = np.array([LOW, LOW + 1, -1, 0, 1, HIGH - 1, HIGH])
-    index = fi.LiveIndex(make_table(ids, np.ones((7, 2))), factory)
+    index = new_index(make_table(ids, np.ones((7, 2))), factory)
     assert index.search(np.ones(2, dtype=np.float32), 7)[1].tolist() == ids.tolist()
     got = index.search(np.ones(2, dtype=np.float32), 4, exclude=[LOW, HIGH, -1])[1]
     assert got.tolist() == [LOW + 1, 0, 1, HIGH - 1]
@@ -108,7 +111,7 @@ def test_any_int64_is_an_id(factory):
 def test_exclude(metric, factory):
     rng = np.random.default_rng(3)
     table = make_table(np.arange(400) - 200, whole_rows(rng, 400, 4))
-    index = fi.LiveIndex(table, factory, metric=metric)
+    index = new_index(table, factory, metric=metric)
     queries = whole_rows(rng, 6, 4)
     nprobe = {"nprobe": 4} if "IVF" in factory else {}
     tied = metric != "cosine" and not nprobe
@@ -137,7 +140,7 @@ def test_same_bytes_for_any_thread_count_and_instruction_set():
                 for threads in (1, 2, 4):
                     fi.set_isa(isa)
                     fi.set_num_threads(threads)
-                    scores, ids = fi.LiveIndex(table, metric=metric).search(queries, 37)
+                    scores, ids = new_index(table, metric=metric).search(queries, 37)
                     answers.add(scores.tobytes() + ids.tobytes())
             assert len(answers) == 1
     finally:
@@ -150,7 +153,7 @@ def test_same_bytes_for_any_thread_count_and_instruction_set():
 def test_a_row_all_but_zero_has_no_direction(factory, n):
     rows = np.full((n, 1), 1e-45, dtype=np.float32)
     rows[::7] = -1e-39
-    assert_index(fi.LiveIndex(make_table(range(n), rows), factory, metric="cosine"), np.ones((1, 1), np.float32), n)
+    assert_index(new_index(make_table(range(n), rows), factory, metric="cosine"), np.ones((1, 1), np.float32), n)
 
 
 @settings(max_examples=60)
@@ -166,7 +169,7 @@ def test_any_floats(data, dim, n, k, metric, factory):
     floats = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1.0])
     rows = data.draw(hnp.arrays(np.float32, (n, dim), elements=floats))
     queries = data.draw(hnp.arrays(np.float32, (2, dim), elements=floats))
-    index = fi.LiveIndex(make_table(range(n), rows), factory, metric=metric)
+    index = new_index(make_table(range(n), rows), factory, metric=metric)
     assert_index(index, queries, k)
 
 
@@ -220,13 +223,13 @@ def test_allow_ids_are_scored():
 )
 def test_search_errors_name_the_argument(factory, error, words, queries, arguments):
     table = make_table(range(700), np.random.default_rng(11).standard_normal((700, 3)))
-    index = fi.LiveIndex(table, factory)
+    index = new_index(table, factory)
     with pytest.raises(error, match=words):
         index.search(np.array(queries, dtype=np.float32), **arguments)
 
 
 def test_queries_of_the_wrong_kind():
-    index = fi.LiveIndex(make_table([1], np.ones((1, 3))))
+    index = new_index(make_table([1], np.ones((1, 3))))
     with pytest.raises(TypeError, match="queries has dtype float64; it must be float32"):
         index.search(np.zeros((1, 3)))
     with pytest.raises(TypeError, match="queries must be an array"):
@@ -239,7 +242,7 @@ def test_queries_of_the_wrong_kind():
 
 def test_torch_queries():
     torch = pytest.importorskip("torch")
-    index = fi.LiveIndex(make_table([1, 2], np.eye(2)))
+    index = new_index(make_table([1, 2], np.eye(2)))
     queries = torch.tensor([[1.0, 3.0], [3.0, 1.0]])
     assert index.search(queries, 1)[1].tolist() == [[2], [1]]
     assert index.search(queries[0], 1)[1].tolist() == [2]
@@ -261,21 +264,21 @@ def test_constructor_errors():
         ("rebuild_share = nan", {"rebuild_share": float("nan")}),
     ]:
         with pytest.raises(ValueError, match=words):
-            fi.LiveIndex(table, **arguments)
+            new_index(table, **arguments)
     with pytest.raises(TypeError, match="table must be an EmbeddingTable, not dict"):
-        fi.LiveIndex({})
+        new_index({})
     with pytest.raises(TypeError, match="factory must be"):
-        fi.LiveIndex(table, 5)
+        new_index(table, 5)
     with pytest.raises(ValueError, match="nprobe = 4: an index 'exact' has no such"):
-        fi.LiveIndex(table).search(np.ones(6, dtype=np.float32), nprobe=4)
+        new_index(table).search(np.ones(6, dtype=np.float32), nprobe=4)
 
 
 def test_faiss_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     table = make_table(range(10), np.ones((10, 6)))
     with pytest.raises(ImportError, match=r"LiveIndex\(table, 'Flat'\) needs faiss.*fastinc\[faiss\]"):
-        fi.LiveIndex(table, "Flat")
-    assert fi.LiveIndex(table).search(np.ones(6, dtype=np.float32), 1)[1].tolist() == [0]
+        new_index(table, "Flat")
+    assert new_index(table).search(np.ones(6, dtype=np.float32), 1)[1].tolist() == [0]
 
 
 @pytest.mark.parametrize("column", [0, 5])
@@ -283,13 +286,13 @@ def test_faiss_missing(monkeypatch):
 def test_rows_that_are_not_numbers_have_no_place(metric, column):
     rng = np.random.default_rng(27)
     rows = -np.abs(rng.standard_normal((3000, 16))).astype(np.float32)
-    table = fi.EmbeddingTable(16, fi.SGD(lr=3e38), init=fi.init.Zeros())
+    table = new_table(16, fi.SGD(lr=3e38), init=fi.init.Zeros())
     table.load(range(3000), rows)
     grad = np.zeros((1, 16), dtype=np.float32)
     grad[0, column] = 10
     for sign in (1, -1, -1):
         table.update([2999], sign * grad)
     assert np.isnan(table.lookup([2999])[0, column])
-    index = fi.LiveIndex(table, metric=metric)
+    index = new_index(table, metric=metric)
     for k in (3, 1500, 3000):
         assert 2999 not in index.search(np.ones(16, dtype=np.float32), k)[1]

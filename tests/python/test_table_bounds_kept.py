@@ -13,7 +13,7 @@ import pytest
 
 import fastinc as fi
 from _brute_force import assert_index, eventually
-from _devices import device_fixture, new_table
+from _devices import device_fixture, new_index, new_table
 from test_table_bounds import LONG, held, load, make, update
 
 device = device_fixture()
@@ -106,13 +106,11 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(bounds, messag
 
 @pytest.mark.parametrize("bounds", [{"max_rows": 1500}, {"max_rows": 1500, "eviction": "lfu"}], ids=str)
 @pytest.mark.parametrize(("factory", "rebuild_rows"), [("exact", 0), ("Flat", 100), ("Flat", 10**6)])
-def test_an_index_drops_evicted_ids(bounds, factory, rebuild_rows, device):
-    if device == "cuda" and factory != "exact":
-        pytest.skip("FAISS indexes are over tables on the CPU, and say so")
+def test_an_index_drops_evicted_ids(bounds, factory, rebuild_rows):
     rng = np.random.default_rng(2)
     table = new_table(4, fi.SGD(lr=1.0), fi.init.Zeros(), **bounds)
     table.load(np.arange(1500), rng.standard_normal((1500, 4)).astype(np.float32))
-    index = fi.LiveIndex(table, factory, rebuild_rows=rebuild_rows)
+    index = new_index(table, factory, rebuild_rows=rebuild_rows)
     for k in range(12):
         seen = table.version
         ids = np.r_[rng.integers(0, 100, 20), 10_000 + 150 * k + np.arange(150)]
