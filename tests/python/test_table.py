@@ -161,7 +161,7 @@ def test_removing_unknown_ids_allocates_nothing():
 
 def test_memory_usage_adds_up_and_grows_with_rows(device):
     beyond = 64 if device == "cpu" else 5 << 20  # a list of free slots; pages of which a part is free
-    for case in PLAIN_CASES:
+    for case in PLAIN_CASES if device == "cpu" else PLAIN_CASES[-2:]:
         table = new_table(16, case.optimizer())
         assert {part for part, used in usage_of(table).items() if used} <= {"index", "total", "change_log"}
         table.update(range(50_000), np.zeros((50_000, 16), np.float32))
