@@ -194,7 +194,11 @@ void search_with(Scratch& scratch, Way way, const TableQuery& asked, const RowFi
     launch("measure_queries", measure_queries, blocks_for(n, kWarpsPerBlock), kBlock, stream, task.queries, n,
            task.rows.dim, norms, report);
   }
-  if (way == Way::kSorted) {
+  SearchReport seen{};
+  if (way == Way::kScanned) {
+    TableScan scan(scratch, task, n, out.k);
+    if (!counts_only) seen = scan.run(task, out, report, stream);
+  } else if (way == Way::kSorted) {
     const SortMemory memory(scratch, task.slots);
     if (!counts_only) answer_sorted(task, n, memory, out, stream);
   } else if (!counts_only) {
@@ -202,7 +206,7 @@ void search_with(Scratch& scratch, Way way, const TableQuery& asked, const RowFi
            out.scores, out.ids);
   }
   if (counts_only) return;
-  const SearchReport seen = to_host(report, 1, stream).front();
+  if (way != Way::kScanned) seen = to_host(report, 1, stream).front();
   if (seen.nonfinite == ~0ull) return;
   const auto at = static_cast<std::size_t>(seen.nonfinite);
   refuse_value("queries", at, task.rows.dim, to_host(task.queries.x + at, 1, stream).front());
@@ -222,7 +226,9 @@ void search_table(const IndexView& index, const DeviceRows& rows, std::size_t sl
   task.slots = static_cast<std::uint32_t>(slots);
   task.queries = {request.queries, nullptr, request.metric};
   const Answers out{scores, ids, request.k};
-  const Way way = filter.allowed && are_short(*filter.allowed, request.n) ? Way::kListed : Way::kSorted;
+  const Way way = filter.allowed && are_short(*filter.allowed, request.n)       ? Way::kListed
+                  : TableScan::fits(slots, rows.dim, request.k, request.metric) ? Way::kScanned
+                                                                                : Way::kSorted;
   Scratch sizes(nullptr);
   search_with(sizes, way, task, filter, request.n, out, stream);
   reserve_bytes(scratch, sizes.used(), "a search");
