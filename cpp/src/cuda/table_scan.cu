@@ -109,8 +109,9 @@ bool TableScan::fits(std::size_t slots, std::size_t dim, std::size_t k, Metric m
   return slots > 0 && std::min(slots, k) <= kMostSelected && dim <= longest;
 }
 
-TableScan::TableScan(Scratch& scratch, const TableQuery& task, std::size_t n, std::size_t k)
-    : n_(n), plan_(plan_topk(n, task.slots, k)) {
+TableScan::TableScan(Scratch& scratch, const TableQuery& task, const TopkPlan* plan, std::size_t n,
+                     std::size_t k)
+    : n_(n), plan_(plan != nullptr ? *plan : plan_topk(n, task.slots, k)) {
   const std::size_t together = std::min<std::size_t>(n, plan_.queries), padded = pad(together);
   coded_ = take_coded(scratch, padded, task.rows.dim);
   const Metric metric = task.queries.metric;

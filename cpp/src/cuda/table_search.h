@@ -51,10 +51,11 @@ __device__ __forceinline__ void store_row(const ExactQueries& queries, const Ans
   out.ids[query * out.k + i] = there ? id : -1;
 }
 
-/// scratch: of the table; grows. Throws OutOfDeviceMemory before anything is done.
+/// plan: of scans; null: the library's. scratch: of the table; grows. Throws OutOfDeviceMemory before
+/// anything is done.
 void search_table(const IndexView& index, const DeviceRows& rows, std::size_t slots,
-                  const CudaSearchRequest& request, DeviceArray<std::byte>& scratch, float* scores,
-                  std::int64_t* ids, cudaStream_t stream);
+                  const CudaSearchRequest& request, const TopkPlan* plan, DeviceArray<std::byte>& scratch,
+                  float* scores, std::int64_t* ids, cudaStream_t stream);
 
 /// Queries by a scan of all rows, whose int8 copies bound the scores: see table_scan.h.
 class TableScan {
@@ -63,7 +64,7 @@ class TableScan {
   static bool fits(std::size_t slots, std::size_t dim, std::size_t k, Metric metric);
 
   /// For so many queries.
-  TableScan(Scratch& scratch, const TableQuery& task, std::size_t n, std::size_t k);
+  TableScan(Scratch& scratch, const TableQuery& task, const TopkPlan* plan, std::size_t n, std::size_t k);
   /// Waits, again and again; ends early where a query isn't finite. Returns the report.
   SearchReport run(const TableQuery& task, const Answers& out, SearchReport* report, cudaStream_t stream);
 
