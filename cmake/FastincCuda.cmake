@@ -16,6 +16,7 @@ set(FASTINC_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/selection.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_reads.cu
+  ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_scan.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_search.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_state.cu
   ${PROJECT_SOURCE_DIR}/cpp/src/cuda/table_store.cu

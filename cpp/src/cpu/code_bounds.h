@@ -8,21 +8,25 @@
 namespace FASTINC_ISA_NAMESPACE {
 
 // What follows bounds; its own bits don't matter: it may be contracted.
-#if defined(__FMA__)
-inline __attribute__((always_inline)) float multiply_add(float a, float b, float c) {
+FASTINC_HD float multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#elif defined(__FMA__)
   return __builtin_fmaf(a, b, c);
-}
 #else
-inline __attribute__((always_inline)) float multiply_add(float a, float b, float c) {
   return a * b + c;
-}
 #endif
+}
 
-inline __attribute__((always_inline)) float magnitude(float x) {
+FASTINC_HD float magnitude(float x) {
+#if defined(__CUDA_ARCH__)
+  return fabsf(x);
+#else
   return __builtin_fabsf(x);
+#endif
 }
 /// What isn't a number stays so.
-inline __attribute__((always_inline)) float at_least_0(float x) {
+FASTINC_HD float at_least_0(float x) {
   return x < 0.0f ? 0.0f : x;
 }
 
@@ -41,8 +45,7 @@ struct RowTerms {
 /// A row's squared norm by its codes, how far that may be off, and how far the row is from its codes.
 struct NormTerms {
   float square, error, distance;
-  inline __attribute__((always_inline)) NormTerms(float scale, float bias, float sum, float squares,
-                                                  float dim, float root_dim) {
+  FASTINC_HD NormTerms(float scale, float bias, float sum, float squares, float dim, float root_dim) {
     const float a = scale * (scale * squares), b = 2.0f * scale * bias * sum, c = dim * bias * bias;
     square = a + b + c;
     error = 0x1p-20f * (a + magnitude(b) + c);

@@ -60,4 +60,14 @@ __device__ __forceinline__ void multiply_add_bytes(int (&sums)[4], const unsigne
 #endif
 }
 
+/// sum + a b, four unsigned bytes each.
+__device__ __forceinline__ unsigned add_byte_products(unsigned a, unsigned b, unsigned sum) {
+#if defined(__CUDA_ARCH__)
+  return __dp4a(a, b, sum);
+#else
+  for (unsigned at = 0; at < 32; at += 8) sum += (a >> at & 255u) * (b >> at & 255u);
+  return sum;
+#endif
+}
+
 }  // namespace fastinc::cuda

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/update.h"
+#include "cuda/exact_search.h"
 #include "cuda/table_search.h"
 #include "cuda/table_store.h"
 #include "cuda/topk_select.h"
@@ -179,8 +180,8 @@ bool are_short(const Lists<std::int64_t>& lists, std::size_t n) {
 enum class Way { kListed, kScanned, kSorted };
 
 /// One request, once without memory, to know how much it takes, and once with it.
-void search_with(Scratch& scratch, Way way, const TableQuery& asked, const RowFilter& filter, std::size_t n,
-                 const Answers& out, cudaStream_t stream) {
+void search_with(Scratch& scratch, Way way, const TopkPlan* plan, const TableQuery& asked,
+                 const RowFilter& filter, std::size_t n, const Answers& out, cudaStream_t stream) {
   TableQuery task = asked;
   auto* const report = scratch.take<SearchReport>(1);
   auto* const norms = scratch.take<float>(n);
@@ -194,7 +195,11 @@ void search_with(Scratch& scratch, Way way, const TableQuery& asked, const RowFi
     launch("measure_queries", measure_queries, blocks_for(n, kWarpsPerBlock), kBlock, stream, task.queries, n,
            task.rows.dim, norms, report);
   }
-  if (way == Way::kSorted) {
+  SearchReport seen{};
+  if (way == Way::kScanned) {
+    TableScan scan(scratch, task, plan, n, out.k);
+    if (!counts_only) seen = scan.run(task, out, report, stream);
+  } else if (way == Way::kSorted) {
     const SortMemory memory(scratch, task.slots);
     if (!counts_only) answer_sorted(task, n, memory, out, stream);
   } else if (!counts_only) {
@@ -202,7 +207,7 @@ void search_with(Scratch& scratch, Way way, const TableQuery& asked, const RowFi
            out.scores, out.ids);
   }
   if (counts_only) return;
-  const SearchReport seen = to_host(report, 1, stream).front();
+  if (way != Way::kScanned) seen = to_host(report, 1, stream).front();
   if (seen.nonfinite == ~0ull) return;
   const auto at = static_cast<std::size_t>(seen.nonfinite);
   refuse_value("queries", at, task.rows.dim, to_host(task.queries.x + at, 1, stream).front());
@@ -211,8 +216,8 @@ void search_with(Scratch& scratch, Way way, const TableQuery& asked, const RowFi
 }  // namespace
 
 void search_table(const IndexView& index, const DeviceRows& rows, std::size_t slots,
-                  const CudaSearchRequest& request, DeviceArray<std::byte>& scratch, float* scores,
-                  std::int64_t* ids, cudaStream_t stream) {
+                  const CudaSearchRequest& request, const TopkPlan* plan, DeviceArray<std::byte>& scratch,
+                  float* scores, std::int64_t* ids, cudaStream_t stream) {
   check_shape(request.n, request.k, request.exclude, request.allow);
   if (request.n == 0) return;
   const RowFilter filter = make_filter(request.exclude, request.allow);
@@ -222,24 +227,31 @@ void search_table(const IndexView& index, const DeviceRows& rows, std::size_t sl
   task.slots = static_cast<std::uint32_t>(slots);
   task.queries = {request.queries, nullptr, request.metric};
   const Answers out{scores, ids, request.k};
-  const Way way = filter.allowed && are_short(*filter.allowed, request.n) ? Way::kListed : Way::kSorted;
+  const Way way = filter.allowed && are_short(*filter.allowed, request.n)       ? Way::kListed
+                  : TableScan::fits(slots, rows.dim, request.k, request.metric) ? Way::kScanned
+                                                                                : Way::kSorted;
   Scratch sizes(nullptr);
-  search_with(sizes, way, task, filter, request.n, out, stream);
+  search_with(sizes, way, plan, task, filter, request.n, out, stream);
   reserve_bytes(scratch, sizes.used(), "a search");
   Scratch pieces(scratch.data());
-  search_with(pieces, way, task, filter, request.n, out, stream);
+  search_with(pieces, way, plan, task, filter, request.n, out, stream);
 }
 
-std::uint64_t TableStore::search(const CudaSearchRequest& request, float* scores, std::int64_t* ids,
-                                 cudaStream_t stream) {
+std::uint64_t TableStore::search(const CudaSearchRequest& request, const TopkPlan* plan, float* scores,
+                                 std::int64_t* ids, cudaStream_t stream) {
   const Turn turn(*this, stream);
-  search_table(index_.view(), pages_.view(), slot_count_, request, scratch_, scores, ids, stream);
+  search_table(index_.view(), pages_.view(), slot_count_, request, plan, scratch_, scores, ids, stream);
   return version_;
 }
 
 std::uint64_t exact_search(const Table& table, const CudaSearchRequest& request, float* scores,
                            std::int64_t* ids, Stream stream) {
-  return table.store().search(request, scores, ids, stream);
+  return table.store().search(request, nullptr, scores, ids, stream);
+}
+
+std::uint64_t exact_search_by(const TopkPlan& plan, const Table& table, const CudaSearchRequest& request,
+                              float* scores, std::int64_t* ids, Stream stream) {
+  return table.store().search(request, &plan, scores, ids, stream);
 }
 
 }  // namespace fastinc::cuda

@@ -10,6 +10,8 @@
 #include "cuda/exact_score.h"
 #include "cuda/scratch.h"
 #include "cuda/search_filter.h"
+#include "cuda/topk_metric.h"
+#include "cuda/topk_plan.h"
 #include "cuda/topk_state.h"
 #include "fastinc/cuda_search.h"
 
@@ -49,24 +51,32 @@ __device__ __forceinline__ void store_row(const ExactQueries& queries, const Ans
   out.ids[query * out.k + i] = there ? id : -1;
 }
 
-/// scratch: of the table; grows. Throws OutOfDeviceMemory before anything is done.
+/// plan: of scans; null: the library's. scratch: of the table; grows. Throws OutOfDeviceMemory before
+/// anything is done.
 void search_table(const IndexView& index, const DeviceRows& rows, std::size_t slots,
-                  const CudaSearchRequest& request, DeviceArray<std::byte>& scratch, float* scores,
-                  std::int64_t* ids, cudaStream_t stream);
+                  const CudaSearchRequest& request, const TopkPlan* plan, DeviceArray<std::byte>& scratch,
+                  float* scores, std::int64_t* ids, cudaStream_t stream);
 
-/// Queries in a pass over all rows whose int8 copies bound the scores: see table_scan.cu.
+/// Queries by a scan of all rows, whose int8 copies bound the scores: see table_scan.h.
 class TableScan {
  public:
-  /// Whether it can answer: rows that are too long, or too many wanted, are for others.
-  static bool fits(std::size_t slots, std::size_t dim, std::size_t k);
+  /// Whether it can answer: not where rows are too long, or too many of them wanted.
+  static bool fits(std::size_t slots, std::size_t dim, std::size_t k, Metric metric);
 
-  TableScan(Scratch& scratch, std::size_t n, std::size_t slots, std::size_t dim, std::size_t k);
-  /// n queries, all in `task`. Waits.
-  void run(const TableQuery& task, std::size_t n, const Answers& out, SearchReport* report,
-           cudaStream_t stream);
+  /// For so many queries.
+  TableScan(Scratch& scratch, const TableQuery& task, const TopkPlan* plan, std::size_t n, std::size_t k);
+  /// Waits, again and again; ends early where a query isn't finite. Returns the report.
+  SearchReport run(const TableQuery& task, const Answers& out, SearchReport* report, cudaStream_t stream);
 
  private:
-  std::size_t dim_;
+  template <Metric kMetric>
+  SearchReport run_by(const TableQuery& task, const Answers& out, SearchReport* report, cudaStream_t stream);
+
+  std::size_t n_;
+  TopkPlan plan_;
+  CodedQueriesView coded_;
+  TopkState state_;
+  float* ties_;  // (queries,) the score of the last place where others have the same, else not a number
 };
 
 }  // namespace fastinc::cuda

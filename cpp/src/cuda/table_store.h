@@ -23,6 +23,8 @@
 
 namespace fastinc::cuda {
 
+struct TopkPlan;
+
 /// Memory of the host that the device copies to.
 class Mailbox {
  public:
@@ -71,8 +73,9 @@ class TableStore {
   void pool(const std::int64_t* ids, std::size_t n, const std::int64_t* offsets, std::size_t bags,
             PoolMode mode, const float* weights, float* out, cudaStream_t stream);
   void contains(const std::int64_t* ids, std::size_t n, bool* out, cudaStream_t stream);
-  std::uint64_t search(const CudaSearchRequest& request, float* scores, std::int64_t* ids,
-                       cudaStream_t stream);
+  /// plan: of scans; null: the library's
+  std::uint64_t search(const CudaSearchRequest& request, const TopkPlan* plan, float* scores,
+                       std::int64_t* ids, cudaStream_t stream);
   std::size_t update(const std::int64_t* ids, std::size_t n, const float* grads, NonFinite policy,
                      cudaStream_t stream);
   void load(const std::int64_t* ids, std::size_t n, const float* vectors, cudaStream_t stream);

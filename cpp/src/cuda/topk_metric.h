@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/code_bounds.h"
 #include "cpu/code_scan.h"
 #include "cuda/launch.h"
 #include "cuda/topk_rows.h"
@@ -14,6 +15,13 @@
 #include "math/quantize.h"
 
 namespace fastinc::cuda {
+
+inline constexpr unsigned kStepCodes = 32;   // inner products are made of pieces of so many codes,
+inline constexpr unsigned kTileQueries = 8;  // for so many queries at once
+
+__host__ __device__ inline unsigned steps_of(unsigned dim) {
+  return (dim + kStepCodes - 1) / kStepCodes;
+}
 
 /// |bias| * slack, the rounding of a row's bias, is bounded by a share of the same width that the scale has:
 /// one product less for every score. It costs nothing to rows whose |bias| is at most 1 / kBiasShare scales.
@@ -24,13 +32,41 @@ struct alignas(16) QueryTerms {
   float scale, middle, sum, width;
 };
 
-/// Of bounds, whose own bits don't matter.
-__device__ __forceinline__ float bound_multiply_add(float a, float b, float c) {
-#if defined(__CUDA_ARCH__)
-  return __fmaf_rn(a, b, c);
-#else
-  return a * b + c;
-#endif
+/// Queries as the tensor cores take them, in groups that a warp has at once: for each group and each piece,
+/// for each tile of the group, lane l has codes 8 (l % 4) .. 8 (l % 4) + 7 of query l / 4. Zeros after the
+/// last query and the last code.
+struct CodedQueriesView {
+  std::uint8_t* codes;  // (groups, pieces, group_tiles, 32, 8)
+  QueryTerms* terms;    // (groups * group_tiles * 8,)
+  unsigned group_tiles;
+  float rounding;    // score_rounding(dim)
+  float code_error;  // how far values may be from what rows' codes say, in scales
+  bool normalised;   // queries as if of length 1
+  float* squares;    // (groups * group_tiles * 8,) or null: squared lengths at least
+
+  /// Where code i of a query is.
+  __device__ std::size_t place(std::size_t query, unsigned i, unsigned steps) const {
+    const std::size_t tile = query / kTileQueries, piece = tile / group_tiles * steps + i / kStepCodes;
+    return ((piece * group_tiles + tile % group_tiles) * kWarp + query % kTileQueries * 4 +
+            i % kStepCodes / 8) *
+               8 +
+           i % 8;
+  }
+};
+
+/// How much of a query's width: infinite where the row is beyond bounds.
+__device__ __forceinline__ float width_share(ScaleAndBias row) {
+  const float scale = base::magnitude(row.scale), bias = base::magnitude(row.bias);
+  const float largest = 255.0f * scale + bias, part = bias * kBiasShare;
+  const bool tame = (largest >= kLeastTame && largest < kMostTame) || largest == 0.0f;
+  return !tame ? __builtin_inff() : part > scale ? part : scale;
+}
+
+/// What the inner product of codes says of that of values, `more` added.
+__device__ __forceinline__ float coded_product(const QueryTerms& query, float scale, float bias, int dot,
+                                               float more) {
+  const float inner = base::multiply_add(query.scale, static_cast<float>(dot), query.middle);
+  return base::multiply_add(scale, inner, base::multiply_add(bias, query.sum, more));
 }
 
 struct InnerProduct {
@@ -39,27 +75,29 @@ struct InnerProduct {
     float share;  // how much of a query's width: infinite where the row is beyond bounds
   };
 
-  static __device__ __forceinline__ RowTerms row_terms(ScaleAndBias row, bool has_place) {
-    constexpr float kInfinity = __builtin_inff();
-    if (!has_place || row.scale != row.scale) return {0.0f, 0.0f, -kInfinity};
-    const float scale = row.scale < 0.0f ? -row.scale : row.scale,
-                bias = row.bias < 0.0f ? -row.bias : row.bias;
-    const float largest = 255.0f * scale + bias, part = bias * kBiasShare;
-    const bool tame = (largest >= kLeastTame && largest < kMostTame) || largest == 0.0f;
-    return {row.scale, row.bias, !tame ? kInfinity : part > scale ? part : scale};
+  template <bool kAligned>
+  static __device__ __forceinline__ RowTerms row_terms(const std::uint8_t* row, unsigned dim, bool has_place,
+                                                       float /*rounding*/) {
+    const ScaleAndBias tail = load_tail<kAligned>(row + dim);
+    if (!has_place || tail.scale != tail.scale) return {0.0f, 0.0f, -__builtin_inff()};
+    return {tail.scale, tail.bias, width_share(tail)};
   }
 
-  /// The score is not above; not a number, too, where it may be anything.
-  static __device__ __forceinline__ float upper(const QueryTerms& query, const RowTerms& row, int dot) {
-    const float inner = bound_multiply_add(query.scale, static_cast<float>(dot), query.middle);
-    return bound_multiply_add(row.scale, inner,
-                              bound_multiply_add(row.bias, query.sum, row.share * query.width));
+  using OfQuery = QueryTerms;
+  static __device__ __forceinline__ OfQuery of_query(const CodedQueriesView& coded, std::uint32_t query) {
+    return coded.terms[query];
+  }
+
+  /// Whether the score may be the limit or more; also where it may be anything.
+  static __device__ __forceinline__ bool wants(const OfQuery& query, const RowTerms& row, int dot,
+                                               float limit) {
+    return !(coded_product(query, row.scale, row.bias, dot, row.share * query.width) < limit);
   }
 
   /// From which score on a query wants rows, by its threshold.
   template <class Task>
   static __device__ __forceinline__ float limit(const Task&, std::uint32_t, Key threshold) {
-    return score_of(threshold);
+    return threshold == kBeyondKeys ? __builtin_inff() : score_of(threshold);
   }
   template <class Task>
   static __device__ __forceinline__ Key key(const Task&, std::uint32_t, float score, std::uint32_t row) {

@@ -11,33 +11,7 @@
 
 namespace fastinc::cuda {
 
-inline constexpr unsigned kStepCodes = 32;      // inner products are made of pieces of so many codes,
-inline constexpr unsigned kTileQueries = 8;     // for so many queries at once
 inline constexpr double kQueryCodeLimit = 127;  // query codes are within
-
-__host__ __device__ inline unsigned steps_of(unsigned dim) {
-  return (dim + kStepCodes - 1) / kStepCodes;
-}
-
-/// Queries as the tensor cores take them, in groups that a warp has at once: for each group and each piece,
-/// for each tile of the group, lane l has codes 8 (l % 4) .. 8 (l % 4) + 7 of query l / 4. Zeros after the
-/// last query and the last code.
-struct CodedQueriesView {
-  std::uint8_t* codes;  // (groups, pieces, group_tiles, 32, 8)
-  QueryTerms* terms;    // (groups * group_tiles * 8,)
-  unsigned group_tiles;
-  float rounding;    // score_rounding(dim)
-  float code_error;  // how far values may be from what rows' codes say, in scales
-
-  /// Where code i of a query is.
-  __device__ std::size_t place(std::size_t query, unsigned i, unsigned steps) const {
-    const std::size_t tile = query / kTileQueries, piece = tile / group_tiles * steps + i / kStepCodes;
-    return ((piece * group_tiles + tile % group_tiles) * kWarp + query % kTileQueries * 4 +
-            i % kStepCodes / 8) *
-               8 +
-           i % 8;
-  }
-};
 
 template <class Combine>
 __device__ __forceinline__ double combine_lanes(double value, Combine combine) {
@@ -54,9 +28,13 @@ __device__ __forceinline__ double sum_lanes(double value) {
 __device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::size_t query,
                                              const CodedQueriesView& out) {
   constexpr double kAbove = 1.0 + 0x1p-20;  // so that bounds are bounds as float32 as well
-  double largest = 0.0, sum = 0.0, magnitudes = 0.0, rest_sum = 0.0, rests = 0.0;
+  double largest = 0.0, sum = 0.0, magnitudes = 0.0, rest_sum = 0.0, rests = 0.0, square = 0.0;
+  for (unsigned i = lane(); i < dim; i += kWarp)
+    square += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  square = sum_lanes(square);
+  const double norm = out.normalised && square > 0.0 ? base::square_root(square) : 1.0;
   for (unsigned i = lane(); i < dim; i += kWarp) {
-    const auto v = static_cast<double>(x[i]), size = v < 0.0 ? -v : v;
+    const double v = static_cast<double>(x[i]) / norm, size = v < 0.0 ? -v : v;
     largest = size > largest ? size : largest;
     sum += v;
     magnitudes += size;
@@ -68,7 +46,7 @@ __device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::
   const auto unit = static_cast<double>(scale);
   const unsigned steps = steps_of(dim);
   for (unsigned i = lane(); i < steps * kStepCodes; i += kWarp) {
-    const double v = i < dim ? static_cast<double>(x[i]) : 0.0;
+    const double v = i < dim ? static_cast<double>(x[i]) / norm : 0.0;
     double code = unit > 0.0 ? rint(v / unit) : 0.0;
     code = code > kQueryCodeLimit ? kQueryCodeLimit : (code < -kQueryCodeLimit ? -kQueryCodeLimit : code);
     out.codes[out.place(query, i, steps)] = static_cast<std::uint8_t>(static_cast<std::int8_t>(code));
@@ -89,6 +67,8 @@ __device__ __forceinline__ void encode_query(const float* x, unsigned dim, std::
   if (lane() == 0) {
     out.terms[query] = {scale, static_cast<float>(127.5 * rest_sum), static_cast<float>(sum),
                         tame ? static_cast<float>(width) : __builtin_inff()};
+    constexpr double kBelow = 1.0 - 0x1p-18;
+    if (out.squares != nullptr) out.squares[query] = static_cast<float>(square * kBelow);
   }
 }
 

@@ -172,12 +172,13 @@ __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const War
 #pragma unroll
     for (unsigned c = 0; c < 2; ++c) {
       const std::uint32_t query = first_query + tile * kTileQueries + 2 * (lane() % 4) + c;
-      const QueryTerms of_query = task.coded.terms[query];
+      const typename Metric::OfQuery of_query = Metric::of_query(task.coded, query);
       const float limit = limits[query];
 #pragma unroll
       for (unsigned r = 0; r < kRowsOfLane; ++r) {
-        const float upper = Metric::upper(of_query, terms[r], sums[r / 2][tile][r % 2 * 2 + c]);
-        if (!(upper < limit)) wanted[tile / 4] |= 1u << (tile % 4 * 8 + 2 * r + c);
+        if (Metric::wants(of_query, terms[r], sums[r / 2][tile][r % 2 * 2 + c], limit)) {
+          wanted[tile / 4] |= 1u << (tile % 4 * 8 + 2 * r + c);
+        }
       }
     }
   }
@@ -196,8 +197,7 @@ __device__ __forceinline__ void scan_group(const ScanTask<Rows>& task, const War
 template <class Metric, class Rows>
 __device__ __forceinline__ void load_limits(const ScanTask<Rows>& task, float* limits) {
   for (std::uint32_t query = threadIdx.x; query < task.padded; query += kBlock) {
-    const Key threshold = __ldcg(task.state.thresholds + query);
-    limits[query] = threshold == kBeyondKeys ? __builtin_inff() : Metric::limit(task, query, threshold);
+    limits[query] = Metric::limit(task, query, __ldcg(task.state.thresholds + query));
   }
 }
 
@@ -212,8 +212,9 @@ __device__ __forceinline__ void scan_tile(const ScanTask<Rows>& task, const std:
   const std::uint32_t apart = task.rows.bytes_apart();
   const WarpRows rows{tile + (mine - first) * apart, mine, min(end - mine, kWarp), apart};
   const unsigned there = min(lane(), rows.count - 1);
-  terms[lane()] = Metric::row_terms(load_tail<kAligned>(rows.row(there) + task.dim),
-                                    lane() < rows.count && task.rows.has_place(mine + there));
+  terms[lane()] = Metric::template row_terms<kAligned>(
+      rows.row(there), task.dim, lane() < rows.count && task.rows.has_place(mine + there),
+      task.coded.rounding);
   __syncwarp();
   for (std::uint32_t at = 0; at < task.padded; at += kTiles * kTileQueries) {
     scan_group<Metric, kTiles, kAligned>(task, rows, terms, limits, at / kTileQueries);
