@@ -66,12 +66,12 @@ lint: $(VENV)/test  ## ruff, mypy --strict, stub check, clang-format
 test-cpp: $(VENV)/test  ## C++ tests, warnings are errors
 	$(CMAKE) cmake --preset default
 	$(CMAKE) cmake --build --preset default
-	$(CMAKE) ctest --preset default
+	$(CMAKE) ctest --preset default -j2
 
 asan tsan: $(VENV)/test  ## C++ tests under the address and undefined-behaviour, or the thread sanitizer
 	$(CMAKE) cmake --preset $@
 	$(CMAKE) cmake --build --preset $@
-	$(CMAKE) ctest --preset $@
+	$(CMAKE) ctest --preset $@ -j2
 
 tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
 	$(CMAKE) cmake --preset tidy
