@@ -35,6 +35,10 @@ if(FASTINC_CUDA)
       set(CMAKE_CUDA_ARCHITECTURES 80-real 86-real 89-real 90)  # of the last one PTX, too
     endif()
     enable_language(CUDA)
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 doesn't know it of nvcc
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
     set(FASTINC_HAVE_CUDA TRUE)
   elseif(NOT FASTINC_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "FASTINC_CUDA=${FASTINC_CUDA} but there is no nvcc")
