@@ -24,10 +24,10 @@ struct CudaSearchRequest {
 /// with the table's calls: the answer reflects all of those before it, and none after. Returns the version.
 ///   scores, ids: (n, k) in device memory; padded as on the CPU
 ///
-/// Waits for its stream after every 512 queries, to know that they are finite and whether rows of equal
-/// scores need another look; what it writes last may still be under way when it returns. Throws
-/// std::invalid_argument in the CPU's words; where a query isn't finite, scores and ids may have been
-/// written.
+/// Waits for its stream: once all queries are looked at, or after every 512 of them, to know that they are
+/// finite and whether rows of equal scores need another scan. What it writes last may still be under way when
+/// it returns. Throws std::invalid_argument in the CPU's words; where a query isn't finite, scores and ids
+/// may have been written.
 std::uint64_t exact_search(const Table& table, const CudaSearchRequest& request, float* scores,
                            std::int64_t* ids, Stream stream);
 
