@@ -2,13 +2,12 @@
 #include <cub/cub.cuh>
 #include <limits>
 #include <stdexcept>
-#include <string>
 
 #include "cuda/scratch.h"
 #include "cuda/topk_int8.h"
 #include "cuda/topk_launch.h"
 #include "fastinc/cuda_ops.h"
-#include "fastinc/runtime.h"
+#include "search/topk_sizes.h"
 
 namespace fastinc::cuda {
 namespace {
@@ -120,18 +119,6 @@ void answer(const TopkPlan& plan, const TopkCall& call, const Rows& rows, void* 
   }
 }
 
-/// As the CPU does, in its words.
-void check_sizes(std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k) {
-  if (k < 1) throw std::invalid_argument("k = 0 must be at least 1");
-  if (dim == 0) throw std::invalid_argument("q: rows must be at least 9 bytes (1 code, scale, bias)");
-  if (dim > kMostScanDim || num_rows >= std::numeric_limits<std::uint32_t>::max()) {
-    throw std::invalid_argument("q: " + std::to_string(num_rows) + " rows of dim " + std::to_string(dim) +
-                                " are too many, or too long: less than 2^32 - 1 of at most " +
-                                std::to_string(kMostScanDim));
-  }
-  checked_multiply(n, k, "k");
-}
-
 }  // namespace
 
 std::size_t topk_scratch_bytes_by(const TopkPlan& plan, std::size_t n, std::size_t num_rows, std::size_t dim,
@@ -142,7 +129,7 @@ std::size_t topk_scratch_bytes_by(const TopkPlan& plan, std::size_t n, std::size
   return scratch.used();
 }
 
-void topk_by(const TopkPlan& plan, const TopkCall& call, const CallersRows& rows, void* scratch,
+void topk_by(const TopkPlan& plan, const TopkCall& call, const QuantizedRows& rows, void* scratch,
              Stream stream) {
   answer(plan, call, rows, scratch, stream);
 }
@@ -152,16 +139,16 @@ void topk_by(const TopkPlan& plan, const TopkCall& call, const RowsWithSkips& ro
 }
 
 std::size_t topk_scratch_bytes(std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k) {
-  check_sizes(n, num_rows, dim, k);
+  check_topk_sizes(n, num_rows, dim, k);
   return topk_scratch_bytes_by(plan_topk(n, num_rows, k), n, num_rows, dim, k);
 }
 
 void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
                std::size_t dim, std::size_t k, float* scores, std::int64_t* rows, std::uint64_t* nonfinite,
                void* scratch, Stream stream) {
-  check_sizes(n, num_rows, dim, k);
-  const CallersRows searched{q, static_cast<std::uint32_t>(num_rows),
-                             static_cast<std::uint32_t>(dim + kQuantizedTail)};
+  check_topk_sizes(n, num_rows, dim, k);
+  const QuantizedRows searched{q, static_cast<std::uint32_t>(num_rows),
+                               static_cast<std::uint32_t>(dim + kQuantizedTail)};
   topk_by(plan_topk(n, num_rows, k), {queries, n, dim, k, scores, rows, nonfinite}, searched, scratch,
           stream);
 }

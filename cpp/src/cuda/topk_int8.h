@@ -22,7 +22,7 @@ std::size_t topk_scratch_bytes_by(const TopkPlan& plan, std::size_t n, std::size
                                   std::size_t k);
 /// More than kMostSelected rows are had by sorting the scores of all, one query after the other, without a
 /// plan.
-void topk_by(const TopkPlan& plan, const TopkCall& call, const CallersRows& rows, void* scratch,
+void topk_by(const TopkPlan& plan, const TopkCall& call, const QuantizedRows& rows, void* scratch,
              Stream stream);
 void topk_by(const TopkPlan& plan, const TopkCall& call, const RowsWithSkips& rows, void* scratch,
              Stream stream);

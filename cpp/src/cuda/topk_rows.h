@@ -23,7 +23,7 @@ struct TileOrder {
 };
 
 /// q: (rows, dim + 8). What is scanned has these functions.
-struct CallersRows {
+struct QuantizedRows {
   const std::uint8_t* q;
   std::uint32_t rows, stride;
 
@@ -41,13 +41,13 @@ struct CallersRows {
 };
 
 /// The same without those whose bit is set in `skip`: (ceil(rows / 32),)
-struct RowsWithSkips : CallersRows {
+struct RowsWithSkips : QuantizedRows {
   const std::uint32_t* skip;
 
   __device__ bool has_place(std::uint32_t row) const { return (skip[row / 32] >> (row % 32) & 1u) == 0; }
 };
 
-inline bool is_aligned(const CallersRows& rows) {
+inline bool is_aligned(const QuantizedRows& rows) {
   return rows.stride % 8 == 0 && reinterpret_cast<std::uintptr_t>(rows.q) % 8 == 0;
 }
 

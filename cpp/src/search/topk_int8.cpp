@@ -13,6 +13,7 @@
 #include "fastinc/runtime.h"
 #include "search/candidates.h"
 #include "search/code_search.h"
+#include "search/topk_sizes.h"
 
 namespace fastinc {
 namespace {
@@ -102,8 +103,7 @@ void answer_block(const Kernels& kernel, QuantizedRows& rows, const float* queri
 
 }  // namespace
 
-void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
-               std::size_t dim, std::size_t k, float* scores, std::int64_t* rows) {
+void check_topk_sizes(std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k) {
   if (k < 1) throw std::invalid_argument("k = 0 must be at least 1");
   if (dim == 0) throw std::invalid_argument("q: rows must be at least 9 bytes (1 code, scale, bias)");
   if (dim > kMostScanDim || num_rows >= std::numeric_limits<std::uint32_t>::max()) {
@@ -112,6 +112,11 @@ void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::
                                 std::to_string(kMostScanDim));
   }
   checked_multiply(n, k, "k");
+}
+
+void topk_int8(const float* queries, std::size_t n, const std::uint8_t* q, std::size_t num_rows,
+               std::size_t dim, std::size_t k, float* scores, std::int64_t* rows) {
+  check_topk_sizes(n, num_rows, dim, k);
   check_finite(queries, n, dim, "queries");
   const Kernels& kernel = kernels();  // once: another may be chosen meanwhile, whose codes differ
   QuantizedRows searched(kernel, q, num_rows, dim);

@@ -12,6 +12,7 @@
 #include "cuda/device_array.h"
 #include "fastinc/cuda_ops.h"
 #include "fastinc/ops.h"
+#include "support/quantized_rows.h"
 #include "support/support.h"
 
 namespace fastinc::test {
@@ -20,38 +21,12 @@ namespace {
 using cuda::DeviceArray;
 using cuda::TopkPlan;
 
-struct Rows {
-  std::size_t n, dim;
-  std::vector<std::uint8_t> q;
-
-  std::uint8_t* at(std::size_t row) { return q.data() + row * (dim + kQuantizedTail); }
-  float get(std::size_t row, std::size_t part) {
-    float value;
-    std::memcpy(&value, at(row) + dim + part * sizeof(float), sizeof value);
-    return value;
-  }
-  void set(std::size_t row, float scale, float bias) {
-    std::memcpy(at(row) + dim, &scale, sizeof scale);
-    std::memcpy(at(row) + dim + sizeof scale, &bias, sizeof bias);
-  }
-};
-
-Rows quantized(const std::vector<float>& x, std::size_t dim) {
-  Rows rows{x.size() / dim, dim, std::vector<std::uint8_t>(x.size() / dim * (dim + kQuantizedTail))};
-  quantize_rowwise(x.data(), rows.n, dim, rows.q.data());
-  return rows;
-}
-
-Rows random_rows(Generator& random, std::size_t n, std::size_t dim) {
-  return quantized(uniform_floats(random, n * dim, -1.0f, 1.5f), dim);
-}
-
 struct Answer {
   std::vector<float> scores;
   std::vector<std::int64_t> rows;
 };
 
-Answer on_cpu(const Rows& rows, const std::vector<float>& queries, std::size_t k) {
+Answer on_cpu(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k) {
   const std::size_t n = queries.size() / rows.dim;
   Answer answer{std::vector<float>(n * k), std::vector<std::int64_t>(n * k)};
   topk_int8(queries.data(), n, rows.q.data(), rows.n, rows.dim, k, answer.scores.data(), answer.rows.data());
@@ -64,7 +39,7 @@ struct Device {
   std::size_t misaligned = 0;
   std::uint64_t nonfinite = 0;
 
-  Answer search(const Rows& rows, const std::vector<float>& queries, std::size_t k) {
+  Answer search(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k) {
     const std::size_t n = queries.size() / rows.dim;
     std::vector<std::uint8_t> padded_rows(misaligned);
     padded_rows.insert(padded_rows.end(), rows.q.begin(), rows.q.end());
@@ -81,8 +56,8 @@ struct Device {
                       scores.data(), numbers.data(), bad.data(), scratch.data(), nullptr);
     } else {
       DeviceArray<std::byte> scratch(cuda::topk_scratch_bytes_by(*plan, n, rows.n, rows.dim, k));
-      const cuda::CallersRows searched{q.data() + misaligned, static_cast<std::uint32_t>(rows.n),
-                                       static_cast<std::uint32_t>(rows.dim + kQuantizedTail)};
+      const cuda::QuantizedRows searched{q.data() + misaligned, static_cast<std::uint32_t>(rows.n),
+                                         static_cast<std::uint32_t>(rows.dim + kQuantizedTail)};
       cuda::topk_by(
           *plan,
           {device_queries.data() + misaligned, n, rows.dim, k, scores.data(), numbers.data(), bad.data()},
@@ -93,8 +68,8 @@ struct Device {
   }
 };
 
-void check(const Rows& rows, const std::vector<float>& queries, std::size_t k, const std::string& where,
-           Device device = {}) {
+void check(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k,
+           const std::string& where, Device device = {}) {
   const Answer got = device.search(rows, queries, k), expected = on_cpu(rows, queries, k);
   check_same_bytes(got.rows, expected.rows, where + "rows ");
   check_same_bytes(got.scores, expected.scores, where + "scores ");
@@ -105,7 +80,7 @@ void check(const Rows& rows, const std::vector<float>& queries, std::size_t k, c
 constexpr TopkPlan kSmall{.queries = 40, .capacity = 300, .first_tiles = 1, .growth = 3.0};
 constexpr TopkPlan kTiny{.queries = 3, .capacity = 20, .first_tiles = 1, .growth = 1.5};
 
-void check_plans(const Rows& rows, const std::vector<float>& queries, std::size_t k,
+void check_plans(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k,
                  const std::string& where) {
   check(rows, queries, k, where);
   check(rows, queries, k, where + "small, ", {&kSmall});
@@ -120,7 +95,7 @@ BOOST_AUTO_TEST_CASE(rows_of_every_length_have_the_bytes_of_the_cpu) {
   Generator random(1);
   for (const std::size_t dim : {1, 3, 8, 31, 32, 33, 64, 100, 128, 264, 300, 1000}) {
     for (const std::size_t n : {0, 1, 5, 100, 1000}) {
-      const Rows rows = random_rows(random, n, dim);
+      const QuantizedRows rows = random_rows(random, n, dim);
       for (const std::size_t queries : {1, 2, 7, 11}) {
         const std::size_t k = std::vector<std::size_t>{1, 3, 10, 100}[below(random, 4)];
         check(rows, uniform_floats(random, queries * dim), k,
@@ -149,7 +124,7 @@ BOOST_AUTO_TEST_CASE(many_queries_rows_and_any_k) {
 BOOST_AUTO_TEST_CASE(arrays_that_are_not_aligned) {
   Generator random(3);
   for (const std::size_t dim : {3, 8, 64, 100, 264, 300}) {
-    const Rows rows = random_rows(random, 700, dim);
+    const QuantizedRows rows = random_rows(random, 700, dim);
     const std::vector<float> queries = uniform_floats(random, 3 * dim);
     for (const std::size_t misaligned : {1, 2, 4, 7, 8, 15}) {
       check(rows, queries, 5, std::to_string(misaligned) + " bytes off, ", {&kSmall, misaligned});
@@ -196,7 +171,7 @@ BOOST_AUTO_TEST_CASE(rows_that_have_no_place) {
   Generator random(6);
   const std::size_t dim = 20, n = 2000;
   const std::vector<float> queries = uniform_floats(random, 4 * dim);
-  Rows rows = random_rows(random, n, dim);
+  QuantizedRows rows = random_rows(random, n, dim);
   rows.set(77, 1e30f, -1e32f);
   check_plans(rows, queries, 7, "a huge row, ");
   for (std::size_t r = 0; r < n; r += 2) rows.set(r, -rows.get(r, 0), rows.get(r, 1));
@@ -213,8 +188,8 @@ BOOST_AUTO_TEST_CASE(rows_that_have_no_place) {
 BOOST_AUTO_TEST_CASE(scores_that_overflow_and_queries_of_any_size) {
   Generator random(7);
   const std::size_t dim = 33;
-  const Rows rows = random_rows(random, 1200, dim);
-  Rows large = rows;
+  const QuantizedRows rows = random_rows(random, 1200, dim);
+  QuantizedRows large = rows;
   for (std::size_t r = 0; r < large.n; ++r) {
     large.set(r, large.get(r, 0) * 1e37f, large.get(r, 1) * (r % 3 == 0 ? 1e37f : 1e38f));
   }
@@ -234,7 +209,7 @@ BOOST_AUTO_TEST_CASE(rows_whose_bounds_would_overflow) {
   // <query, codes> scale is finite and sum(query) bias isn't, nor would their sum be.
   Generator random(12);
   const std::size_t dim = 33;
-  Rows rows = random_rows(random, 1500, dim);
+  QuantizedRows rows = random_rows(random, 1500, dim);
   for (std::size_t r = 0; r < rows.n; ++r) rows.set(r, uniform(random, 0.5e35f, 0.52e35f), -1.1e37f);
   check(rows, std::vector<float>(dim, 1.0f), 9, "", {&kSmall});
 }
@@ -243,7 +218,7 @@ BOOST_AUTO_TEST_CASE(bounds_hold_for_any_bytes) {
   Generator random(8);
   for (int round = 0; round < 40; ++round) {
     const std::size_t dim = 1 + below(random, 80), n = 1 + below(random, 1200);
-    Rows rows{n, dim, std::vector<std::uint8_t>(n * (dim + kQuantizedTail))};
+    QuantizedRows rows{n, dim, std::vector<std::uint8_t>(n * (dim + kQuantizedTail))};
     for (std::uint8_t& byte : rows.q) byte = static_cast<std::uint8_t>(random());
     if (round % 2 == 0) {
       for (std::size_t r = 0; r < n; ++r) {
@@ -273,7 +248,7 @@ BOOST_AUTO_TEST_CASE(values_of_any_size) {
 BOOST_AUTO_TEST_CASE(queries_that_are_not_finite_get_padding) {
   Generator random(10);
   const std::size_t dim = 12;
-  const Rows rows = random_rows(random, 800, dim);
+  const QuantizedRows rows = random_rows(random, 800, dim);
   for (const std::size_t k : {5, 700}) {
     for (const TopkPlan* plan : {static_cast<const TopkPlan*>(nullptr), &kSmall, &kTiny}) {
       std::vector<float> queries = uniform_floats(random, 12 * dim);
@@ -291,7 +266,7 @@ BOOST_AUTO_TEST_CASE(queries_that_are_not_finite_get_padding) {
       BOOST_TEST(device.nonfinite == 4 * dim + 11);
     }
   }
-  Rows many = random_rows(random, 2100, dim);
+  QuantizedRows many = random_rows(random, 2100, dim);
   Device device;
   const Answer got = device.search(many, std::vector<float>(dim, kNan), 2100);
   BOOST_TEST(std::all_of(got.rows.begin(), got.rows.end(), [](std::int64_t row) { return row == -1; }));
@@ -301,10 +276,10 @@ BOOST_AUTO_TEST_CASE(queries_that_are_not_finite_get_padding) {
 BOOST_AUTO_TEST_CASE(rows_that_are_skipped_have_no_place) {
   Generator random(11);
   const std::size_t dim = 40, n = 1500, k = 20;
-  Rows rows = random_rows(random, n, dim);
+  QuantizedRows rows = random_rows(random, n, dim);
   const std::vector<float> queries = uniform_floats(random, 9 * dim);
   std::vector<std::uint32_t> skip((n + 31) / 32);
-  Rows left = rows;
+  QuantizedRows left = rows;
   for (std::size_t r = 0; r < n; ++r) {
     if (below(random, 3) != 0) continue;
     skip[r / 32] |= 1u << (r % 32);

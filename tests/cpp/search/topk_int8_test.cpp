@@ -8,6 +8,7 @@
 #include "cpu/kernels.h"
 #include "fastinc/ops.h"
 #include "support/failing_new.h"
+#include "support/quantized_rows.h"
 #include "support/support.h"
 
 namespace fastinc::test {
@@ -16,38 +17,12 @@ BOOST_AUTO_TEST_SUITE(topk_int8)
 
 namespace {
 
-struct Rows {
-  std::size_t n, dim;
-  std::vector<std::uint8_t> q;
-
-  std::uint8_t* at(std::size_t row) { return q.data() + row * (dim + kQuantizedTail); }
-  float get(std::size_t row, std::size_t part) {
-    float value;
-    std::memcpy(&value, at(row) + dim + part * sizeof(float), sizeof value);
-    return value;
-  }
-  void set(std::size_t row, float scale, float bias) {
-    std::memcpy(at(row) + dim, &scale, sizeof scale);
-    std::memcpy(at(row) + dim + sizeof scale, &bias, sizeof bias);
-  }
-};
-
-Rows quantized(const std::vector<float>& x, std::size_t dim) {
-  Rows rows{x.size() / dim, dim, std::vector<std::uint8_t>(x.size() / dim * (dim + kQuantizedTail))};
-  quantize_rowwise(x.data(), rows.n, dim, rows.q.data());
-  return rows;
-}
-
-Rows random_rows(Generator& random, std::size_t n, std::size_t dim) {
-  return quantized(uniform_floats(random, n * dim, -1.0f, 1.5f), dim);
-}
-
 struct Answer {
   std::vector<float> scores;
   std::vector<std::int64_t> rows;
 };
 
-Answer search(const Rows& rows, const std::vector<float>& queries, std::size_t k) {
+Answer search(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k) {
   const std::size_t n = queries.size() / rows.dim;
   Answer answer{std::vector<float>(n * k), std::vector<std::int64_t>(n * k)};
   fastinc::topk_int8(queries.data(), n, rows.q.data(), rows.n, rows.dim, k, answer.scores.data(),
@@ -55,7 +30,7 @@ Answer search(const Rows& rows, const std::vector<float>& queries, std::size_t k
   return answer;
 }
 
-Answer sort_all(const Rows& rows, const std::vector<float>& queries, std::size_t k) {
+Answer sort_all(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k) {
   std::vector<float> x(rows.n * rows.dim);
   if (rows.n > 0) dequantize_rowwise(rows.q.data(), rows.n, rows.dim, x.data());
   Answer answer;
@@ -82,7 +57,8 @@ Answer sort_all(const Rows& rows, const std::vector<float>& queries, std::size_t
   return answer;
 }
 
-void check(const Rows& rows, const std::vector<float>& queries, std::size_t k, const std::string& where) {
+void check(const QuantizedRows& rows, const std::vector<float>& queries, std::size_t k,
+           const std::string& where) {
   const Answer got = search(rows, queries, k), expected = sort_all(rows, queries, k);
   check_same_bytes(got.rows, expected.rows, where + "rows ");
   check_same_bytes(got.scores, expected.scores, where + "scores ");
@@ -95,7 +71,7 @@ BOOST_AUTO_TEST_CASE(the_best_of_any_shape_for_every_instruction_set_and_thread_
     Generator random(3);
     for (const std::size_t dim : {1, 3, 4, 16, 63, 64, 65, 128, 200}) {
       for (const std::size_t n : {0, 1, 10, 17, 300, 3000}) {
-        const Rows rows = random_rows(random, n, dim);
+        const QuantizedRows rows = random_rows(random, n, dim);
         for (const std::size_t queries : {1, 3, 11}) {
           const std::size_t k = 1 + below(random, 40);
           check(rows, uniform_floats(random, queries * dim), k,
@@ -132,7 +108,7 @@ BOOST_AUTO_TEST_CASE(rows_that_make_it_hard) {
       for (std::size_t i = 0; i < dim; ++i) ascending[r * dim + i] = queries[i] * static_cast<float>(r);
     }
     check(quantized(ascending, dim), queries, 7, where + ", each better than the one before: ");
-    Rows rows = random_rows(random, n, dim);
+    QuantizedRows rows = random_rows(random, n, dim);
     for (std::size_t i = 0; i < dim; ++i) rows.at(77)[i] = static_cast<std::uint8_t>(below(random, 256));
     rows.set(77, 1e30f, -1e32f);
     check(rows, queries, 7, where + ", a huge row: ");
@@ -149,7 +125,7 @@ BOOST_AUTO_TEST_CASE(rows_that_make_it_hard) {
 BOOST_AUTO_TEST_CASE(queries_of_any_size) {
   Generator random(6);
   const std::size_t dim = 33;
-  const Rows rows = random_rows(random, 2500, dim);
+  const QuantizedRows rows = random_rows(random, 2500, dim);
   for (const float size : {0.0f, 1e-45f, 1e-38f, 1e-20f, 1e20f, 1e37f, kLargest}) {
     std::vector<float> query = uniform_floats(random, dim);
     for (float& x : query) x *= size;
@@ -164,7 +140,7 @@ BOOST_AUTO_TEST_CASE(bounds_hold_for_any_bytes) {
   Generator random(7);
   for (int round = 0; round < 200; ++round) {
     const std::size_t dim = 1 + below(random, 80), n = 1 + below(random, 900);
-    Rows rows{n, dim, std::vector<std::uint8_t>(n * (dim + kQuantizedTail))};
+    QuantizedRows rows{n, dim, std::vector<std::uint8_t>(n * (dim + kQuantizedTail))};
     for (std::uint8_t& byte : rows.q) byte = static_cast<std::uint8_t>(random());
     if (round % 2 == 0) {
       for (std::size_t r = 0; r < n; ++r)
@@ -191,18 +167,18 @@ BOOST_AUTO_TEST_CASE(values_of_any_size) {
 
 BOOST_AUTO_TEST_CASE(what_is_refused) {
   Generator random(8);
-  const Rows rows = random_rows(random, 10, 4);
+  const QuantizedRows rows = random_rows(random, 10, 4);
   check_throws<std::invalid_argument>([&] { search(rows, {1.0f, 2.0f, 3.0f, 4.0f}, 0); }, {"k = 0"});
   check_throws<std::invalid_argument>([&] { search(rows, {1.0f, 2.0f, kNan, 4.0f}, 1); },
                                       {"queries[0, 2]", "nan"});
-  const Rows longest{0, 65537, {}};
+  const QuantizedRows longest{0, 65537, {}};
   check_throws<std::invalid_argument>([&] { search(longest, std::vector<float>(65537), 1); },
                                       {"65537", "65536"});
 }
 
 BOOST_AUTO_TEST_CASE(out_of_memory) {
   Generator random(9);
-  const Rows rows = random_rows(random, 3000, 16);
+  const QuantizedRows rows = random_rows(random, 3000, 16);
   const std::vector<float> queries = uniform_floats(random, 5 * 16);
   const Answer expected = search(rows, queries, 6);
   std::size_t failed = 0;

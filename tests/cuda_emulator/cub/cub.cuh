@@ -40,9 +40,9 @@ inline bool asks(void* memory, std::size_t& bytes, std::size_t n) {
 
 struct DeviceRadixSort {
   template <class Key, class Value, class N>
-  static cudaError_t SortPairs(void* memory, std::size_t& bytes, const Key* keys_in, Key* keys, const Value* values_in,
-                               Value* values, N n, int begin_bit = 0, int end_bit = sizeof(Key) * 8,
-                               cudaStream_t = nullptr) {
+  static cudaError_t SortPairs(void* memory, std::size_t& bytes, const Key* keys_in, Key* keys,
+                               const Value* values_in, Value* values, N n, int begin_bit = 0,
+                               int end_bit = sizeof(Key) * 8, cudaStream_t = nullptr) {
     const auto count = static_cast<std::size_t>(n);
     if (asks(memory, bytes, count)) return cudaSuccess;
     const Key mask = end_bit >= static_cast<int>(sizeof(Key) * 8) ? ~Key{0} : (Key{1} << end_bit) - 1;
@@ -59,7 +59,8 @@ struct DeviceRadixSort {
   }
   template <class Key, class N>
   static cudaError_t SortKeysDescending(void* memory, std::size_t& bytes, const Key* keys_in, Key* keys, N n,
-                                        int begin_bit = 0, int end_bit = sizeof(Key) * 8, cudaStream_t = nullptr) {
+                                        int begin_bit = 0, int end_bit = sizeof(Key) * 8,
+                                        cudaStream_t = nullptr) {
     const auto count = static_cast<std::size_t>(n);
     if (asks(memory, bytes, count)) return cudaSuccess;
     if (begin_bit != 0 || end_bit != sizeof(Key) * 8) emulator::fail("only whole keys are sorted here");
@@ -71,8 +72,8 @@ struct DeviceRadixSort {
 
 struct DeviceSelect {
   template <class In, class Flag, class Out, class Count, class N>
-  static cudaError_t Flagged(void* memory, std::size_t& bytes, In in, const Flag* flags, Out* out, Count* selected,
-                             N n, cudaStream_t = nullptr) {
+  static cudaError_t Flagged(void* memory, std::size_t& bytes, In in, const Flag* flags, Out* out,
+                             Count* selected, N n, cudaStream_t = nullptr) {
     const auto count = static_cast<std::size_t>(n);
     if (asks(memory, bytes, count)) return cudaSuccess;
     std::size_t size = 0;
