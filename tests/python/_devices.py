@@ -85,6 +85,13 @@ class DeviceArray:
     def shape(self):
         return self.host.shape
 
+    @property
+    def dtype(self):
+        return self.host.dtype
+
+    def astype(self, dtype):
+        return DeviceArray(self.host.astype(dtype))
+
     def __len__(self):
         return len(self.host)
 

@@ -173,3 +173,98 @@ def test_what_is_no_array_is_not_on_cuda():
 
     assert not _device.is_on_cuda(Refusing())
     assert _cuda_ops._lengths(None, 2) == (0, 0)
+
+
+# --- tables -------------------------------------------------------------------------------------------------
+
+
+def tables():
+    """A table on the CPU and one on the device, after the same calls."""
+    rng = np.random.default_rng(0)
+    both = [fi.EmbeddingTable(4, fi.Adagrad(lr=0.5), device=device) for device in ("cpu", "cuda")]
+    ids, grads = rng.integers(0, 50, 80), rng.standard_normal((80, 4)).astype(np.float32)
+    both[0].update(ids, grads)
+    assert both[1].update(*on_device(ids, grads)) == 0
+    return both
+
+
+@emulated
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_a_table_gives_arrays_where_the_ids_are(dtype):
+    cpu, cuda = tables()
+    ids = np.arange(60, dtype=dtype)
+    offsets = np.arange(0, 60, 7, dtype=dtype)
+    calls = [
+        lambda t, i, o: t.lookup(i),
+        lambda t, i, o: t.lookup_quantized(i),
+        lambda t, i, o: t.pool(i, o, "mean"),
+    ]
+    for call in calls:
+        expected = call(cpu, ids, offsets)
+        there = call(cuda, *on_device(ids, offsets))
+        assert isinstance(there, DeviceArray)
+        assert there.host.tobytes() == expected.tobytes()
+        here = call(cuda, ids, offsets)
+        assert isinstance(here, np.ndarray)
+        assert here.tobytes() == expected.tobytes()
+    out = DeviceArray(np.empty((60, 4), np.float32))
+    assert cuda.lookup(DeviceArray(ids), out=out) is out
+    assert out.host.tobytes() == cpu.lookup(ids).tobytes()
+    assert cuda.remove(DeviceArray(ids[:10])) == cpu.remove(ids[:10])
+    assert 3 not in cuda
+    assert (np.int64(30) in cuda) == (30 in cpu)
+
+
+@emulated
+def test_an_index_over_a_table_on_the_device():
+    cpu, cuda = tables()
+    queries = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+    expected = fi.LiveIndex(cpu).search(queries, 7, exclude=[1, 2], with_version=True)
+    index = fi.LiveIndex(cuda)
+    assert index.device == "cuda"
+    there = index.search(DeviceArray(queries), 7, exclude=[1, 2], with_version=True)
+    here = index.search(queries, 7, exclude=[1, 2], with_version=True)
+    for mine, device, host in zip(expected[:2], there[:2], here[:2], strict=True):
+        assert isinstance(device, DeviceArray)
+        assert device.host.tobytes() == mine.tobytes() == host.tobytes()
+    assert there[2] == here[2] == expected[2] == 1
+    assert index.search(DeviceArray(queries[0]), 2)[1].shape == (2,)
+    with pytest.raises(ValueError, match=r"^queries has shape \(3, 2\); it must be"):
+        index.search(DeviceArray(queries[:, :2]), 2)
+    with pytest.raises(ValueError, match=r"^queries\[1, 0\] = nan is not finite$"):
+        index.search(DeviceArray(np.where(np.arange(3)[:, None] == 1, np.float32(np.nan), queries)), 2)
+
+
+@emulated
+def test_a_table_on_another_device_is_a_copy():
+    cpu, cuda = tables()
+    here, there = cuda.to("cpu"), cpu.to("cuda")
+    assert (here.device, there.device) == ("cpu", "cuda:0")
+    ids, grads = np.arange(20), np.ones((20, 4), np.float32)
+    for table in (cpu, cuda, here, there):
+        table.update(ids, grads)
+    rows = {table.lookup(range(60)).tobytes() for table in (cpu, cuda, here, there)}
+    assert len(rows) == 1
+    assert here.optimizer is not cuda.optimizer
+
+
+@emulated
+def test_what_a_table_on_the_device_refuses():
+    _, cuda = tables()
+    ids, grads = np.arange(2), np.ones((2, 4), np.float32)
+    before = cuda.version
+    with pytest.raises(ValueError, match=r"^grads is a NumPy array; this call needs it on CUDA device 0$"):
+        cuda.update(DeviceArray(ids), grads)
+    with pytest.raises(ValueError, match=r"^grads is on CUDA device 0; this call needs it on the CPU$"):
+        cuda.update(ids, DeviceArray(grads))
+    with pytest.raises(ValueError, match=r"^grads has shape \(2, 3\)"):
+        cuda.update(*on_device(ids, grads[:, :3].copy()))
+    assert cuda.version == before
+    with pytest.raises(ValueError, match=r"^min_count = 2 is not supported on CUDA"):
+        fi.EmbeddingTable(4, device="cuda", admission=fi.MinCount(2))
+    with pytest.raises(ValueError, match=r"^factory = 'Flat' needs its table on the CPU, not 'cuda:0'"):
+        fi.LiveIndex(cuda, "Flat")
+    with pytest.raises(ValueError, match=r"^device = 'cpu': an index 'exact' is where its table is, on 'cuda:0'$"):
+        fi.LiveIndex(cuda, "exact", device="cpu")
+    with pytest.raises(RuntimeError, match="cudaSetDevice"):
+        fi.EmbeddingTable(4, device="cuda:7")
