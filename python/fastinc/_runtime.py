@@ -88,7 +88,7 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``python``, ``platform``, ``compiler``, ``isa``, ``isas``, ``num_threads``, ``cuda`` (whether
-        it can be used, and the reason if not) and ``packages`` (name to version, None where missing).
+        it can be used, the reason if not, and how far it is tested) and ``packages`` (name to version, None where missing).
 
     Examples
     --------
@@ -104,6 +104,6 @@ def info() -> dict[str, Any]:
         "isa": _core.current_isa(),
         "isas": _core.available_isas(),
         "num_threads": _core.num_threads(),
-        "cuda": cuda_facts(),
+        "cuda": {**cuda_facts(), "note": "tested under an emulator on the CPU; not run on a GPU yet"},
         "packages": {package: _version_of(package) for package in _PARTNERS},
     }
