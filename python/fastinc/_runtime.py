@@ -88,7 +88,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         ``version``, ``python``, ``platform``, ``compiler``, ``isa``, ``isas``, ``num_threads``, ``cuda`` (whether
-        it can be used, the reason if not, and how far it is tested) and ``packages`` (name to version, None where missing).
+        it can be used, the reason if not, and how far it is tested) and ``packages`` (name to version, None where
+        missing).
 
     Examples
     --------
