@@ -39,6 +39,7 @@ void update(const DenseUpdate& update, const py::tuple& values, py::handle weigh
   const DenseUpdate::Batch batch = update.view(values, weights, state, ids, grads, place);
   const Tensor scratch = scratch_of(scratch_in, "scratch", place),
                report = scratch_of(report_in, "report", place);
+  const cuda::DeviceGuard guard(place.device);  // what CUB wants differs between devices
   check_size(scratch, "scratch",
              cuda::update_scratch_bytes(batch.ids->size(0), batch.rows.num_rows, batch.rows.dim));
   check_size(report, "report", sizeof(cuda::UpdateReport));
@@ -57,8 +58,10 @@ std::pair<std::uint32_t, std::int64_t> read_update_report(py::handle report_in, 
   const Place place = cuda_place(report_in, "report", stream);
   const Tensor report = scratch_of(report_in, "report", place);
   check_size(report, "report", sizeof(cuda::UpdateReport));
-  const cuda::UpdateReport seen = call_cuda(
-      place, [&](cuda::Stream on) { return cuda::read_report(report.data<cuda::UpdateReport>(), on); });
+  const cuda::UpdateReport seen = call_cuda(place, [&](cuda::Stream on) {
+    cuda::check_not_capturing(on, "reading how many rows were skipped", "nothing: read it later");
+    return cuda::read_report(report.data<cuda::UpdateReport>(), on);
+  });
   const std::int64_t first = std::int64_t{0xffffffff} - seen.out_of_range;
   return {seen.skipped, seen.out_of_range == 0 ? -1 : first};
 }
@@ -190,6 +193,7 @@ void topk(py::handle queries_in, py::handle q_in, py::handle scores_out, py::han
                     place);
   const Tensor scratch = scratch_of(scratch_in, "scratch", place),
                report = scratch_of(report_in, "report", place);
+  const cuda::DeviceGuard guard(place.device);
   check_size(scratch, "scratch", cuda::topk_scratch_bytes(queries.size(0), q.size(0), dim, k));
   check_size(report, "report", sizeof(std::uint64_t));
   call_cuda(place, [&](cuda::Stream on) {
@@ -209,8 +213,13 @@ void register_cuda_runtime(py::module_& m) {
 
 void register_cuda_ops(py::module_& m) {
   m.attr("REPORT_BYTES") = sizeof(cuda::UpdateReport);
-  m.def("update_scratch_bytes", &cuda::update_scratch_bytes, py::arg("n"), py::arg("num_rows"),
-        py::arg("dim"));
+  m.def(
+      "update_scratch_bytes",
+      [](std::size_t n, std::size_t num_rows, std::size_t dim, int device) {
+        const cuda::DeviceGuard guard(device);
+        return cuda::update_scratch_bytes(n, num_rows, dim);
+      },
+      py::arg("n"), py::arg("num_rows"), py::arg("dim"), py::arg("device"));
   m.def("update", &update, py::arg("update"), py::arg("values"), py::arg("weights"), py::arg("state"),
         py::arg("ids"), py::arg("grads"), py::arg("check"), py::arg("scratch"), py::arg("report"),
         py::arg("stream"));
@@ -223,8 +232,19 @@ void register_cuda_ops(py::module_& m) {
   m.def("pool_backward", &pool_backward, py::arg("grads"), py::arg("offsets"), py::arg("mode"),
         py::arg("per_sample_weights"), py::arg("out"), py::arg("report"), py::arg("check"),
         py::arg("stream"));
-  m.def("topk_scratch_bytes", &cuda::topk_scratch_bytes, py::arg("n"), py::arg("num_rows"), py::arg("dim"),
-        py::arg("k"));
+  m.def(
+      "topk_scratch_bytes",
+      [](std::size_t n, std::size_t num_rows, std::size_t dim, std::size_t k, int device) {
+        const cuda::DeviceGuard guard(device);
+        return cuda::topk_scratch_bytes(n, num_rows, dim, k);
+      },
+      py::arg("n"), py::arg("num_rows"), py::arg("dim"), py::arg("k"), py::arg("device"));
+  m.def(
+      "synchronize",
+      [](py::handle array, std::intptr_t stream) {
+        call_cuda(cuda_place(array, "array", stream), [](cuda::Stream on) { cuda::synchronize(on); });
+      },
+      py::arg("array"), py::arg("stream"));
   m.def("topk_int8", &topk, py::arg("queries"), py::arg("q"), py::arg("scores"), py::arg("rows"),
         py::arg("scratch"), py::arg("report"), py::arg("check"), py::arg("stream"));
   m.def("dequantize_rowwise", &dequantize, py::arg("q"), py::arg("out"), py::arg("stream"));

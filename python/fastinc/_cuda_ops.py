@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastinc import _core
-from fastinc._device import DeferredCount, cuda_engine, current_stream, empty_like
+from fastinc._device import DeferredCount, cuda_engine, current_stream, device_of, empty_like, settle
 
 Array = Any
 
@@ -37,10 +37,12 @@ def update(
     """One optimizer step per distinct id; waits for the device unless `nonfinite` is "skip"."""
     engine = cuda_engine("weights")
     rows, dim = _lengths(weights, 2)
-    scratch = empty_like(weights, (engine.update_scratch_bytes(_lengths(ids, 1)[0], rows, dim),), "uint8", "weights")
+    size = engine.update_scratch_bytes(_lengths(ids, 1)[0], rows, dim, device_of(weights))
+    scratch = empty_like(weights, (size,), "uint8", "weights")
     report = _report(weights, "weights")
     check = nonfinite == "raise"
     engine.update(step, values, weights, state, ids, grads, check, scratch, report, current_stream(weights))
+    settle(weights)
     return 0 if check else DeferredCount(report, rows, ids)
 
 
@@ -48,11 +50,13 @@ def quantize_rowwise(x: Array, out: Array, check_finite: bool) -> None:
     """Quantise rows; waits for the device if `check_finite`."""
     engine = cuda_engine("x")
     engine.quantize_rowwise(x, out, _report(x, "x"), check_finite, current_stream(x))
+    settle(x)
 
 
 def dequantize_rowwise(q: Array, out: Array) -> None:
     """Undo :func:`quantize_rowwise`."""
     cuda_engine("q").dequantize_rowwise(q, out, current_stream(q))
+    settle(q)
 
 
 def pool(
@@ -62,6 +66,7 @@ def pool(
     engine = cuda_engine("weights")
     report = _report(weights, "weights")
     engine.pool(weights, ids, offsets, mode, per_sample_weights, out, report, check, current_stream(weights))
+    settle(weights)
 
 
 def pool_backward(
@@ -71,6 +76,7 @@ def pool_backward(
     engine = cuda_engine("grads")
     report = _report(grads, "grads")
     engine.pool_backward(grads, offsets, mode, per_sample_weights, out, report, check, current_stream(grads))
+    settle(grads)
 
 
 def topk_int8(queries: Array, q: Array, scores: Array, rows: Array, check_finite: bool) -> None:
@@ -79,7 +85,8 @@ def topk_int8(queries: Array, q: Array, scores: Array, rows: Array, check_finite
     num_rows, columns = _lengths(q, 2)
     n, k = _lengths(scores, 2)
     # what the engine refuses needs none
-    size = engine.topk_scratch_bytes(n, num_rows, columns - 8, k) if columns > 8 else 0
+    size = engine.topk_scratch_bytes(n, num_rows, columns - 8, k, device_of(queries)) if columns > 8 else 0
     scratch = empty_like(queries, (size,), "uint8", "queries")
     report = _report(queries, "queries")
     engine.topk_int8(queries, q, scores, rows, scratch, report, check_finite, current_stream(queries))
+    settle(queries)

@@ -6,13 +6,13 @@ which are copied there and back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastinc import _core
-from fastinc._device import as_int64, cuda_engine, current_stream, empty_like, is_on_cuda
+from fastinc._device import as_int64, cuda_engine, current_stream, empty_like, is_on_cuda, settle
 
 if TYPE_CHECKING:
     from fastinc import _cuda
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["AnyTable", "CudaTable", "device_number", "make_core"]
 
 Array = Any
+Result = TypeVar("Result")
 #: The stream's number for arrays of the host.
 _HOST = 0
 
@@ -69,28 +70,29 @@ class CudaTable:
 
     def lookup(self, ids: Array, out: Array | None) -> Array:
         out = self._out(ids, out, ids, self.dim, "float32")
-        return self._table.lookup(as_int64(ids, "ids"), out, _stream(ids))
+        return _settled(ids, self._table.lookup(as_int64(ids, "ids"), out, _stream(ids)))
 
     def lookup_quantized(self, ids: Array, out: Array | None) -> Array:
         out = self._out(ids, out, ids, self.dim + 8, "uint8")
-        return self._table.lookup_quantized(as_int64(ids, "ids"), out, _stream(ids))
+        return _settled(ids, self._table.lookup_quantized(as_int64(ids, "ids"), out, _stream(ids)))
 
     def pool(self, ids: Array, offsets: Array, mode: str, weights: Array | None, out: Array | None) -> Array:
         out = self._out(ids, out, offsets, self.dim, "float32")
         positions = as_int64(offsets, "offsets")
-        return self._table.pool(as_int64(ids, "ids"), positions, mode, weights, out, _stream(ids))
+        return _settled(ids, self._table.pool(as_int64(ids, "ids"), positions, mode, weights, out, _stream(ids)))
 
     def update(self, ids: Array, grads: Array, nonfinite: str) -> int:
-        return self._table.update(as_int64(ids, "ids"), grads, nonfinite, _stream(ids))
+        return _settled(ids, self._table.update(as_int64(ids, "ids"), grads, nonfinite, _stream(ids)))
 
     def load(self, ids: Array, vectors: Array) -> None:
         self._table.load(as_int64(ids, "ids"), vectors, _stream(ids))
+        _settled(ids, None)
 
     def remove(self, ids: Array) -> int:
-        return self._table.remove(as_int64(ids, "ids"), _stream(ids))
+        return _settled(ids, self._table.remove(as_int64(ids, "ids"), _stream(ids)))
 
     def contains(self, ids: Array) -> NDArray[np.bool_]:
-        return self._table.contains(as_int64(ids, "ids"), _stream(ids))
+        return _settled(ids, self._table.contains(as_int64(ids, "ids"), _stream(ids)))
 
     def exact_search(self, queries: Array, k: int, metric: str, *lists: Any) -> tuple[Array, Array, int]:
         """Return scores, ids and the version; lists: excluded ids and offsets, allowed ids and offsets."""
@@ -101,9 +103,10 @@ class CudaTable:
             scores = empty_like(queries, shape, "float32", "queries")
             ids = empty_like(queries, shape, "int64", "queries")
         stream = _stream(queries)
-        return self._table.exact_search(
+        found = self._table.exact_search(
             queries, k, metric, exclude_ids, exclude_offsets, allow_ids, allow_offsets, scores, ids, stream
         )
+        return _settled(queries, found)
 
     def expire(self) -> int:
         return self._table.expire()
@@ -139,6 +142,13 @@ def make_core(device: str, *parts: Any) -> tuple[AnyTable, str]:
         return _core.Table(*parts), "cpu"
     number = device_number(device)
     return CudaTable(*parts, device=number), f"cuda:{number}"
+
+
+def _settled(ids: Array, result: Result) -> Result:
+    """Return the result of a call over ids, once it may be used: see :func:`fastinc._device.settle`."""
+    if is_on_cuda(ids):
+        settle(ids)
+    return result
 
 
 def _stream(ids: Array) -> int:

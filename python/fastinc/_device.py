@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DeferredCount", "as_int64", "cuda_engine", "cuda_facts", "current_stream", "empty_like", "is_on_cuda"]
+__all__ = [
+    "DeferredCount",
+    "as_int64",
+    "cuda_engine",
+    "cuda_facts",
+    "current_stream",
+    "device_of",
+    "empty_like",
+    "is_on_cuda",
+    "settle",
+]
 
 #: DLPack's numbers of CUDA memory and of managed CUDA memory.
 _CUDA_TYPES = (2, 13)
@@ -71,6 +81,18 @@ def current_stream(x: Array) -> int:
     return _DEFAULT_STREAM  # __dlpack__(stream=1) makes it wait for whatever the library does
 
 
+def device_of(x: Array) -> int:
+    """Return the number of the GPU that x is on."""
+    return int(x.__dlpack_device__()[1])
+
+
+def settle(x: Array) -> None:
+    """Wait for a call over x, unless x's library orders what it does next by the stream that the call was on."""
+    known = (getattr(sys.modules.get("torch"), "Tensor", ()), getattr(sys.modules.get("cupy"), "ndarray", ()))
+    if not isinstance(x, known):
+        cuda_engine("x").synchronize(x, _DEFAULT_STREAM)
+
+
 def empty_like(x: Array, shape: tuple[int, ...], dtype: str, name: str) -> Array:
     """Return a new array of x's library on x's device; `name` is x's, for the error where there can't be one."""
     torch = sys.modules.get("torch")
@@ -96,6 +118,10 @@ def as_int64(ids: Array, name: str) -> Array:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(ids, torch.Tensor):
         return ids.to(torch.int64)
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and isinstance(ids, cupy.ndarray):
+        with ids.device:
+            return ids.astype("int64")
     if hasattr(ids, "astype"):
         return ids.astype("int64")
     raise TypeError(f"{name} has dtype int32; it must be int64 in an array of {type(ids).__name__}")
@@ -111,11 +137,12 @@ class DeferredCount:
 
     def __init__(self, report: Array, num_rows: int, ids: Array) -> None:
         self._report, self._num_rows, self._ids = report, num_rows, ids
+        self._stream = current_stream(report)  # whatever stream is current when it is read
         self._value: int | None = None
 
     def __int__(self) -> int:
         if self._value is None:
-            skipped, bad = cuda_engine("report").read_update_report(self._report, current_stream(self._report))
+            skipped, bad = cuda_engine("report").read_update_report(self._report, self._stream)
             if bad >= 0:
                 raise IndexError(
                     f"ids[{bad}] = {int(self._ids[bad])} is out of range for weights with {self._num_rows} rows"

@@ -28,6 +28,7 @@ class DeviceGuard {
 
  private:
   int before_ = 0;
+  bool changed_ = false;
 };
 
 /// Memory of the current device for calls on a stream, in whose order it is made and freed.
@@ -49,6 +50,9 @@ class DeviceBuffer {
   Stream stream_;
   int device_ = 0;
 };
+
+/// Waits for what was put on the stream.
+void synchronize(Stream stream);
 
 /// Throws std::invalid_argument where the stream is being captured: `what` waits, `instead` doesn't.
 void check_not_capturing(Stream stream, const char* what, const char* instead);

@@ -14,6 +14,10 @@ const char* why_unusable() noexcept {
   return devices > 0 ? "" : "no CUDA device";
 }
 
+void synchronize(Stream stream) {
+  check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
 void check_not_capturing(Stream stream, const char* what, const char* instead) {
   cudaStreamCaptureStatus status{};
   check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
@@ -32,9 +36,9 @@ DeviceBuffer::~DeviceBuffer() {
   if (data_ == nullptr) return;
   int current = device_;  // the default stream is that of whichever device is current
   (void)cudaGetDevice(&current);
-  (void)cudaSetDevice(device_);
+  if (current != device_) (void)cudaSetDevice(device_);
   (void)cudaFreeAsync(data_, stream_);
-  (void)cudaSetDevice(current);
+  if (current != device_) (void)cudaSetDevice(current);
 }
 
 void DeviceBuffer::from_host(const void* host) {
@@ -50,11 +54,12 @@ void DeviceBuffer::to_host(void* host) const {
 
 DeviceGuard::DeviceGuard(int device) {
   check(cudaGetDevice(&before_), "cudaGetDevice");
-  if (device != before_) check(cudaSetDevice(device), "cudaSetDevice");
+  changed_ = device != before_;
+  if (changed_) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
 DeviceGuard::~DeviceGuard() {
-  (void)cudaSetDevice(before_);
+  if (changed_) (void)cudaSetDevice(before_);
 }
 
 }  // namespace fastinc::cuda

@@ -30,7 +30,11 @@ class DeviceArray {
     std::swap(size_, other.size_);
     return *this;
   }
-  ~DeviceArray() { (void)cudaFree(data_); }
+  ~DeviceArray() {
+    if (data_ == nullptr) return;
+    (void)cudaDeviceSynchronize();  // kernels that use it may still run; cudaFree() needn't wait for them
+    (void)cudaFree(data_);
+  }
 
   T* data() { return data_; }
   const T* data() const { return data_; }

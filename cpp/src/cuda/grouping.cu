@@ -29,6 +29,11 @@ int key_bits(std::uint64_t num_rows) {
   return static_cast<int>(std::bit_width(num_rows));
 }
 
+/// As CUB counts fastest; batches are shorter than 2^32.
+std::uint32_t narrow(std::size_t n) {
+  return static_cast<std::uint32_t>(n);
+}
+
 /// Sums of a level there can be: groups are cut after 64, and each group that is cut has one more.
 std::size_t sums_of(std::size_t n) {
   return n / kSumGroup + n / (kSumGroup + 1) + 1;
@@ -226,12 +231,12 @@ void group_large(const Id* ids, std::uint64_t num_rows, const Grouping& g, const
          scratch.positions_in);
   std::size_t bytes = scratch.cub_bytes;
   check(cub::DeviceRadixSort::SortPairs(scratch.cub, bytes, keys_in, keys, scratch.positions_in, g.positions,
-                                        g.n, 0, key_bits(num_rows), stream),
+                                        narrow(g.n), 0, key_bits(num_rows), stream),
         "cub::DeviceRadixSort::SortPairs");
   launch("mark_heads", mark_heads<Key>, blocks, kBlock, stream, keys, g.n, num_rows, scratch.marks);
   bytes = scratch.cub_bytes;
   check(cub::DeviceSelect::Flagged(scratch.cub, bytes, thrust::counting_iterator<std::uint32_t>(0),
-                                   scratch.marks, scratch.heads, g.count, g.n, stream),
+                                   scratch.marks, scratch.heads, g.count, narrow(g.n), stream),
         "cub::DeviceSelect::Flagged");
   launch("make_groups", make_groups<Key>, blocks, kBlock, stream, scratch.heads, keys, num_rows, g);
 }
@@ -262,13 +267,14 @@ Grouping take_grouping(Scratch& scratch, std::size_t n, std::uint64_t num_rows, 
   std::size_t sort = 0, select = 0, scan = 0;
   std::uint64_t* const keys = nullptr;
   std::uint32_t* const values = nullptr;
-  (void)cub::DeviceRadixSort::SortPairs(nullptr, sort, keys, keys, values, values, n, 0, key_bits(num_rows));
+  (void)cub::DeviceRadixSort::SortPairs(nullptr, sort, keys, keys, values, values, narrow(n), 0,
+                                        key_bits(num_rows));
   (void)cub::DeviceSelect::Flagged(nullptr, select, thrust::counting_iterator<std::uint32_t>(0),
-                                   static_cast<std::uint8_t*>(nullptr), values, values, n);
-  (void)cub::DeviceScan::InclusiveSum(nullptr, scan, values, values, n);
+                                   static_cast<std::uint8_t*>(nullptr), values, values, narrow(n));
+  (void)cub::DeviceScan::InclusiveSum(nullptr, scan, values, values, narrow(n));
   if (has_narrow_keys(num_rows)) {
-    std::uint32_t* const narrow = nullptr;
-    (void)cub::DeviceRadixSort::SortPairs(nullptr, sort, narrow, narrow, values, values, n, 0,
+    std::uint32_t* const short_keys = nullptr;
+    (void)cub::DeviceRadixSort::SortPairs(nullptr, sort, short_keys, short_keys, values, values, narrow(n), 0,
                                           key_bits(num_rows));
   }
   more.cub_bytes = std::max({sort, select, scan});
@@ -293,8 +299,9 @@ void group_by_row(const Id* ids, std::uint64_t num_rows, const Grouping& g, cons
   for_each_level(g.n, [&](std::size_t most, std::size_t before) {
     launch("count_parts", count_parts, blocks, kBlock, stream, g, scratch.parts);
     std::size_t bytes = scratch.cub_bytes;
-    check(cub::DeviceScan::InclusiveSum(scratch.cub, bytes, scratch.parts, scratch.heads, g.n, stream),
-          "cub::DeviceScan::InclusiveSum");
+    check(
+        cub::DeviceScan::InclusiveSum(scratch.cub, bytes, scratch.parts, scratch.heads, narrow(g.n), stream),
+        "cub::DeviceScan::InclusiveSum");
     launch("sum_parts", sum_parts, blocks_for(most, kWarpsPerBlock), kBlock, stream, g, scratch.heads,
            g.sums + before * g.dim);
     launch("raise_groups", raise_groups, blocks, kBlock, stream, g, scratch.heads,

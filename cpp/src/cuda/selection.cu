@@ -71,6 +71,7 @@ __global__ void pick_digit(unsigned shift, Progress* progress) {
     if (lane() >= step) before += other;
   }
   before -= sum;
+  __syncwarp();  // all have read the rank
   if (before < rank && rank <= before + sum) {
     unsigned d = 0;
     for (; before + mine[d] < rank; ++d) before += mine[d];

@@ -42,7 +42,7 @@ struct ScannedTable {
 };
 
 inline bool is_aligned(const ScannedTable& rows) {
-  return rows.table.rows.code_stride % 8 == 0;
+  return rows.table.rows.dim % 8 == 0;  // then rows are, too, and so are their tails
 }
 
 /// What all metrics do alike: keys are of ranks, scores that are larger where rows are better.

@@ -248,7 +248,10 @@ std::size_t TableStore::remove(const std::int64_t* ids, std::size_t n, cudaStrea
   if (n == 0) return 0;
   const Turn turn(*this, stream);
   const Batch batch = begin_batch(ids, n, nullptr, stream);
-  if (size_ == 0) return 0;
+  if (size_ == 0) {
+    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");  // as where there are rows: ids were read
+    return 0;
+  }
   launch("find_ids", find_ids, blocks_for(n, kBlock), kBlock, stream, batch, index_.view(), pages_.view());
   group_by_row(static_cast<const std::uint32_t*>(batch.keys), slot_count_ + n, batch.groups, batch.grouping,
                stream);

@@ -111,7 +111,9 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 template <class Metric, class Rows, unsigned kTiles, bool kStaged, bool kAligned>
 void launch_scan(const ScanTask<Rows>& task, unsigned shared, cudaStream_t stream) {
   const auto kernel = scan_rows<Rows, Metric, kTiles, kStaged, kAligned>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+  // Always the same, for all threads that launch the kernel share it.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
         "cudaFuncSetAttribute");
   int blocks = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kBlock, shared),

@@ -20,7 +20,11 @@ struct RowQuantizer {
     // 1.5 * 2^23: the sum's last bits are the integer, rounded half to even. No code of a finite row is below
     // 0 or rounds to more than 255; a row that overflowed has some code, and no conversion is undefined.
     const float magic = 12582912.0f;
-    return static_cast<std::uint8_t>(float_bits((x - bias) * inverse + magic));
+    const float sum = (x - bias) * inverse + magic;
+#if defined(__CUDA_ARCH__)
+    if (sum != sum) return 0;  // the low byte of x86's NaN; a GPU's has other bits
+#endif
+    return static_cast<std::uint8_t>(float_bits(sum));
   }
 };
 
