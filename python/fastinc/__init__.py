@@ -11,6 +11,9 @@ An event arrives, a few embedding rows change, and the very next request is answ
 (1, 1)
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastinc import baselines, checkpoint, datasets, drift, evaluate, features, init, ops, schedules
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
@@ -23,6 +26,9 @@ from fastinc.optimizers import FTRL, SGD, Adagrad, Adam, Optimizer, RowWiseAdagr
 from fastinc.recommender import Recommender
 from fastinc.snapshot import Snapshot
 from fastinc.table import EmbeddingTable
+
+if TYPE_CHECKING:
+    from fastinc import torch
 
 __all__ = [
     "FTRL",
@@ -55,4 +61,12 @@ __all__ = [
     "schedules",
     "set_isa",
     "set_num_threads",
+    "torch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch where it is first used."""
+    if name == "torch":
+        return importlib.import_module("fastinc.torch")
+    raise AttributeError(f"module 'fastinc' has no attribute '{name}'")

@@ -1,0 +1,238 @@
+"""The way of rows through autograd: a function in eager mode, operators in compiled graphs, one formula for both."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from fastinc import ops
+from fastinc.table import EmbeddingTable
+from fastinc.torch._gradients import Piece, collect
+
+__all__ = ["Use", "rows_of"]
+
+Tensor = Any
+
+_numbers = itertools.count(1)
+
+
+@dataclass(eq=False)
+class Use:
+    """How a module uses a table. Operators, which take no objects, know it by its number."""
+
+    table: EmbeddingTable
+    mode: Literal["sum", "mean"] | None  # None: rows, no bags
+    padding_idx: int | None
+    output_dtype: Any
+    nonfinite: Literal["raise", "skip"]
+    grad_scaler: Any
+
+    def __post_init__(self) -> None:
+        self.number = next(_numbers)
+        self.device = torch.device(self.table.device)
+        _uses[self.number] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy gets a number of its own.
+        names = ("table", "mode", "padding_idx", "output_dtype", "nonfinite", "grad_scaler")
+        return Use, tuple(getattr(self, name) for name in names)
+
+    def read(
+        self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, closed: bool, keep: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return rows or bags, and each id's row where they are to be kept for the gradients of the weights.
+
+        ids: (n,), offsets: (bags,) where bags begin, and where the last one ends if closed, weights: (n,)
+        """
+        kept = self._lookup(ids) if keep or offsets is None else self._empty(0)
+        if offsets is None:
+            if self.padding_idx is not None:
+                kept.masked_fill_((ids == self.padding_idx).unsqueeze(1), 0.0)
+            return kept.to(self.output_dtype), self._empty(0)
+        ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
+        out = self._empty(len(starts))
+        if keep:
+            rows = kept if some is None else kept[some]
+            ops.pool(rows, torch.arange(len(ids), device=self.device), starts, self._mode, weights, out=out)
+        else:
+            self.table.pool(ids, starts, self._mode, weights, out=out)
+        return out.to(self.output_dtype), kept
+
+    def give(
+        self,
+        grad: Tensor,
+        ids: Tensor,
+        offsets: Tensor | None,
+        weights: Tensor | None,
+        kept: Tensor,
+        closed: bool,
+        steps: bool,
+    ) -> Tensor:
+        """Keep the rows' gradients for the table's step, if it takes one; return (n,) of the weights if rows are kept."""
+        grad = grad.to(torch.float32).contiguous()
+        n, some, of_weights = len(ids), None, torch.empty(0, device=self.device)
+        if offsets is None and self.padding_idx is not None:
+            some = ids != self.padding_idx
+            ids, grad = ids[some], grad[some]
+        elif offsets is not None:
+            ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
+            if kept.shape[0] == n and weights is not None:
+                rows = kept if some is None else kept[some]
+                products = (ops.pool_backward(grad, starts, len(ids), "sum") * rows).sum(1)
+                of_weights = products if some is None else grad.new_zeros(n).masked_scatter_(some, products)
+            if steps:
+                grad = ops.pool_backward(grad, starts, len(ids), self._mode, weights)
+        if steps and len(ids):
+            nonfinite: Literal["raise", "skip", "drop"] = self.nonfinite
+            if self.grad_scaler is not None:
+                grad, nonfinite = grad / self.grad_scaler.get_scale(), "drop"
+            collect(self.table, Piece(ids, grad, nonfinite))
+        return of_weights
+
+    @property
+    def _mode(self) -> Literal["sum", "mean"]:
+        return self.mode or "sum"
+
+    def _empty(self, rows: int, columns: int | None = None) -> Tensor:
+        shape = (rows, self.table.dim if columns is None else columns)
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
+
+    def _lookup(self, ids: Tensor) -> Tensor:
+        return self.table.lookup(ids, out=self._empty(len(ids)))
+
+    def _bags(
+        self, ids: Tensor, offsets: Tensor, weights: Tensor | None, closed: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return ids, starts of bags and weights without padding, and which ids are none (None: all)."""
+        if closed:
+            if offsets.shape[0] == 0 or int(offsets[-1]) != len(ids):
+                end = int(offsets[-1]) if offsets.shape[0] else "nothing"
+                raise ValueError(f"the bags end at {end}; there are {len(ids)} ids")
+            offsets = offsets[:-1]
+        if self.padding_idx is None:
+            return ids, offsets, weights, None
+        ops.pool_backward(self._empty(len(offsets), 1), offsets, len(ids), "sum")  # refuses offsets
+        some = ids != self.padding_idx
+        before = torch.cat([some.new_zeros(1, dtype=torch.int64), some.cumsum(0)])  # ids that stay before each
+        return ids[some], before[offsets], None if weights is None else weights[some], some
+
+
+_uses: weakref.WeakValueDictionary[int, Use] = weakref.WeakValueDictionary()
+
+
+def rows_of(
+    use: Use, anchor: Tensor, ids: Tensor, offsets: Tensor | None = None, weights: Tensor | None = None,
+    closed: bool = False,
+) -> Tensor:
+    """Return rows, or bags; where anchor requires grad, the backward takes the table's step."""
+    weighs = weights is not None and weights.requires_grad
+    if torch.compiler.is_compiling():
+        return _read(anchor, ids, offsets, weights, use.number, closed, weighs)[0]
+    if torch.is_grad_enabled() and (weighs or anchor.requires_grad):
+        return _Read.apply(anchor, ids, offsets, weights, use.number, closed, weighs)[0]
+    return use.read(ids, offsets, weights, closed, False)[0]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    anchor, ids, offsets, weights, ctx.number, ctx.closed, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(anchor, ids, offsets, weights, output[1])
+
+
+class _Read(torch.autograd.Function):  # type: ignore[misc]
+    """Eager mode."""
+
+    @staticmethod
+    def forward(
+        anchor: Tensor, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, number: int, closed: bool,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor]:
+        return _uses[number].read(ids, offsets, weights, closed, keep)
+
+    setup_context = staticmethod(_setup_context)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        anchor, *saved = ctx.saved_tensors
+        steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
+        of_weights = _uses[ctx.number].give(grad, *saved, ctx.closed, steps)
+        of_anchor = torch.zeros_like(anchor) if steps else None
+        return of_anchor, None, None, of_weights if weighs else None, None, None, None
+
+
+@torch.library.custom_op("fastinc::read", mutates_args=())
+def _read(
+    anchor: torch.Tensor,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    number: int,
+    closed: bool,
+    keep: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _uses[number].read(ids, offsets, weights, closed, keep)
+
+
+@_read.register_fake
+def _(
+    anchor: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    number: int,
+    closed: bool,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    use = _uses[number]
+    rows = ids.shape[0] if offsets is None else offsets.shape[0] - closed
+    kept = ids.shape[0] if keep else 0
+    out = torch.empty((rows, use.table.dim), dtype=use.output_dtype, device=use.device)
+    return out, torch.empty((kept, use.table.dim), device=use.device)
+
+
+@torch.library.custom_op("fastinc::give", mutates_args=())
+def _give(
+    grad: torch.Tensor,
+    anchor: torch.Tensor,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    kept: torch.Tensor,
+    number: int,
+    closed: bool,
+    steps: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    of_weights = _uses[number].give(grad, ids, offsets, weights, kept, closed, steps)
+    return torch.zeros_like(anchor), of_weights
+
+
+@_give.register_fake
+def _(
+    grad: Tensor,
+    anchor: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None,
+    weights: Tensor | None,
+    kept: Tensor,
+    number: int,
+    closed: bool,
+    steps: bool,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(anchor), kept.new_empty(kept.shape[0])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    """In compiled graphs; the pass that takes the step is the one in which the graph's backward runs."""
+    anchor, *saved = ctx.saved_tensors
+    steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
+    of_anchor, of_weights = _give(grad, anchor, *saved, ctx.number, ctx.closed, steps)
+    return of_anchor if steps else None, None, None, of_weights if weighs else None, None, None, None
+
+
+_read.register_autograd(_backward, setup_context=_setup_context)

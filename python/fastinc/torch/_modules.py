@@ -1,0 +1,229 @@
+"""``torch.nn.Embedding`` and ``torch.nn.EmbeddingBag`` over tables that grow and step in the backward."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from fastinc._arguments import as_choice, as_flag, as_whole
+from fastinc.table import EmbeddingTable
+from fastinc.torch import _state
+from fastinc.torch._autograd import Use, rows_of
+
+__all__ = ["Embedding", "EmbeddingBag"]
+
+Tensor = Any
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class _TableModule(nn.Module):  # type: ignore[misc]
+    """What the modules share: the table, how it is used, and what makes autograd come by."""
+
+    def __init__(self, table: EmbeddingTable, mode: Literal["sum", "mean"] | None, **options: Any) -> None:
+        super().__init__()
+        if not isinstance(table, EmbeddingTable):
+            raise TypeError(f"table = {table!r} must be a fastinc.EmbeddingTable")
+        table._check_writable(type(self).__name__)
+        self._use = _use(table, mode, **options)
+        # Rows are in the table. Autograd asks for the gradient of a tensor, here one without rows: as a parameter it
+        # is frozen by requires_grad_(False), and parameters() isn't empty.
+        self.grad_anchor = nn.Parameter(torch.empty((0, table.dim), device=self._use.device))
+
+    @property
+    def table(self) -> EmbeddingTable:
+        """The table, as it was given."""
+        return self._use.table
+
+    def _anchor(self) -> Tensor:
+        """Return what requires a gradient where the table is to learn: not in eval()."""
+        return self.grad_anchor if self.training else self.grad_anchor.detach()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> _TableModule:
+        """Leave everything as it is: a table stays on its device, in float32 (``fi.torch.Embedding(table.to(...))``)."""
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        _state.save(self.table, destination, prefix)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        _state.load(self.table, state_dict, prefix, *arguments)
+
+    def extra_repr(self) -> str:
+        use = self._use
+        shown = {"mode": use.mode, "padding_idx": use.padding_idx}
+        return ", ".join([repr(use.table), *(f"{name}={value!r}" for name, value in shown.items() if value is not None)])
+
+
+def _use(
+    table: EmbeddingTable,
+    mode: Literal["sum", "mean"] | None,
+    *,
+    padding_idx: int | None,
+    output_dtype: Any,
+    nonfinite: Literal["raise", "skip"],
+    grad_scaler: Any,
+) -> Use:
+    if padding_idx is not None:
+        padding_idx = as_whole(padding_idx, "padding_idx", -(2**63), 2**63 - 1)
+    if output_dtype not in _DTYPES:
+        raise ValueError(f"output_dtype = {output_dtype!r} must be {', '.join(map(str, _DTYPES))}")
+    as_choice(nonfinite, "nonfinite", ("raise", "skip"))
+    if grad_scaler is not None and not hasattr(grad_scaler, "get_scale"):
+        raise TypeError(f"grad_scaler = {grad_scaler!r} must be a torch.amp.GradScaler")
+    return Use(table, mode, padding_idx, output_dtype, nonfinite, grad_scaler)
+
+
+def _numbers(x: Tensor, name: str, axes: tuple[int, ...], device: Any) -> Tensor:
+    """Return ids or offsets, contiguous; the engine checks the rest."""
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name} must be a tensor, not {type(x).__name__}")
+    if axes and x.dim() not in axes:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be {' or '.join(f'{n}-D' for n in axes)}")
+    if x.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} has dtype {x.dtype}; it must be torch.int64 or torch.int32")
+    if x.device != device:
+        raise ValueError(f"{name} is on {x.device}; the table is on {device}")
+    return x.contiguous()
+
+
+class Embedding(_TableModule):
+    """Rows of a table by id, as ``torch.nn.Embedding``; ``backward()`` applies the table's optimizer in place.
+
+    No gradient of the table's is left behind and no torch optimizer is needed for it. When a backward pass ends, the
+    gradients of equal ids are summed over all uses of the table in it, and each row takes one step; rows are made for
+    new ids. See :func:`accumulate` for several passes to a step.
+
+    Parameters
+    ----------
+    table
+        An :class:`fastinc.EmbeddingTable`; modules may share one.
+    padding_idx
+        An id whose row is zeros and learns nothing; None: there is none.
+    output_dtype
+        torch.float32, or torch.float16 or torch.bfloat16: rows are rounded to it, their gradients arrive in it.
+    nonfinite
+        As in :meth:`fastinc.EmbeddingTable.update`: "raise" makes backward() raise ValueError where a gradient isn't
+        finite, and the table takes no step; "skip" leaves those ids out.
+    grad_scaler
+        The ``torch.amp.GradScaler`` that the loss is scaled by: gradients are divided by its scale, and where one
+        isn't finite the table takes no step, as with ``grad_scaler.step(optimizer)``.
+
+    Notes
+    -----
+    In ``eval()``, under ``torch.no_grad()`` and after ``requires_grad_(False)`` the table is only read. The parameter
+    `grad_anchor` has no rows: it is what autograd asks a gradient of. ``to()``, ``half()`` and their like leave the
+    module as it is: tables stay where they are.
+
+    Examples
+    --------
+    >>> import torch, fastinc as fi
+    >>> table = fi.EmbeddingTable(dim=2, optimizer=fi.SGD(lr=0.5), init=fi.init.Zeros())
+    >>> embedding = fi.torch.Embedding(table)
+    >>> embedding(torch.tensor([[7, 8], [7, 9]])).sum().backward()
+    >>> embedding(torch.tensor([7, 8])).tolist()
+    [[-1.0, -1.0], [-0.5, -0.5]]
+    """
+
+    def __init__(
+        self,
+        table: EmbeddingTable,
+        *,
+        padding_idx: int | None = None,
+        output_dtype: Any = torch.float32,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        grad_scaler: Any = None,
+    ) -> None:
+        options = {"padding_idx": padding_idx, "output_dtype": output_dtype}
+        super().__init__(table, None, **options, nonfinite=nonfinite, grad_scaler=grad_scaler)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids of any shape: (*shape, dim)."""
+        flat = _numbers(ids, "ids", (), self._use.device).reshape(-1)
+        return rows_of(self._use, self._anchor(), flat).reshape(*ids.shape, -1)
+
+
+class EmbeddingBag(_TableModule):
+    """Sums or means of rows, as ``torch.nn.EmbeddingBag``; ``backward()`` applies the table's optimizer in place.
+
+    Parameters
+    ----------
+    table, output_dtype, nonfinite, grad_scaler
+        As for :class:`Embedding`.
+    mode
+        "mean" or "sum". There is no "max".
+    padding_idx
+        An id that counts in no bag and learns nothing.
+    include_last_offset
+        Offsets have one element more: where the last bag ends.
+
+    Examples
+    --------
+    >>> import torch, fastinc as fi
+    >>> table = fi.EmbeddingTable(dim=2, optimizer=fi.SGD(lr=1.0), init=fi.init.Constant(1.0))
+    >>> bag = fi.torch.EmbeddingBag(table, mode="sum")
+    >>> bag(torch.tensor([7, 8, 9]), torch.tensor([0, 2])).sum().backward()
+    >>> bag(torch.tensor([[7, 10], [10, 11]])).tolist()
+    [[1.0, 1.0], [2.0, 2.0]]
+    >>> bag(torch.tensor([10, 11, 12]), lengths=torch.tensor([0, 3])).tolist()
+    [[0.0, 0.0], [3.0, 3.0]]
+    """
+
+    def __init__(
+        self,
+        table: EmbeddingTable,
+        mode: Literal["sum", "mean"] = "mean",
+        *,
+        padding_idx: int | None = None,
+        include_last_offset: bool = False,
+        output_dtype: Any = torch.float32,
+        nonfinite: Literal["raise", "skip"] = "raise",
+        grad_scaler: Any = None,
+    ) -> None:
+        as_choice(mode, "mode", ("sum", "mean"))
+        options = {"padding_idx": padding_idx, "output_dtype": output_dtype}
+        super().__init__(table, mode, **options, nonfinite=nonfinite, grad_scaler=grad_scaler)
+        self._closed = as_flag(include_last_offset, "include_last_offset")
+
+    def forward(
+        self,
+        ids: Tensor,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Return the bags: (bags, dim).
+
+        Parameters
+        ----------
+        ids
+            (n,) int32 or int64 in bags told by `offsets` or `lengths`, or (bags, size) without either.
+        offsets
+            (bags,), or (bags + 1,) with `include_last_offset`: where each bag begins.
+        per_sample_weights
+            As many floats as ids, in the same shape: what rows are multiplied by, for mode "sum". May require grad.
+        lengths
+            (bags,): how many ids each bag has, in the place of `offsets`, as TorchRec's jagged tensors tell it.
+        """
+        device = self._use.device
+        axes = (1,) if offsets is not None or lengths is not None else (2,)
+        flat, closed = _numbers(ids, "ids", axes, device).reshape(-1), False
+        if offsets is not None and lengths is not None:
+            raise ValueError("offsets and lengths are both given; pass one")
+        if lengths is not None:
+            ends = _numbers(lengths, "lengths", (1,), device).cumsum(0)
+            offsets, closed = torch.cat([ends.new_zeros(1), ends]), True
+        elif offsets is not None:
+            offsets, closed = _numbers(offsets, "offsets", (1,), device).to(torch.int64), self._closed
+        else:
+            offsets = torch.arange(ids.shape[0], device=device) * ids.shape[1]
+        if per_sample_weights is not None:
+            if per_sample_weights.shape != ids.shape:
+                raise ValueError(
+                    f"per_sample_weights has shape {tuple(per_sample_weights.shape)}; ids have {tuple(ids.shape)}"
+                )
+            per_sample_weights = per_sample_weights.to(torch.float32).contiguous().reshape(-1)
+        return rows_of(self._use, self._anchor(), flat, offsets, per_sample_weights, closed)
