@@ -129,6 +129,10 @@ void register_table(py::module_& m) {
       .def("update", &update, py::arg("ids"), py::arg("grads"), py::arg("nonfinite"))
       .def("load", &load, py::arg("ids"), py::arg("vectors"))
       .def("remove", &remove, py::arg("ids"))
+      .def("advance",
+           [](Table& table) {
+             call_writer(table, 1, [&](WriteTurn turn) { table.advance(std::move(turn)); });
+           })
       .def("expire", [](Table& table) { return without_gil([&] { return table.expire(); }); })
       .def("contains", &contains, py::arg("ids"))
       .def("ids", [](const Table& table) { return to_array(without_gil([&] { return table.ids(); })); })

@@ -108,6 +108,9 @@ class CudaTable:
         )
         return _settled(queries, found)
 
+    def advance(self) -> None:
+        self._table.advance()
+
     def expire(self) -> int:
         return self._table.expire()
 

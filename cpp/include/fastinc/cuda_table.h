@@ -74,6 +74,9 @@ class Table {
   /// Waits where there may be some.
   std::size_t expire();
 
+  /// A batch that changed nothing here counts, too: the version is one more.
+  void advance();
+
   // These give host memory, and wait for all that was called before.
 
   std::vector<std::int64_t> ids() const;

@@ -87,6 +87,10 @@ class Table {
   /// Give up every row whose time is over; updates and loads do so for some at a time. Returns how many.
   std::size_t expire();
 
+  /// A batch that changed nothing here counts, too: the version is one more. For the parts of a table that is
+  /// spread over several, whose versions go together.
+  void advance(WriteTurn turn = {});
+
   /// A turn if no other thread has one.
   WriteTurn try_write();
 

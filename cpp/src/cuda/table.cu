@@ -51,6 +51,9 @@ void Table::load(const std::int64_t* ids, std::size_t n, const float* vectors, S
 std::size_t Table::remove(const std::int64_t* ids, std::size_t n, Stream stream) {
   return store_->remove(ids, n, stream);
 }
+void Table::advance() {
+  store_->advance();
+}
 std::size_t Table::expire() {
   return store_->expire();
 }

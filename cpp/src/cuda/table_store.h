@@ -81,6 +81,7 @@ class TableStore {
   void load(const std::int64_t* ids, std::size_t n, const float* vectors, cudaStream_t stream);
   std::size_t remove(const std::int64_t* ids, std::size_t n, cudaStream_t stream);
   std::size_t expire();
+  void advance();
 
   std::vector<std::int64_t> ids();
   Changes changes(std::uint64_t since);

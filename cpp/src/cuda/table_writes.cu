@@ -271,6 +271,12 @@ std::size_t TableStore::remove(const std::int64_t* ids, std::size_t n, cudaStrea
   return gone;
 }
 
+void TableStore::advance() {
+  const Turn turn(*this, nullptr);
+  ++version_;
+  moments_.note(version_);
+}
+
 std::size_t TableStore::expire() {
   const cudaStream_t stream = nullptr;
   const Turn turn(*this, stream);

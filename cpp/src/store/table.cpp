@@ -232,6 +232,12 @@ std::size_t Table::expire() {
   return store.evicted().size();
 }
 
+void Table::advance(WriteTurn turn) {
+  take_turn(*store_, turn);
+  store_->reserve_commit(0, 0);
+  store_->commit(store_->version() + 1, {}, {});
+}
+
 std::size_t Table::remove(std::span<const std::int64_t> ids, WriteTurn turn) {
   take_turn(*store_, turn);
   const std::uint64_t version = store_->version() + 1;

@@ -171,17 +171,22 @@ BOOST_AUTO_TEST_CASE(calls_are_not_captured_in_graphs) {
 }
 
 BOOST_AUTO_TEST_CASE(many_pages_and_indices) {
-  // Pages of 2^16 rows at this width, and an index that grows from 1,024 places on.
-  TablePair tables(make_optimizer("sgd"), 1, {}, {InitializerKind::kUniform, -1.0, 1.0, 3});
-  for (std::int64_t begin = 0; begin < 150'000; begin += 30'000) {
-    const Ids ids = range(begin, begin + 30'000);
-    tables.update(ids, std::vector<float>(ids.size(), 0.5f));
+  // Pages of 2^16 rows of one float, fewer of more, and an index that grows from 1,024 places on.
+  constexpr std::int64_t kThousand = kSanitized ? 1000 / 16 : 1000;
+  TablePair tables(make_optimizer("sgd"), kSanitized ? 16 : 1, {}, {InitializerKind::kUniform, -1.0, 1.0, 3});
+  const auto filled = [&](const Ids& ids, float x) {
+    return std::vector<float>(ids.size() * tables.cpu.dim(), x);
+  };
+  for (std::int64_t begin = 0; begin < 150 * kThousand; begin += 30 * kThousand) {
+    const Ids ids = range(begin, begin + 30 * kThousand);
+    tables.update(ids, filled(ids, 0.5f));
   }
-  tables.remove(range(20'000, 90'000));
-  tables.load(range(40'000, 50'000), std::vector<float>(10'000, 2.0f));
+  tables.remove(range(20 * kThousand, 90 * kThousand));
+  const Ids again = range(40 * kThousand, 50 * kThousand);
+  tables.load(again, filled(again, 2.0f));
   tables.check_same("pages: ");
   tables.check_changes(2, "pages: ");
-  tables.check_reads(range(19'900, 20'100), "pages: ");
+  tables.check_reads(range(20 * kThousand - 100, 20 * kThousand + 100), "pages: ");
   BOOST_TEST(tables.gpu.load_factor() > 0.1);
   BOOST_TEST(tables.gpu.load_factor() <= 0.625);
 }

@@ -22,7 +22,7 @@ void walk(const OptimizerParams& params, std::size_t dim, const TableBounds& bou
     const Ids ids = random_ids(random, n, range);
     std::vector<float> values = uniform_floats(random, n * dim);
     clock_seconds() += uniform(random, 0.0f, 1.0f);
-    switch (below(random, 8)) {
+    switch (below(random, 9)) {
       case 0:
         tables.load(ids, values);
         break;
@@ -31,6 +31,10 @@ void walk(const OptimizerParams& params, std::size_t dim, const TableBounds& bou
         break;
       case 2:
         tables.expire();
+        break;
+      case 4:
+        tables.cpu.advance();
+        tables.gpu.advance();
         break;
       case 3:
         for (std::size_t i = 0; i < values.size() && i < 3; ++i) {

@@ -97,6 +97,7 @@ BOOST_AUTO_TEST_CASE(rows_of_every_length_have_the_bytes_of_the_cpu) {
     for (const std::size_t n : {0, 1, 5, 100, 1000}) {
       const QuantizedRows rows = random_rows(random, n, dim);
       for (const std::size_t queries : {1, 2, 7, 11}) {
+        if (kSanitized && n == 1000 && queries % 2 != dim % 2) continue;
         const std::size_t k = std::vector<std::size_t>{1, 3, 10, 100}[below(random, 4)];
         check(rows, uniform_floats(random, queries * dim), k,
               std::to_string(n) + " rows of " + std::to_string(dim) + ", " + std::to_string(queries) +
@@ -134,7 +135,7 @@ BOOST_AUTO_TEST_CASE(arrays_that_are_not_aligned) {
 
 BOOST_AUTO_TEST_CASE(rows_that_make_it_hard) {
   Generator random(5);
-  const std::size_t dim = 20, n = 3000;
+  const std::size_t dim = 20, n = repeats(3000);
   const std::vector<float> queries = uniform_floats(random, 4 * dim), one = uniform_floats(random, dim);
   std::vector<float> same;
   for (std::size_t r = 0; r < n; ++r) same.insert(same.end(), one.begin(), one.end());

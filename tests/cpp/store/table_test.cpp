@@ -270,6 +270,25 @@ BOOST_AUTO_TEST_CASE(refused_batches_change_nothing) {
   BOOST_CHECK(table->stats() == stats);
 }
 
+BOOST_AUTO_TEST_CASE(a_version_in_which_nothing_changed) {
+  Table table(2, share(make_optimizer("sgd")), kInit);
+  table.load(Ids{1}, std::vector<float>{1, 2}.data());
+  for (int i = 0; i < 5; ++i) table.advance();
+  table.load(Ids{2}, std::vector<float>{1, 2}.data());
+  BOOST_TEST(table.version() == 7u);
+  BOOST_TEST(table.export_state().row_versions == (std::vector<std::uint64_t>{1, 7}));
+  BOOST_TEST(table.changes(0).updated == (Ids{1, 2}));
+  for (std::uint64_t since = 1; since < 7; ++since) {
+    const Changes changes = table.changes(since);
+    BOOST_TEST(changes.updated == Ids{2});
+    BOOST_TEST(changes.version == 7u);
+    BOOST_TEST(!changes.reset);
+  }
+  for (int i = 0; i < 100'000; ++i) table.advance();  // more versions than the log holds
+  BOOST_TEST(table.changes(100'000).updated.empty());
+  BOOST_TEST(table.changes(7).updated.empty());
+}
+
 BOOST_AUTO_TEST_CASE(skipped_rows_are_counted_and_not_created) {
   Table table(2, share(SgdParams{}), kInit);
   const Ids ids = {1, 2, 1};

@@ -25,6 +25,17 @@
 
 namespace fastinc::test {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(FASTINC_UNDER_TSAN)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+/// n in a plain build; a sixth under a sanitizer, where each of them takes many times as long.
+constexpr std::size_t repeats(std::size_t n) {
+  return kSanitized ? (n + 5) / 6 : n;
+}
+
 using Generator = std::mt19937_64;
 
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
