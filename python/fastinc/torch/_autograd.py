@@ -54,6 +54,7 @@ class Use:
             if self.padding_idx is not None:
                 kept.masked_fill_((ids == self.padding_idx).unsqueeze(1), 0.0)
             return kept.to(self.output_dtype), self._empty(0)
+        weights = None if weights is None else weights.detach()  # DLPack refuses what requires grad
         ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
         out = self._empty(len(starts))
         if keep:
@@ -80,6 +81,7 @@ class Use:
             some = ids != self.padding_idx
             ids, grad = ids[some], grad[some]
         elif offsets is not None:
+            weights = None if weights is None else weights.detach()
             ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
             if kept.shape[0] == n and weights is not None:
                 rows = kept if some is None else kept[some]
@@ -140,6 +142,7 @@ def rows_of(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     anchor, ids, offsets, weights, ctx.number, ctx.closed, _ = inputs
+    ctx.use = _uses[ctx.number]  # which may outlive its module
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(anchor, ids, offsets, weights, output[1])
 
@@ -161,7 +164,7 @@ class _Read(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         anchor, *saved = ctx.saved_tensors
         steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
-        of_weights = _uses[ctx.number].give(grad, *saved, ctx.closed, steps)
+        of_weights = ctx.use.give(grad, *saved, ctx.closed, steps)
         of_anchor = torch.zeros_like(anchor) if steps else None
         return of_anchor, None, None, of_weights if weighs else None, None, None, None
 

@@ -142,7 +142,7 @@ class Embedding(_TableModule):
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of ids of any shape: (*shape, dim)."""
         flat = _numbers(ids, "ids", (), self._use.device).reshape(-1)
-        return rows_of(self._use, self._anchor(), flat).reshape(*ids.shape, -1)
+        return rows_of(self._use, self._anchor(), flat).reshape(*ids.shape, self.grad_anchor.shape[1])
 
 
 class EmbeddingBag(_TableModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,30 @@ _LIMITED = ("frequencies", "sightings", "sightings_counted")  # of tables with l
 _REQUIRED = ("ids", "row_versions", "weights", "state", "version")
 
 
+_Tensors = dict[EmbeddingTable, dict[str, Any]]  # of weak references, by table and name
+
+#: The state_dict that is being made, and what is in it; nothing here keeps tensors alive.
+_latest: tuple[Any, _Tensors] = (lambda: None, {})
+
+
+def _shared(destination: State) -> _Tensors:
+    """Return what the state_dict holds of tables so far."""
+    global _latest
+    made_of, tensors = _latest
+    if made_of() is not destination:
+        made_of, tensors = weakref.ref(destination), {}
+        _latest = made_of, tensors
+    return tensors
+
+
 def save(table: EmbeddingTable, destination: State, prefix: str) -> None:
     """Write a table's rows to a state_dict; a second module of the same table gets the same tensors."""
-    saved = destination.__dict__.setdefault("_fastinc_tables", {}) if hasattr(destination, "__dict__") else {}
-    if table not in saved:
-        saved[table] = {name: _tensor(value) for name, value in table.__getstate__()["state"].items()}
-    for name, value in saved[table].items():
-        destination[prefix + name] = value
+    shared = _shared(destination)
+    tensors = {name: tensor() for name, tensor in shared.get(table, {}).items()}
+    if not tensors or any(tensor is None for tensor in tensors.values()):
+        tensors = {name: _tensor(value) for name, value in table.__getstate__()["state"].items()}
+        shared[table] = {name: weakref.ref(tensor) for name, tensor in tensors.items()}
+    destination.update({prefix + name: tensor for name, tensor in tensors.items()})
 
 
 def load(

@@ -1,0 +1,113 @@
+"""fi.torch under torch.compile: no graph breaks, and the bytes of eager mode."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fastinc as fi
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+class Model(nn.Module):
+    """Two modules of one table, one of another; bags told in every way; weights that learn."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        options = {"optimizer": fi.Adagrad(lr=0.1), "init": fi.init.Normal(std=0.5, seed=5)}
+        self.first, self.second = fi.EmbeddingTable(8, **options), fi.EmbeddingTable(8, **options)
+        self.users = fi.torch.Embedding(self.first, padding_idx=3)
+        self.items = fi.torch.EmbeddingBag(self.first, "mean", padding_idx=3)
+        self.tags = fi.torch.EmbeddingBag(self.second, "sum", output_dtype=torch.bfloat16)
+        self.weigh = nn.Linear(8, 6)
+        self.top = nn.Linear(24, 1)
+
+    def forward(self, users, items, tags, lengths):
+        rows = self.users(users)
+        weights = torch.softmax(self.weigh(rows), 1)
+        bags = self.items(items, lengths=lengths)
+        tags = self.tags(tags, per_sample_weights=weights).float()
+        return self.top(torch.cat([rows, bags, tags], 1)).squeeze(1)
+
+
+def batches(count):
+    random = np.random.default_rng(2)
+    for _ in range(count):
+        users, items = random.integers(0, 40, 16), random.integers(0, 40, 50)
+        lengths = random.multinomial(50, np.full(16, 1 / 16))
+        arrays = (users, items, random.integers(0, 40, (16, 6)), lengths)
+        yield tuple(map(torch.from_numpy, arrays)), torch.from_numpy(random.integers(0, 2, 16).astype(np.float32))
+
+
+def train(model, call, count=8):
+    losses = []
+    dense = torch.optim.SGD(model.parameters(), lr=0.1)
+    for inputs, labels in batches(count):
+        loss = nn.functional.binary_cross_entropy_with_logits(call(*inputs), labels)
+        dense.zero_grad()
+        loss.backward()
+        dense.step()
+        losses.append(loss.item())
+    return losses
+
+
+def states(model):
+    return [table.__getstate__()["state"] for table in (model.first, model.second)]
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_compiled_training_is_eager_training(backend):
+    torch._dynamo.reset()
+    model, compiled = Model(), Model()
+    expected = train(model, model)
+    got = train(compiled, torch.compile(compiled, fullgraph=True, backend=backend))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    for state, reference in zip(states(compiled), states(model), strict=True):
+        assert np.array_equal(state["ids"], reference["ids"])
+        assert state["version"] == reference["version"] == 8
+        np.testing.assert_allclose(state["weights"], reference["weights"], rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_reading_and_freezing():
+    torch._dynamo.reset()
+    model = Model()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ((inputs, _),) = batches(1)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(*inputs), model(*inputs))
+    compiled.eval()
+    compiled(*inputs).sum().backward()
+    assert model.first.version == 0
+    compiled.train()
+    model.users.requires_grad_(False)
+    model.items.requires_grad_(False)
+    compiled(*inputs).sum().backward()
+    assert (model.first.version, model.second.version) == (0, 1)
+
+
+def test_accumulating_in_compiled_graphs():
+    torch._dynamo.reset()
+    table, twin = (fi.EmbeddingTable(4, fi.Adagrad(lr=0.1)) for _ in range(2))
+    model = nn.Sequential(fi.torch.EmbeddingBag(table), nn.Linear(4, 1))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    ids = torch.tensor([[1, 2], [2, 3]])
+    with fi.torch.accumulate():
+        compiled(ids).sum().backward()
+    assert table.version == 0
+    compiled(ids).sum().backward()
+    grads = (model[1].weight.detach() / 2).expand(8, 4).numpy()
+    twin.update(ids.reshape(-1).repeat(2).numpy(), np.ascontiguousarray(grads))
+    assert table.version == 1
+    np.testing.assert_allclose(table.lookup([1, 2, 3]), twin.lookup([1, 2, 3]), rtol=1e-6)
+
+
+def test_operators_are_what_torch_asks_of_them():
+    embedding = fi.torch.EmbeddingBag(fi.EmbeddingTable(4), "sum")
+    number = embedding._use.number
+    ids, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 2])
+    for keep in (False, True):
+        weights = torch.rand(3) if keep else None
+        arguments = (embedding.grad_anchor.detach(), ids, offsets, weights, number, False, keep)
+        torch.library.opcheck(torch.ops.fastinc.read.default, arguments)
