@@ -1,6 +1,8 @@
 # The commands of this project; CONTRIBUTING.md says what each is for. Everything is installed into .venv from PyPI.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes of the Python tests; each lets FAISS and torch have one thread.
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 BIN := $(VENV)/bin
 # The copy of MovieLens-100k for the demo and the tests; without its dependencies, which are many and unused.
 DATA_WHEEL := recbole==1.2.1
@@ -78,7 +80,8 @@ tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
 	$(CMAKE) cmake --build --preset tidy
 
 test-python: $(VENV)/test $(VENV)/data  ## Python tests; those of CUDA run under the emulator, where test-cpp built it
-	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module $(BIN)/python -m pytest
+	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(JOBS)
 
 format:  ## reformat Python and C++
 	$(BIN)/ruff check --fix

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastinc as fi
-from _brute_force import METRICS, assert_answer, assert_index, contents, make_table
+from _brute_force import assert_answer, assert_index, contents, make_table, with_metrics
 
 
 class StandInIndex:
@@ -52,8 +52,7 @@ def gpu(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQ8", "OPQ4_8,IVF16,PQ4x4"])
+@pytest.mark.parametrize(("factory", "metric"), with_metrics(["Flat", "IVF16,Flat", "IVF16,SQ8", "OPQ4_8,IVF16,PQ4x4"]))
 def test_fresh_rows_and_removed_ones_beside_a_base_on_the_gpu(gpu, factory, metric):
     rng = np.random.default_rng(20)
     n = 10_000 if "OPQ" in factory else 2000

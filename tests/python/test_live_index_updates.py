@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import fastinc as fi
-from _brute_force import HIGH, LOW, METRICS, assert_answer, assert_index, contents, eventually, make_table, whole_rows
+from _brute_force import (
+    HIGH,
+    LOW,
+    METRICS,
+    assert_answer,
+    assert_index,
+    contents,
+    eventually,
+    make_table,
+    whole_rows,
+    with_metrics,
+)
 
 FACTORIES = ["exact", "Flat", "IVF16,Flat", "HNSW16", "IVF16,SQ8", "PQ4x4", "OPQ2_8,IVF4,PQ4x4", "SQ8,RFlat"]
 
@@ -31,8 +42,7 @@ def test_an_update_is_in_the_next_answer(factory):
         assert target[0] not in index.search(query, 1500)[1]
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize(("factory", "metric"), with_metrics(FACTORIES))
 def test_changed_rows_are_exact_and_removed_ones_gone(factory, metric):
     rng = np.random.default_rng(7)
     dim = 8
@@ -161,19 +171,18 @@ def test_a_table_set_to_another_state(newer):
     eventually(lambda: index.stats()["base_version"] == other.version)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(
-    "factory",
-    [
-        "IVF16,Flat",
-        "IVF16,SQ8",
-        "OPQ4_8,IVF16,PQ4x4",
-        "IVF16,SQ8,RFlat",
-        "IVF16_HNSW8,Flat",
-        "PCA6,IVF16,Flat,RFlat",
-        "IDMap,PCA8,IVF16,Flat",
-    ],
-)
+IVF_FACTORIES = [
+    "IVF16,Flat",
+    "IVF16,SQ8",
+    "OPQ4_8,IVF16,PQ4x4",
+    "IVF16,SQ8,RFlat",
+    "IVF16_HNSW8,Flat",
+    "PCA6,IVF16,Flat,RFlat",
+    "IDMap,PCA8,IVF16,Flat",
+]
+
+
+@pytest.mark.parametrize(("factory", "metric"), with_metrics(IVF_FACTORIES))
 def test_folded_rows_are_found_in_the_lists_that_are_looked_at(metric, factory):
     rng = np.random.default_rng(15)
     n = 10_000 if "OPQ" in factory else 2000

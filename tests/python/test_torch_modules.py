@@ -514,9 +514,9 @@ def test_state_dicts_that_do_not_fit():
     embedding = trained(fi.Adagrad(lr=0.5))
     before = embedding.state_dict()
     good = dict(before)
-    with pytest.raises(RuntimeError, match="Missing key.*weights"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*weights"):
         embedding.load_state_dict({name: value for name, value in good.items() if name != "weights"})
-    with pytest.raises(RuntimeError, match="Unexpected key.*other"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*other"):
         embedding.load_state_dict({**good, "other": torch.ones(1)})
     with pytest.raises(RuntimeError, match="the table: "):
         embedding.load_state_dict({**good, "weights": torch.ones(1, 4)})

@@ -74,7 +74,7 @@ class Use:
         closed: bool,
         steps: bool,
     ) -> Tensor:
-        """Keep the rows' gradients for the table's step, if it takes one; return (n,) of the weights if rows are kept."""
+        """Keep the rows' gradients for the table's step, if it takes one; the weights', if rows are kept, is returned."""
         grad = grad.to(torch.float32).contiguous()
         n, some, of_weights = len(ids), None, torch.empty(0, device=self.device)
         if offsets is None and self.padding_idx is not None:
@@ -128,7 +128,11 @@ _uses: weakref.WeakValueDictionary[int, Use] = weakref.WeakValueDictionary()
 
 
 def rows_of(
-    use: Use, anchor: Tensor, ids: Tensor, offsets: Tensor | None = None, weights: Tensor | None = None,
+    use: Use,
+    anchor: Tensor,
+    ids: Tensor,
+    offsets: Tensor | None = None,
+    weights: Tensor | None = None,
     closed: bool = False,
 ) -> Tensor:
     """Return rows, or bags; where anchor requires grad, the backward takes the table's step."""
@@ -152,7 +156,12 @@ class _Read(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        anchor: Tensor, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, number: int, closed: bool,
+        anchor: Tensor,
+        ids: Tensor,
+        offsets: Tensor | None,
+        weights: Tensor | None,
+        number: int,
+        closed: bool,
         keep: bool,
     ) -> tuple[Tensor, Tensor]:
         return _uses[number].read(ids, offsets, weights, closed, keep)
@@ -169,7 +178,7 @@ class _Read(torch.autograd.Function):  # type: ignore[misc]
         return of_anchor, None, None, of_weights if weighs else None, None, None, None
 
 
-@torch.library.custom_op("fastinc::read", mutates_args=())
+@torch.library.custom_op("fastinc::read", mutates_args=())  # type: ignore[untyped-decorator]
 def _read(
     anchor: torch.Tensor,
     ids: torch.Tensor,
@@ -182,7 +191,7 @@ def _read(
     return _uses[number].read(ids, offsets, weights, closed, keep)
 
 
-@_read.register_fake
+@_read.register_fake  # type: ignore[untyped-decorator]
 def _(
     anchor: Tensor,
     ids: Tensor,
@@ -199,7 +208,7 @@ def _(
     return out, torch.empty((kept, use.table.dim), device=use.device)
 
 
-@torch.library.custom_op("fastinc::give", mutates_args=())
+@torch.library.custom_op("fastinc::give", mutates_args=())  # type: ignore[untyped-decorator]
 def _give(
     grad: torch.Tensor,
     anchor: torch.Tensor,
@@ -215,7 +224,7 @@ def _give(
     return torch.zeros_like(anchor), of_weights
 
 
-@_give.register_fake
+@_give.register_fake  # type: ignore[untyped-decorator]
 def _(
     grad: Tensor,
     anchor: Tensor,

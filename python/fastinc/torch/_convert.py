@@ -58,9 +58,7 @@ def from_embedding(module: Module, optimizer: Optimizer | None = None, **options
     table.load(torch.arange(len(weight), device=weight.device), weight)
     if isinstance(module, nn.Embedding):
         return Embedding(table, padding_idx=padding_idx)
-    return EmbeddingBag(
-        table, module.mode, padding_idx=padding_idx, include_last_offset=module.include_last_offset
-    )
+    return EmbeddingBag(table, module.mode, padding_idx=padding_idx, include_last_offset=module.include_last_offset)
 
 
 def to_embedding(source: EmbeddingTable | Embedding | EmbeddingBag, num_embeddings: int | None = None) -> Module:
@@ -84,7 +82,7 @@ def to_embedding(source: EmbeddingTable | Embedding | EmbeddingBag, num_embeddin
     --------
     >>> import torch, fastinc as fi
     >>> table = fi.EmbeddingTable(dim=2, init=fi.init.Constant(0.5))
-    >>> table.load([2], [[1.0, 2.0]])
+    >>> table.load([2], torch.tensor([[1.0, 2.0]]))
     >>> fi.torch.to_embedding(table).weight.tolist()
     [[0.5, 0.5], [0.5, 0.5], [1.0, 2.0]]
     """

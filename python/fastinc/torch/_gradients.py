@@ -120,7 +120,7 @@ def step() -> None:
     for table, pieces in _take().items():
         try:
             _update(table, pieces)
-        except Exception as error:
+        except Exception as error:  # noqa: PERF203
             errors.append(error)
     if errors:
         raise errors[0]

@@ -42,7 +42,7 @@ class _TableModule(nn.Module):  # type: ignore[misc]
         return self.grad_anchor if self.training else self.grad_anchor.detach()
 
     def _apply(self, fn: Any, recurse: bool = True) -> _TableModule:
-        """Leave everything as it is: a table stays on its device, in float32 (``fi.torch.Embedding(table.to(...))``)."""
+        """Leave everything as it is: a table stays on its device, in float32."""
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -54,7 +54,9 @@ class _TableModule(nn.Module):  # type: ignore[misc]
     def extra_repr(self) -> str:
         use = self._use
         shown = {"mode": use.mode, "padding_idx": use.padding_idx}
-        return ", ".join([repr(use.table), *(f"{name}={value!r}" for name, value in shown.items() if value is not None)])
+        return ", ".join(
+            [repr(use.table), *(f"{name}={value!r}" for name, value in shown.items() if value is not None)]
+        )
 
 
 def _use(

@@ -59,7 +59,7 @@ def load(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Replace a table's rows by those of a state_dict, or load the weight of a torch embedding as rows 0, 1 and so on."""
+    """Replace a table's rows by those of a state_dict; or load a torch embedding's weight as rows 0, 1 and so on."""
     del local_metadata
     found = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     known = ("weight",) if "weight" in found else (*_REQUIRED, *_LIMITED)
