@@ -111,7 +111,7 @@ def test_a_subclass_of_torch_speaks_for_itself(table):
             return (2 * self.as_subclass(torch.Tensor)).__dlpack__(**kwargs)
 
     table.update([1], torch.ones(1, DIM).as_subclass(Recorded))
-    assert Recorded.asked == 1
+    assert Recorded.asked > 0  # twice by a torch that knows no max_version
     assert table.lookup([1]).tolist() == [[-2, -1, 0, 1]]
 
 

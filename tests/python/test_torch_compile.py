@@ -7,7 +7,10 @@ from torch import nn
 
 import fastinc as fi
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+# torch's own
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Skipping serialization:UserWarning"
+)
 
 
 class Model(nn.Module):

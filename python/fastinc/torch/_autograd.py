@@ -74,7 +74,7 @@ class Use:
         closed: bool,
         steps: bool,
     ) -> Tensor:
-        """Keep the rows' gradients for the table's step, if it takes one; the weights', if rows are kept, is returned."""
+        """Keep the rows' gradients for the table's step, if it takes one; return those of weights if rows are kept."""
         grad = grad.to(torch.float32).contiguous()
         n, some, of_weights = len(ids), None, torch.empty(0, device=self.device)
         if offsets is None and self.padding_idx is not None:
@@ -202,7 +202,7 @@ def _(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     use = _uses[number]
-    rows = ids.shape[0] if offsets is None else offsets.shape[0] - closed
+    rows = ids.shape[0] if offsets is None else offsets.shape[0] - int(closed)
     kept = ids.shape[0] if keep else 0
     out = torch.empty((rows, use.table.dim), dtype=use.output_dtype, device=use.device)
     return out, torch.empty((kept, use.table.dim), device=use.device)
