@@ -242,7 +242,26 @@ def test_a_second_backward_of_one_forward():
     assert rows(table, [1])[0, 0] == -2.0
 
 
-def test_autograd_grad_steps_too_and_second_derivatives_are_refused():
+def test_second_derivatives_are_refused():
+    bag, weights = fi.torch.EmbeddingBag(new_table(), "sum"), torch.ones(1, 2, requires_grad=True)
+    loss = bag(tensor([[1, 2]]), per_sample_weights=weights).square().sum()
+    (grad,) = torch.autograd.grad(loss, weights, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_bags_of_one_id_among_others():
+    """Whose gradients go to the table as they are."""
+    for offsets in ([0, 1, 2], [0, 0, 1], [0, 1, 1], [0, 2, 3], [0, 3, 3]):
+        table, twin = (new_table(optimizer=fi.SGD(lr=1.0), init=fi.init.Zeros()) for _ in range(2))
+        out = fi.torch.EmbeddingBag(table)(tensor([4, 5, 6]), tensor(offsets))
+        grad = torch.randn_like(out)
+        out.backward(grad)
+        twin.update([4, 5, 6], fi.ops.pool_backward(grad, tensor(offsets), 3))
+        assert equal(rows(table, [4, 5, 6]), rows(twin, [4, 5, 6]))
+
+
+def test_autograd_grad_steps_too():
     table = new_table()
     embedding, scale = fi.torch.Embedding(table), torch.ones(4, requires_grad=True)
     torch.autograd.grad((embedding(tensor([1])) * scale).sum(), [embedding.grad_anchor, scale])

@@ -35,6 +35,7 @@ class Use:
     def __post_init__(self) -> None:
         self.number = next(_numbers)
         self.device = torch.device(self.table.device)
+        self.nothing = self._empty(0)
         _uses[self.number] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,11 +50,11 @@ class Use:
 
         ids: (n,), offsets: (bags,) where bags begin, and where the last one ends if closed, weights: (n,)
         """
-        kept = self._lookup(ids) if keep or offsets is None else self._empty(0)
+        kept = self._lookup(ids) if keep or offsets is None else self.nothing
         if offsets is None:
             if self.padding_idx is not None:
                 kept.masked_fill_((ids == self.padding_idx).unsqueeze(1), 0.0)
-            return kept.to(self.output_dtype), self._empty(0)
+            return kept.to(self.output_dtype), self.nothing
         weights = None if weights is None else weights.detach()  # DLPack refuses what requires grad
         ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
         out = self._empty(len(starts))
@@ -75,8 +76,8 @@ class Use:
         steps: bool,
     ) -> Tensor:
         """Keep the rows' gradients for the table's step, if it takes one; return those of weights if rows are kept."""
-        grad = grad.to(torch.float32).contiguous()
-        n, some, of_weights = len(ids), None, torch.empty(0, device=self.device)
+        grad = grad.detach().to(torch.float32).contiguous()
+        n, some, of_weights = len(ids), None, self.nothing[:, 0]
         if offsets is None and self.padding_idx is not None:
             some = ids != self.padding_idx
             ids, grad = ids[some], grad[some]
@@ -87,7 +88,7 @@ class Use:
                 rows = kept if some is None else kept[some]
                 products = (ops.pool_backward(grad, starts, len(ids), "sum") * rows).sum(1)
                 of_weights = products if some is None else grad.new_zeros(n).masked_scatter_(some, products)
-            if steps:
+            if steps and not self._is_rows(starts, len(ids), weights):
                 grad = ops.pool_backward(grad, starts, len(ids), self._mode, weights)
         if steps and len(ids):
             nonfinite: Literal["raise", "skip", "drop"] = self.nonfinite
@@ -95,6 +96,12 @@ class Use:
                 grad, nonfinite = grad / self.grad_scaler.get_scale(), "drop"
             collect(self.table, Piece(ids, grad, nonfinite))
         return of_weights
+
+    def _is_rows(self, starts: Tensor, n: int, weights: Tensor | None) -> bool:
+        """Whether each bag has one id, so that its gradient is the row's. A GPU isn't waited for to know."""
+        if len(starts) != n or weights is not None or self.device.type != "cpu":
+            return False
+        return bool(torch.equal(starts, torch.arange(n)))
 
     @property
     def _mode(self) -> Literal["sum", "mean"]:
@@ -140,42 +147,43 @@ def rows_of(
     if torch.compiler.is_compiling():
         return _read(anchor, ids, offsets, weights, use.number, closed, weighs)[0]
     if torch.is_grad_enabled() and (weighs or anchor.requires_grad):
-        return _Read.apply(anchor, ids, offsets, weights, use.number, closed, weighs)[0]
+        return _Read.apply(anchor, ids, offsets, weights, use, closed, weighs)
     return use.read(ids, offsets, weights, closed, False)[0]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    anchor, ids, offsets, weights, ctx.number, ctx.closed, _ = inputs
-    ctx.use = _uses[ctx.number]  # which may outlive its module
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(anchor, ids, offsets, weights, output[1])
-
-
 class _Read(torch.autograd.Function):  # type: ignore[misc]
-    """Eager mode."""
+    """Eager mode. (A setup_context of its own would make apply() three times as long.)"""
 
     @staticmethod
     def forward(
+        ctx: Any,
         anchor: Tensor,
         ids: Tensor,
         offsets: Tensor | None,
         weights: Tensor | None,
-        number: int,
+        use: Use,
         closed: bool,
         keep: bool,
-    ) -> tuple[Tensor, Tensor]:
-        return _uses[number].read(ids, offsets, weights, closed, keep)
-
-    setup_context = staticmethod(_setup_context)
+    ) -> Tensor:
+        out, kept = use.read(ids, offsets, weights, closed, keep)
+        ctx.use, ctx.closed = use, closed
+        ctx.save_for_backward(anchor, ids, offsets, weights, kept)
+        return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        anchor, *saved = ctx.saved_tensors
-        steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
-        of_weights = ctx.use.give(grad, *saved, ctx.closed, steps)
-        of_anchor = torch.zeros_like(anchor) if steps else None
-        return of_anchor, None, None, of_weights if weighs else None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward_once(ctx, grad) if torch.is_grad_enabled() else _backward_eagerly(ctx, grad)
+
+
+def _backward_eagerly(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    anchor, *saved = ctx.saved_tensors
+    steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
+    of_weights = ctx.use.give(grad, *saved, ctx.closed, steps)
+    of_anchor = torch.empty_like(anchor) if steps else None
+    return of_anchor, None, None, of_weights if weighs else None, None, None, None
+
+
+_backward_once = once_differentiable(_backward_eagerly)  # which takes its time: for create_graph=True alone
 
 
 @torch.library.custom_op("fastinc::read", mutates_args=())  # type: ignore[untyped-decorator]
@@ -188,7 +196,8 @@ def _read(
     closed: bool,
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _uses[number].read(ids, offsets, weights, closed, keep)
+    out, kept = _uses[number].read(ids, offsets, weights, closed, keep)
+    return out, kept if keep else kept.clone()  # operators mustn't return a tensor twice
 
 
 @_read.register_fake  # type: ignore[untyped-decorator]
@@ -221,7 +230,7 @@ def _give(
     steps: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     of_weights = _uses[number].give(grad, ids, offsets, weights, kept, closed, steps)
-    return torch.zeros_like(anchor), of_weights
+    return torch.empty_like(anchor), of_weights if len(of_weights) else of_weights.clone()
 
 
 @_give.register_fake  # type: ignore[untyped-decorator]
@@ -237,6 +246,12 @@ def _(
     steps: bool,
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(anchor), kept.new_empty(kept.shape[0])
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    anchor, ids, offsets, weights, ctx.number, ctx.closed, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(anchor, ids, offsets, weights, output[1])
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:

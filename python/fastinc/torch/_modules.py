@@ -143,8 +143,11 @@ class Embedding(_TableModule):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of ids of any shape: (*shape, dim)."""
-        flat = _numbers(ids, "ids", (), self._use.device).reshape(-1)
-        return rows_of(self._use, self._anchor(), flat).reshape(*ids.shape, self.grad_anchor.shape[1])
+        ids = _numbers(ids, "ids", (), self._use.device)
+        anchor = self._anchor()
+        if ids.dim() == 1:
+            return rows_of(self._use, anchor, ids)
+        return rows_of(self._use, anchor, ids.reshape(-1)).reshape(*ids.shape, anchor.shape[1])
 
 
 class EmbeddingBag(_TableModule):
