@@ -11,7 +11,7 @@ SOURCES := $(shell find cpp python cmake CMakeLists.txt pyproject.toml -type f \
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CMAKE := env VIRTUAL_ENV=$(abspath $(VENV)) PATH=$(abspath $(BIN)):$(PATH)
 
-.PHONY: all bench gpu-check demo test test-cpp test-python lint asan tsan tidy format clean help
+.PHONY: all bench gpu-check demo test test-cpp test-python test-old-torch lint asan tsan tidy format clean help
 
 all: help
 
@@ -82,6 +82,15 @@ tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
 test-python: $(VENV)/test $(VENV)/data  ## Python tests; those of CUDA run under the emulator, where test-cpp built it
 	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(JOBS)
+
+# The oldest torch that fi.torch is for, in an environment of its own: gigabytes, for PyPI's brings CUDA along.
+OLD_TORCH := torch==2.6.0
+test-old-torch:  ## the tests of arrays and modules with the oldest torch that fastinc is for
+	$(PYTHON) -m venv $(VENV)-old-torch
+	$(VENV)-old-torch/bin/pip install --quiet --disable-pip-version-check . \
+		-C cmake.define.FASTINC_CUDA=OFF $(OLD_TORCH) faiss-cpu safetensors hypothesis pytest pytest-xdist
+	$(VENV)-old-torch/bin/python -m pytest -n $(JOBS) tests/python/test_torch_*.py tests/python/test_dlpack_exchange.py \
+		tests/python/test_ops_pool.py tests/python/test_table.py
 
 format:  ## reformat Python and C++
 	$(BIN)/ruff check --fix
