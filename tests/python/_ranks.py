@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from datetime import timedelta
+from multiprocessing.connection import wait
 from pathlib import Path
 
 __all__ = ["MOST", "on_ranks", "run_ranks"]
@@ -73,22 +74,23 @@ class Ranks:
     def run(self, world, function, *arguments, may_die=()):
         """Return what ``function(group, *arguments)`` returns on each of `world` ranks; None where one died."""
         deadline = time.monotonic() + CALL_TIMEOUT
-        results, failures = [], []
+        results, failures = [None] * world, {}
         for pipe in self.pipes[:world]:
             pipe.send((world, function, arguments))
-        for rank, pipe in enumerate(self.pipes[:world]):
-            done, result = False, "it gave no answer in time"
-            try:
-                if pipe.poll(max(deadline - time.monotonic(), 0.0)):
-                    done, result = pipe.recv()
-            except (EOFError, ConnectionError):
-                done, result = rank in may_die, None
-            results.append(result)
-            if not done:
-                failures.append(f"rank {rank} of {world}: {result or 'its process died'}")
-                deadline = min(deadline, time.monotonic() + 5)  # the others may wait for it
+        waiting = dict(zip(self.pipes[:world], range(world), strict=True))
+        while waiting and (ready := wait(waiting, max(deadline - time.monotonic(), 0.0))):
+            for pipe in ready:
+                rank = waiting.pop(pipe)
+                try:
+                    done, results[rank] = pipe.recv()
+                except (EOFError, ConnectionError):
+                    done, results[rank] = rank in may_die, None
+                if not done:
+                    failures[rank] = results[rank] or "its process died"
+                    deadline = min(deadline, time.monotonic() + 5)  # the others may wait for it
+        failures |= dict.fromkeys(waiting.values(), "it gave no answer in time")
         if failures:
-            raise RankError("\n".join(failures))
+            raise RankError("\n".join(f"rank {rank} of {world}: {why}" for rank, why in sorted(failures.items())))
         return results
 
     def close(self):

@@ -130,7 +130,7 @@ def test_refused_positions(tmp_path):
 def keep_limits(group, folder, save):
     if save:
         sharded = fi.distributed.ShardedTable(
-            DIM, process_group=group, max_rows=120, eviction="lru", admission=fi.MinCount(2), wire="int8", presum="all"
+            DIM, process_group=group, max_rows=120, eviction="lfu", admission=fi.MinCount(2), wire="int8", presum="all"
         )
         for step in range(12):
             ids = np.arange(10 * step, 10 * step + 40)
@@ -139,9 +139,11 @@ def keep_limits(group, folder, save):
         fi.distributed.save(sharded, folder)
     else:
         sharded, _ = fi.distributed.load(folder, group)
-        assert (sharded.max_rows, sharded.shard.eviction, sharded.wire) == (120, "lru", "int8")
+        assert (sharded.max_rows, sharded.shard.eviction, sharded.wire) == (120, "lfu", "int8")
         assert sharded.shard.admission == fi.MinCount(2)
-    rows = state_of(sharded.shard)
+    state = sharded.shard._core.export_state(sharded.shard._state_floats())
+    uses = dict(zip(state["ids"].tolist(), state["frequencies"].tolist(), strict=True))
+    rows = {id: (uses[id], *row) for id, row in state_of(sharded.shard).items()}
     assert len(rows) <= 120 // sharded.world_size
     if not save:
         sharded.update([10**6] if sharded.rank == 0 else [], np.ones((int(sharded.rank == 0), DIM), dtype=F32))

@@ -28,11 +28,10 @@ def train_until_a_rank_dies(group, moment):
     if sharded.rank == 1 and moment == "within":  # the others have its ids, not its gradients
         sharded_table.send_gradients.__globals__["send_rows"] = lambda *_: os._exit(9)
     start = time.monotonic()
-    with pytest.raises(RuntimeError) as error:
-        while True:
-            sharded.update(np.arange(30), grads)
+    with pytest.raises(RuntimeError):
+        sharded.update(np.arange(30), grads)
     rows = sharded.shard.lookup(np.sort(sharded.shard.ids()))
-    return time.monotonic() - start, type(error.value).__name__, np.unique(rows).tolist(), sharded.version
+    return time.monotonic() - start, np.unique(rows).tolist(), sharded.version
 
 
 @pytest.mark.parametrize("moment", ["between", "within"])
@@ -40,7 +39,7 @@ def test_a_rank_dies(moment):
     assert _gradients.send_gradients is sharded_table.send_gradients
     answers = run_ranks(3, train_until_a_rank_dies, moment, group_timeout=TIMEOUT, may_die=(1,))
     assert answers[1] is None
-    for seconds, _, values, version in (answers[0], answers[2]):
+    for seconds, values, version in (answers[0], answers[2]):
         assert seconds < 2 * TIMEOUT
         assert values == [-15.0]  # five whole batches of three ranks
         assert version == 5

@@ -162,8 +162,8 @@ class Member:
         """Raise on all ranks where the ids and what `check` looks at would be refused by any shard."""
 
         def look() -> tuple[None, list[int]]:
-            limit, distinct = self.shard.max_rows, len(np.unique(ids))
-            if limit is not None and distinct > limit:
+            limit = self.shard.max_rows
+            if limit is not None and (distinct := len(np.unique(ids))) > limit:
                 raise ValueError(
                     f"ids: {distinct} of the batch's distinct ids are of rank {self.rank}, which keeps {limit} rows "
                     f"of max_rows = {self._max_rows}; split the batch"

@@ -155,8 +155,8 @@ class ShardedIndex:
         received = np.full(exchange.world, n * k)
         scores_coming = exchange.swap(np.concatenate([s.ravel() for s, _ in found]), sent, received, "scores")
         ids_coming = exchange.swap(np.concatenate([i.ravel() for _, i in found]), sent, received, "scores")
-        scores = scores_coming.wait().reshape(exchange.world, n, k).transpose(1, 0, 2).reshape(n, -1)
-        ids = ids_coming.wait().reshape(exchange.world, n, k).transpose(1, 0, 2).reshape(n, -1)
+        scores = scores_coming.wait().reshape(exchange.world, n, k).transpose(1, 0, 2).reshape(n, exchange.world * k)
+        ids = ids_coming.wait().reshape(exchange.world, n, k).transpose(1, 0, 2).reshape(n, exchange.world * k)
         best = np.lexsort((ids, scores if self.metric == "l2" else -scores), axis=1)[:, :k]
         return np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
 
