@@ -28,7 +28,7 @@ from fastinc.snapshot import Snapshot
 from fastinc.table import EmbeddingTable
 
 if TYPE_CHECKING:
-    from fastinc import torch
+    from fastinc import distributed, torch
 
 __all__ = [
     "FTRL",
@@ -50,6 +50,7 @@ __all__ = [
     "baselines",
     "checkpoint",
     "datasets",
+    "distributed",
     "drift",
     "evaluate",
     "features",
@@ -67,6 +68,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch where it is first used."""
-    if name == "torch":
-        return importlib.import_module("fastinc.torch")
+    if name in ("distributed", "torch"):
+        return importlib.import_module(f"fastinc.{name}")
     raise AttributeError(f"module 'fastinc' has no attribute '{name}'")

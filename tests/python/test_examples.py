@@ -12,6 +12,22 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+def train_distributed(group, arguments):
+    example = runpy.run_path(str(EXAMPLES / "train_distributed.py"))
+    return example["train"](example["parse"](arguments), group)
+
+
+def test_train_distributed(tmp_path):
+    pytest.importorskip("torch")
+    from _ranks import on_ranks
+
+    arguments = ["--steps", "60", "--batch", "64", "--rows", "400", "--dim", "16", "--save", str(tmp_path / "saved")]
+    first, second = on_ranks(2, train_distributed, arguments)
+    assert first == second
+    assert np.mean(first[-10:]) < 0.8 * np.mean(first[:10])
+    assert (tmp_path / "saved" / "manifest.json").exists()
+
+
 def test_cold_start(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     users = rng.integers(1, 60, 3000)

@@ -1,0 +1,274 @@
+"""Save and load sharded tables: whole or not at all, for any number of ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastinc import _core, checkpoint, optimizers
+from fastinc import init as initializers
+from fastinc.distributed._arrays import Place
+from fastinc.distributed._exchange import Exchange
+from fastinc.distributed._owners import owners_of
+from fastinc.distributed.sharded_table import ShardedTable
+from fastinc.table import EmbeddingTable
+
+__all__ = ["load", "save"]
+
+Arrays = dict[str, Any]
+Int64 = NDArray[np.int64]
+
+_FORMAT = "fastinc-sharded-checkpoint"
+_FORMAT_VERSION = 1
+_MANIFEST = "manifest.json"
+_SHARD = re.compile(r"shard-\d+of\d+-[0-9a-f]{16}")
+#: Arrays of a table's state with an entry a row; the others are of all rows together.
+_OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies")
+
+
+def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = None) -> None:
+    """Save a sharded table into a folder that all ranks see, replacing the checkpoint that is there. Collective.
+
+    Every rank writes its shard by :func:`fastinc.checkpoint.save`; when all have, rank 0 renames a manifest that names
+    them into place. A crash before it leaves the old checkpoint whole.
+
+    Parameters
+    ----------
+    table
+        A :class:`ShardedTable`.
+    folder
+        Made if need be.
+    position
+        Where in its stream rank 0 is: anything JSON can hold; :func:`load` returns it on every rank.
+
+    Raises
+    ------
+    TypeError
+        `position` is not JSON.
+    OSError
+        Writing failed on any rank (RuntimeError on the others); the old checkpoint still loads.
+
+    Examples
+    --------
+    >>> import tempfile, torch.distributed as dist, fastinc as fi
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> table = fi.distributed.ShardedTable(dim=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fi.distributed.save(table, folder, position=7)
+    ...     fi.distributed.load(folder)[1]
+    7
+    >>> dist.destroy_process_group()
+    """
+    if not isinstance(table, ShardedTable):
+        raise TypeError(f"table must be a ShardedTable, not {type(table).__name__}")
+    place, world = Path(folder), table.world_size
+
+    def begin() -> tuple[Any, list[int]]:
+        place.mkdir(parents=True, exist_ok=True)
+        return checkpoint._as_json(position), [int(secrets.token_hex(7), 16)]
+
+    position, told = table._agree("save", begin)
+    number = int(told[0, 0])  # rank 0's: a crashed save of the same version has another
+    names = [f"shard-{rank}of{world}-{number:016x}" for rank in range(world)]
+
+    def write_shard() -> tuple[None, list[int]]:
+        checkpoint.save(table.shard, place / names[table.rank])
+        return None, []
+
+    def write_manifest() -> tuple[None, list[int]]:
+        if table.rank == 0:
+            _write_manifest(place, _described(table, names, position))
+            _sweep(place, names)
+        return None, []
+
+    table._agree("save", write_shard)
+    table._agree("save", write_manifest)
+
+
+def _described(table: ShardedTable, names: list[str], position: Any) -> dict[str, Any]:
+    manifest = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "fastinc": _core.__version__,
+        "world_size": table.world_size,
+        "version": table.version,
+        "position": position,
+        "shards": names,
+        "parameters": {
+            "dim": table.dim,
+            "optimizer": checkpoint._describe(table.optimizer),
+            "init": checkpoint._describe(table.init),
+            "wire": table.wire,
+            "presum": table.presum,
+            **checkpoint._describe_bounds(table.shard),
+        },
+    }
+    if table.max_rows is not None:
+        manifest["parameters"]["max_rows"] = table.max_rows  # of all ranks
+    manifest["sha256"] = checkpoint._manifest_digest(manifest)
+    return manifest
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    staged = folder / f".fastinc-manifest-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    try:
+        checkpoint._write_durably(staged, json.dumps(manifest, indent=1, allow_nan=False).encode())
+        checkpoint._sync_folder(folder)  # the shards' names
+        os.replace(staged, folder / _MANIFEST)
+        checkpoint._sync_folder(folder)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, names: list[str]) -> None:
+    """Remove the shards of other checkpoints, and what killed saves left behind."""
+    for path in folder.iterdir():
+        if _SHARD.fullmatch(path.name) and path.name not in names:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path)
+    checkpoint._sweep(folder)
+
+
+def load(folder: str | os.PathLike[str], process_group: Any = None, *, device: str = "cpu") -> tuple[ShardedTable, Any]:
+    """Load a checkpoint made by :func:`save` into any number of ranks. Collective.
+
+    Rows go to the ranks that own them now, with their optimizer state, row versions and how often they were written,
+    bit for bit.
+
+    Parameters
+    ----------
+    folder
+        One that all ranks see.
+    process_group, device
+        As for :class:`ShardedTable`.
+
+    Returns
+    -------
+    table : ShardedTable
+        With the optimizer that rank 0 had. Where ids are shared out over another number of ranks, a rank that would
+        have more than its part of `max_rows` gives up those it would evict first, and what ``fi.MinCount`` has counted
+        for an id is never less than it was.
+    position
+        What :func:`save` was given on rank 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no checkpoint, or a shard is missing: the message names it.
+    ValueError
+        A file is damaged, or a shard is not of the manifest's version.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, torch.distributed as dist, fastinc as fi
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> table = fi.distributed.ShardedTable(dim=2)
+    >>> table.load([5], np.ones((1, 2), dtype=np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fi.distributed.save(table, folder)
+    ...     fi.distributed.load(folder)[0].lookup([5]).tolist()
+    [[1.0, 1.0]]
+    >>> dist.destroy_process_group()
+    """
+    place = Path(folder)
+    exchange = Exchange(process_group, Place("cpu"))
+    manifest, _ = exchange.agree("load", lambda: (_read_manifest(place), []))
+    exchange.agree_same("load", f"the manifest in {place}", manifest["sha256"])
+    parameters = manifest["parameters"]
+    table = ShardedTable(
+        parameters["dim"],
+        checkpoint._rebuild(optimizers, parameters["optimizer"]),
+        checkpoint._rebuild(initializers, parameters["init"]),
+        process_group=process_group,
+        wire=parameters["wire"],
+        presum=parameters["presum"],
+        device=device,
+        **checkpoint._rebuild_bounds(parameters),
+    )
+
+    def fill() -> tuple[None, list[int]]:
+        state = _owned_state(place, manifest, table.rank, table.world_size)
+        _drop_excess(state, table.shard)
+        table.shard._core.import_state({**state, "version": manifest["version"]})
+        return None, []
+
+    exchange.agree("load", fill)
+    return table, manifest["position"]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    file = folder / _MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} holds no checkpoint: {file} doesn't exist") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ValueError(f"{file} is not a {_FORMAT} manifest")
+    if manifest.get("format_version") != _FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format_version {manifest.get('format_version')!r}; this fastinc ({_core.__version__}) reads "
+            f"{_FORMAT_VERSION}"
+        )
+    if manifest.get("sha256") != checkpoint._manifest_digest(manifest):
+        raise ValueError(f"{file} doesn't match its own SHA-256: it is damaged")
+    for name in manifest["shards"]:
+        if not _SHARD.fullmatch(name):
+            raise ValueError(f"{file} names the shard {name!r}, which is not inside the checkpoint")
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder} is incomplete: {folder / name} doesn't exist")
+    return manifest
+
+
+def _read_shard(folder: Path, version: int) -> Arrays:
+    """Return the state of one shard: arrays and numbers by name."""
+    manifest = checkpoint._read_manifest(folder)
+    parameters = manifest["parameters"]
+    if manifest["kind"] != "EmbeddingTable" or parameters["version"] != version:
+        raise ValueError(f"{folder} is of version {parameters.get('version')}; the checkpoint is of version {version}")
+    arrays = checkpoint._read_arrays(folder, manifest["arrays"])
+    state = {name.removeprefix("table."): array for name, array in arrays.items()}
+    if "sightings_counted" in parameters:
+        state["sightings_counted"] = parameters["sightings_counted"]
+    return state
+
+
+def _owned_state(folder: Path, manifest: dict[str, Any], rank: int, world: int) -> Arrays:
+    """Return what one of `world` ranks has of a checkpoint."""
+    before = manifest["world_size"]
+    common = math.gcd(before, world)  # ids of rank r of either are of one rank modulo this
+    parts = []
+    for shard in range(rank % common, before, common):
+        state = _read_shard(folder / manifest["shards"][shard], manifest["version"])
+        if before != world:
+            owned = owners_of(state["ids"], world) == rank
+            state |= {name: state[name][owned] for name in _OF_ROWS if name in state}
+        parts.append(state)
+    if len(parts) == 1:
+        return parts[0]
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in _OF_ROWS if name in parts[0]}
+    if "sightings" in parts[0]:  # an id was counted in one of them: the largest counters are never too small
+        whole["sightings"] = np.maximum.reduce([part["sightings"] for part in parts])
+        whole["sightings_counted"] = max(part["sightings_counted"] for part in parts)
+    return whole
+
+
+def _drop_excess(state: Arrays, shard: EmbeddingTable) -> None:
+    """Leave out the rows beyond the shard's limit that it would evict first."""
+    limit, count = shard.max_rows, len(state["ids"])
+    if limit is None or count <= limit:
+        return
+    keys = [state["row_versions"], *([state["frequencies"]] if shard.eviction == "lfu" else [])]
+    kept = np.sort(np.lexsort(keys)[count - limit :])
+    state.update({name: state[name][kept] for name in _OF_ROWS if name in state})
