@@ -11,8 +11,8 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from fastinc import ops
-from fastinc.table import EmbeddingTable
-from fastinc.torch._gradients import Piece, collect
+from fastinc.distributed import ShardedTable
+from fastinc.torch._gradients import AnyTable, Piece, collect
 
 __all__ = ["Use", "rows_of"]
 
@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 class Use:
     """How a module uses a table. Operators, which take no objects, know it by its number."""
 
-    table: EmbeddingTable
+    table: AnyTable
     mode: Literal["sum", "mean"] | None  # None: rows, no bags
     padding_idx: int | None
     output_dtype: Any
@@ -36,6 +36,7 @@ class Use:
         self.number = next(_numbers)
         self.device = torch.device(self.table.device)
         self.nothing = self._empty(0)
+        self.ranks = self.table.world_size if isinstance(self.table, ShardedTable) else 0
         _uses[self.number] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -90,7 +91,9 @@ class Use:
                 of_weights = products if some is None else grad.new_zeros(n).masked_scatter_(some, products)
             if steps and not self._is_rows(starts, len(ids), weights):
                 grad = ops.pool_backward(grad, starts, len(ids), self._mode, weights)
-        if steps and len(ids):
+        if self.ranks > 1:
+            grad = grad / self.ranks
+        if steps and (len(ids) or self.ranks):  # all ranks take a step, or none
             nonfinite: Literal["raise", "skip", "drop"] = self.nonfinite
             if self.grad_scaler is not None:
                 grad, nonfinite = grad / self.grad_scaler.get_scale(), "drop"

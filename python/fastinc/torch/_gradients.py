@@ -15,11 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from fastinc.distributed import ShardedTable
 from fastinc.table import EmbeddingTable
 
-__all__ = ["Piece", "accumulate", "collect", "discard", "step"]
+__all__ = ["TABLES", "AnyTable", "Piece", "accumulate", "collect", "discard", "shard_of", "step"]
 
 Tensor = Any
+AnyTable = EmbeddingTable | ShardedTable
+TABLES = (EmbeddingTable, ShardedTable)
 
 
 class Piece(NamedTuple):
@@ -34,7 +37,7 @@ class _Pass:
     """What one backward pass has brought so far."""
 
     def __init__(self) -> None:
-        self.pieces: dict[EmbeddingTable, list[Piece]] = {}
+        self.pieces: dict[AnyTable, list[Piece]] = {}
 
     def __call__(self) -> None:
         """Autograd calls this when the pass has ended."""
@@ -54,10 +57,15 @@ class _Accumulating:
 _lock = threading.Lock()
 _accumulating = _Accumulating()
 _passes: weakref.WeakValueDictionary[int, _Pass] = weakref.WeakValueDictionary()
-_waiting: dict[EmbeddingTable, list[Piece]] = {}
+_waiting: dict[AnyTable, list[Piece]] = {}
 
 
-def collect(table: EmbeddingTable, piece: Piece) -> None:
+def shard_of(table: AnyTable) -> EmbeddingTable:
+    """Return this rank's rows."""
+    return table.shard if isinstance(table, ShardedTable) else table
+
+
+def collect(table: AnyTable, piece: Piece) -> None:
     """Keep gradients until the backward pass that calls this ends."""
     number = torch._C._current_graph_task_id()
     with _lock:
@@ -145,14 +153,14 @@ def discard() -> int:
     return sum(len(piece.ids) for pieces in _take().values() for piece in pieces)
 
 
-def _take() -> dict[EmbeddingTable, list[Piece]]:
+def _take() -> dict[AnyTable, list[Piece]]:
     with _lock:
         taken = dict(_waiting)
         _waiting.clear()
     return taken
 
 
-def _update(table: EmbeddingTable, pieces: list[Piece]) -> None:
+def _update(table: AnyTable, pieces: list[Piece]) -> None:
     ids, grads = pieces[0].ids, pieces[0].grads
     if len(pieces) > 1:
         ids = torch.cat([piece.ids.to(torch.int64) for piece in pieces])

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from fastinc._arguments import as_choice, as_flag, as_whole
-from fastinc.table import EmbeddingTable
+from fastinc.distributed import ShardedTable
 from fastinc.torch import _state
 from fastinc.torch._autograd import Use, rows_of
+from fastinc.torch._gradients import TABLES, AnyTable, shard_of
 
 __all__ = ["Embedding", "EmbeddingBag"]
 
@@ -22,10 +23,10 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 class _TableModule(nn.Module):  # type: ignore[misc]
     """What the modules share: the table, how it is used, and what makes autograd come by."""
 
-    def __init__(self, table: EmbeddingTable, mode: Literal["sum", "mean"] | None, **options: Any) -> None:
+    def __init__(self, table: AnyTable, mode: Literal["sum", "mean"] | None, **options: Any) -> None:
         super().__init__()
-        if not isinstance(table, EmbeddingTable):
-            raise TypeError(f"table = {table!r} must be a fastinc.EmbeddingTable")
+        if not isinstance(table, TABLES):
+            raise TypeError(f"table = {table!r} must be a fastinc.EmbeddingTable or a distributed.ShardedTable")
         table._check_writable(type(self).__name__)
         self._use = _use(table, mode, **options)
         # Rows are in the table. Autograd asks for the gradient of a tensor, here one without rows: as a parameter it
@@ -33,7 +34,7 @@ class _TableModule(nn.Module):  # type: ignore[misc]
         self.grad_anchor = nn.Parameter(torch.empty((0, table.dim), device=self._use.device))
 
     @property
-    def table(self) -> EmbeddingTable:
+    def table(self) -> AnyTable:
         """The table, as it was given."""
         return self._use.table
 
@@ -46,10 +47,10 @@ class _TableModule(nn.Module):  # type: ignore[misc]
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        _state.save(self.table, destination, prefix)
+        _state.save(shard_of(self.table), destination, prefix)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        _state.load(self.table, state_dict, prefix, *arguments)
+        _state.load(shard_of(self.table), state_dict, prefix, *arguments)
 
     def extra_repr(self) -> str:
         use = self._use
@@ -60,7 +61,7 @@ class _TableModule(nn.Module):  # type: ignore[misc]
 
 
 def _use(
-    table: EmbeddingTable,
+    table: AnyTable,
     mode: Literal["sum", "mean"] | None,
     *,
     padding_idx: int | None,
@@ -75,6 +76,8 @@ def _use(
     as_choice(nonfinite, "nonfinite", ("raise", "skip"))
     if grad_scaler is not None and not hasattr(grad_scaler, "get_scale"):
         raise TypeError(f"grad_scaler = {grad_scaler!r} must be a torch.amp.GradScaler")
+    if grad_scaler is not None and isinstance(table, ShardedTable):
+        raise ValueError("grad_scaler: ranks of a ShardedTable would have to agree on it; scale no loss, use bfloat16")
     return Use(table, mode, padding_idx, output_dtype, nonfinite, grad_scaler)
 
 
@@ -101,7 +104,7 @@ class Embedding(_TableModule):
     Parameters
     ----------
     table
-        An :class:`fastinc.EmbeddingTable`; modules may share one.
+        An :class:`fastinc.EmbeddingTable`, or a :class:`fastinc.distributed.ShardedTable`; modules may share one.
     padding_idx
         An id whose row is zeros and learns nothing; None: there is none.
     output_dtype
@@ -115,6 +118,10 @@ class Embedding(_TableModule):
 
     Notes
     -----
+    Over a ShardedTable every forward is collective, also in ``eval()``, and so is the end of every backward pass that
+    learns: all ranks make the same ones. Gradients are divided by the number of ranks, as DistributedDataParallel does
+    with those of the dense part, and a state_dict is of this rank's rows.
+
     In ``eval()``, under ``torch.no_grad()`` and after ``requires_grad_(False)`` the table is only read. The parameter
     `grad_anchor` has no rows: it is what autograd asks a gradient of. ``to()``, ``half()`` and their like leave the
     module as it is: tables stay where they are.
@@ -131,7 +138,7 @@ class Embedding(_TableModule):
 
     def __init__(
         self,
-        table: EmbeddingTable,
+        table: AnyTable,
         *,
         padding_idx: int | None = None,
         output_dtype: Any = torch.float32,
@@ -178,7 +185,7 @@ class EmbeddingBag(_TableModule):
 
     def __init__(
         self,
-        table: EmbeddingTable,
+        table: AnyTable,
         mode: Literal["sum", "mean"] = "mean",
         *,
         padding_idx: int | None = None,

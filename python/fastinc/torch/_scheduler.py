@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastinc.table import EmbeddingTable
+from fastinc.torch._gradients import TABLES, AnyTable
 
 __all__ = ["TableScheduler", "scheduler"]
 
@@ -13,7 +13,7 @@ __all__ = ["TableScheduler", "scheduler"]
 class TableScheduler:
     """What :func:`scheduler` returns: a torch scheduler that takes tables along."""
 
-    def __init__(self, tables: tuple[EmbeddingTable, ...], torch_scheduler: Any) -> None:
+    def __init__(self, tables: tuple[AnyTable, ...], torch_scheduler: Any) -> None:
         group = torch_scheduler.optimizer.param_groups[0]
         self._torch_scheduler = torch_scheduler
         self._torch_base = float(group.get("initial_lr", group["lr"]))
@@ -50,7 +50,7 @@ class TableScheduler:
             optimizer.lr = base * factor
 
 
-def scheduler(tables: EmbeddingTable | Iterable[EmbeddingTable], torch_scheduler: Any) -> TableScheduler:
+def scheduler(tables: AnyTable | Iterable[AnyTable], torch_scheduler: Any) -> TableScheduler:
     """Let the learning rates of tables follow a torch scheduler: they change by the same factor as its optimizer's.
 
     Parameters
@@ -81,10 +81,10 @@ def scheduler(tables: EmbeddingTable | Iterable[EmbeddingTable], torch_scheduler
     >>> table.optimizer.lr
     0.25
     """
-    several = (tables,) if isinstance(tables, EmbeddingTable) else tuple(tables)
+    several = (tables,) if isinstance(tables, TABLES) else tuple(tables)
     for table in several:
-        if not isinstance(table, EmbeddingTable):
-            raise TypeError(f"tables has {table!r}, which is no fastinc.EmbeddingTable")
+        if not isinstance(table, TABLES):
+            raise TypeError(f"tables has {table!r}, which is no table")
     if not hasattr(getattr(torch_scheduler, "optimizer", None), "param_groups"):
         raise TypeError(f"torch_scheduler = {torch_scheduler!r} must be one of torch.optim.lr_scheduler")
     return TableScheduler(several, torch_scheduler)

@@ -1,0 +1,122 @@
+"""fi.torch's modules over tables whose rows are shared out over ranks."""
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import fastinc as fi
+from _ranks import on_ranks
+
+STEPS, BATCH = 12, 24
+
+
+def make_parts(**options):
+    return {"optimizer": fi.Adagrad(lr=0.1), "init": fi.init.Normal(std=0.5, seed=4), **options}
+
+
+class Model(nn.Module):
+    """A table used twice, and a network on top."""
+
+    def __init__(self, table):
+        super().__init__()
+        torch.manual_seed(0)
+        self.users, self.items = fi.torch.Embedding(table), fi.torch.EmbeddingBag(table, "mean")
+        self.top = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, users, items):
+        return self.top(torch.cat([self.users(users), self.items(items)], 1)).squeeze(1)
+
+
+def batches(world, rank):
+    """Rank's part of each batch of BATCH."""
+    rng, part = np.random.default_rng(3), slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    for _ in range(STEPS):
+        users, items = rng.zipf(1.4, BATCH) % 50, rng.zipf(1.4, (BATCH, 4)) % 50
+        labels = torch.from_numpy((users % 2).astype(np.float32))
+        yield torch.from_numpy(users)[part], torch.from_numpy(items)[part], labels[part]
+
+
+def train(model, world, rank):
+    dense = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for users, items, labels in batches(world, rank):
+        loss = nn.functional.binary_cross_entropy_with_logits(model(users, items), labels)
+        dense.zero_grad()
+        loss.backward()
+        dense.step()
+        losses.append(loss.item())
+    return losses
+
+
+def train_rank(group):
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    model = DistributedDataParallel(Model(table), process_group=group)
+    losses = train(model, table.world_size, table.rank)
+    return losses, table.lookup(np.arange(50)), table.version
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_ddp_over_a_sharded_table_is_one_model(world):
+    table = fi.EmbeddingTable(4, **make_parts())
+    expected = train(Model(table), 1, 0)
+    results = on_ranks(world, train_rank)
+    np.testing.assert_allclose(np.mean([losses for losses, _, _ in results], 0), expected, rtol=1e-5)
+    for _, rows, version in results:
+        np.testing.assert_allclose(rows, table.lookup(np.arange(50)), rtol=1e-4, atol=1e-6)
+        assert version == STEPS
+
+
+def steps_of_rank(group):
+    """Ids of all ranks, or of none but one, with weights that learn; what one table would get comes back."""
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    bag, given = fi.torch.EmbeddingBag(table, "sum", padding_idx=2), []
+    rng = np.random.default_rng(table.rank)
+    for step in range(4):
+        n = 0 if step == 2 and table.rank else 30
+        ids, weights = torch.from_numpy(rng.integers(0, 20, n)), torch.rand(n).requires_grad_()
+        grad = torch.from_numpy(rng.standard_normal((n, 4), dtype=np.float32))
+        rows = torch.from_numpy(table.lookup(ids.numpy()))
+        bag(ids.reshape(n, 1), per_sample_weights=weights.reshape(n, 1)).backward(grad)
+        expected = torch.where(ids == 2, 0.0, (grad * rows).sum(1))
+        torch.testing.assert_close(weights.grad, expected)
+        some = (ids != 2).numpy()
+        scaled = (weights.detach().unsqueeze(1) * grad) / table.world_size
+        given.append((ids.numpy()[some], scaled.numpy()[some]))
+    state = bag.state_dict()
+    assert torch.equal(state["ids"], torch.from_numpy(table.shard.ids()))
+    with torch.no_grad():
+        rows = bag(torch.arange(20).reshape(20, 1)).numpy()
+    return given, rows, table.version
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_backward_over_ranks_is_one_update_of_one_table(world):
+    results = on_ranks(world, steps_of_rank)
+    twin = fi.EmbeddingTable(4, **make_parts())
+    for step in range(4):
+        ids, grads = zip(*(given[step] for given, _, _ in results), strict=True)
+        twin.update(np.concatenate(ids), np.concatenate(grads))
+    expected = twin.lookup(np.arange(20))
+    expected[2] = 0.0
+    for _, rows, version in results:
+        assert np.array_equal(rows, expected)
+        assert version == twin.version
+
+
+def refuses(group):
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    with pytest.raises(ValueError, match="grad_scaler: ranks of a ShardedTable"):
+        fi.torch.Embedding(table, grad_scaler=torch.amp.GradScaler("cpu"))
+    embedding = fi.torch.Embedding(table)
+    factor = float("nan") if dist.get_rank(group) == 1 else 1.0
+    with pytest.raises(ValueError, match="is not finite"):
+        (embedding(torch.tensor([1])) * factor).sum().backward()
+    embedding(torch.tensor([1])).sum().backward()
+    return table.version
+
+
+def test_a_gradient_that_one_rank_refuses_is_refused_by_all():
+    assert on_ranks(2, refuses) == [1, 1]
