@@ -125,6 +125,7 @@ class TorchEmbeddings(nn.Module):
         weights = [torch.empty(rows, dim).uniform_(-bound, bound) for _ in range(features)]
         self.bags = nn.ModuleList(nn.EmbeddingBag.from_pretrained(w, False, mode="sum", sparse=True) for w in weights)
         self.optimizer = kinds[optimizer](list(self.bags.parameters()))
+        torch.sparse.check_sparse_tensor_invariants.disable()  # the default, and no warning that it is
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """ids: (features, batch); returns (batch, features, dim)."""
