@@ -97,9 +97,9 @@ class FastincEmbeddings(nn.Module):
         tables = [fi.EmbeddingTable(dim, shared, fi.init.Uniform(-bound, bound, seed=f)) for f in range(features)]
         self.bags = nn.ModuleList(fi.torch.EmbeddingBag(table, mode="sum") for table in tables)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids: (features, batch); returns (batch, features, dim)."""
-        return torch.stack([bag(each.unsqueeze(1)) for bag, each in zip(self.bags, ids, strict=True)], dim=1)
+    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        """ids: (features, batch); returns (batch, dim) for each feature."""
+        return [bag(each.unsqueeze(1)) for bag, each in zip(self.bags, ids, strict=True)]
 
     def step(self) -> None:
         """Do nothing: the backward pass has."""
@@ -127,10 +127,9 @@ class TorchEmbeddings(nn.Module):
         self.optimizer = kinds[optimizer](list(self.bags.parameters()))
         torch.sparse.check_sparse_tensor_invariants.disable()  # the default, and no warning that it is
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids: (features, batch); returns (batch, features, dim)."""
-        ids = ids % self.rows
-        return torch.stack([bag(each.unsqueeze(1)) for bag, each in zip(self.bags, ids, strict=True)], dim=1)
+    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        """ids: (features, batch); returns (batch, dim) for each feature."""
+        return [bag(each.unsqueeze(1)) for bag, each in zip(self.bags, ids % self.rows, strict=True)]
 
     def step(self) -> None:
         """Take the step for the gradients of the last backward pass."""
@@ -167,10 +166,10 @@ class FbgemmEmbeddings(nn.Module):
         )
         self.bags.init_embedding_weights_uniform(-bound, bound)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """ids: (features, batch); returns (batch, features, dim)."""
+    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
+        """ids: (features, batch); returns (batch, dim) for each feature."""
         pooled = self.bags((ids % self.rows).flatten(), torch.arange(ids.numel() + 1))
-        return pooled.view(ids.shape[1], -1, self.dim)
+        return list(pooled.split(self.dim, dim=1))
 
     def step(self) -> None:
         """Do nothing: the backward pass has."""
@@ -192,18 +191,17 @@ class Dlrm(nn.Module):
         self.bottom = nn.Sequential(nn.Linear(DENSE, 128), nn.ReLU(), nn.Linear(128, dim), nn.ReLU())
         first, second = torch.triu_indices(features + 1, features + 1, offset=1)
         self.register_buffer("pairs", first * (features + 1) + second)
-        sizes = (dim + len(self.pairs), 128, 64)
-        layers = [layer for n, m in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(n, m), nn.ReLU())]
-        self.top = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        crossed = dim + len(self.pairs)
+        self.top = nn.Sequential(nn.Linear(crossed, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """dense: (batch, 13), ids: (features, batch); returns (batch,) logits."""
         return self.score(dense, self.embeddings(ids))
 
-    def score(self, dense: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
-        """Do all that comes after the tables; embedded: (batch, features, dim)."""
+    def score(self, dense: torch.Tensor, embedded: list[torch.Tensor]) -> torch.Tensor:
+        """Do all that isn't the tables'; embedded: (batch, dim) for each feature."""
         bottom = self.bottom(torch.log1p(dense))
-        vectors = torch.cat([bottom.unsqueeze(1), embedded], dim=1)
+        vectors = torch.stack([bottom, *embedded], dim=1)
         products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
         return self.top(torch.cat([bottom, products.index_select(1, self.pairs)], dim=1)).squeeze(1)
 
