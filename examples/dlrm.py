@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,13 @@ class FastincEmbeddings(nn.Module):
         tables = [fi.EmbeddingTable(dim, shared, fi.init.Uniform(-bound, bound, seed=f)) for f in range(features)]
         self.bags = nn.ModuleList(fi.torch.EmbeddingBag(table, mode="sum") for table in tables)
 
-    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
-        """ids: (features, batch); returns (batch, dim) for each feature."""
-        return [bag(each.unsqueeze(1)) for bag, each in zip(self.bags, ids, strict=True)]
+    def keys(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return ids as they are: a table takes any."""
+        return ids
+
+    def forward(self, keys: torch.Tensor) -> list[torch.Tensor]:
+        """keys: (features, batch); returns (batch, dim) for each feature."""
+        return [bag(each.unsqueeze(1)) for bag, each in zip(self.bags, keys, strict=True)]
 
     def step(self) -> None:
         """Do nothing: the backward pass has."""
@@ -127,9 +131,13 @@ class TorchEmbeddings(nn.Module):
         self.optimizer = kinds[optimizer](list(self.bags.parameters()))
         torch.sparse.check_sparse_tensor_invariants.disable()  # the default, and no warning that it is
 
-    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
-        """ids: (features, batch); returns (batch, dim) for each feature."""
-        return [bag(each.unsqueeze(1)) for bag, each in zip(self.bags, ids % self.rows, strict=True)]
+    def keys(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return row numbers for ids."""
+        return ids % self.rows
+
+    def forward(self, keys: torch.Tensor) -> list[torch.Tensor]:
+        """keys: (features, batch); returns (batch, dim) for each feature."""
+        return [bag(each.unsqueeze(1)) for bag, each in zip(self.bags, keys, strict=True)]
 
     def step(self) -> None:
         """Take the step for the gradients of the last backward pass."""
@@ -166,10 +174,17 @@ class FbgemmEmbeddings(nn.Module):
         )
         self.bags.init_embedding_weights_uniform(-bound, bound)
 
-    def forward(self, ids: torch.Tensor) -> list[torch.Tensor]:
-        """ids: (features, batch); returns (batch, dim) for each feature."""
-        pooled = self.bags((ids % self.rows).flatten(), torch.arange(ids.numel() + 1))
-        return list(pooled.split(self.dim, dim=1))
+    def keys(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return row numbers for ids."""
+        return ids % self.rows
+
+    def pool(self, keys: torch.Tensor) -> torch.Tensor:
+        """keys: (features, batch); returns (batch, features * dim)."""
+        return self.bags(keys.flatten(), torch.arange(keys.numel() + 1))
+
+    def forward(self, keys: torch.Tensor) -> list[torch.Tensor]:
+        """keys: (features, batch); returns (batch, dim) for each feature."""
+        return list(self.pool(keys).split(self.dim, dim=1))
 
     def step(self) -> None:
         """Do nothing: the backward pass has."""
@@ -194,9 +209,9 @@ class Dlrm(nn.Module):
         crossed = dim + len(self.pairs)
         self.top = nn.Sequential(nn.Linear(crossed, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
 
-    def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """dense: (batch, 13), ids: (features, batch); returns (batch,) logits."""
-        return self.score(dense, self.embeddings(ids))
+    def forward(self, dense: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """dense: (batch, 13), keys: (features, batch); returns (batch,) logits."""
+        return self.score(dense, self.embeddings(keys))
 
     def score(self, dense: torch.Tensor, embedded: list[torch.Tensor]) -> torch.Tensor:
         """Do all that isn't the tables'; embedded: (batch, dim) for each feature."""
@@ -211,7 +226,7 @@ class Dlrm(nn.Module):
 
 
 def train_step(model: Dlrm, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
-    """Learn a batch; return its loss from before."""
+    """Learn a batch, whose ids are the embeddings' keys; return its loss from before."""
     loss = nn.functional.binary_cross_entropy_with_logits(model(batch.dense, batch.ids), batch.labels)
     optimizer.zero_grad()
     loss.backward()
@@ -244,6 +259,7 @@ def main() -> None:
 
     losses, seconds, shown = [], 0.0, max(1, options.steps // 10)
     for step, batch in enumerate(generate(options.steps, options.batch, cardinalities, seed=options.seed), start=1):
+        batch = replace(batch, ids=embeddings.keys(batch.ids))
         start = time.perf_counter()
         losses.append(train_step(model, optimizer, batch))
         seconds += time.perf_counter() - start
