@@ -75,12 +75,13 @@ def assert_same(sharded, one):
     assert sharded.version == one.version == sharded.shard.version
 
 
-def new(group, optimizer="adagrad", init=None, **options):
+def new(group, optimizer="adagrad", init=None, admission=None, **options):
     """A sharded table, and one table like it."""
     make = OPTIMIZERS[optimizer]
     init = fi.init.Normal(std=0.1, seed=3) if init is None else init
-    sharded = fi.distributed.ShardedTable(DIM, make(), init, process_group=group, **options)
-    return sharded, fi.EmbeddingTable(DIM, make(), init)
+    options |= {"process_group": group, "admission": admission}
+    sharded = fi.distributed.ShardedTable(DIM, make(), init, **options)
+    return sharded, fi.EmbeddingTable(DIM, make(), init, admission=admission)
 
 
 def raised(function):
@@ -454,13 +455,13 @@ def test_eight_bits(world):
 
 def keep_within_limits(group):
     world = dist.get_world_size(group)
-    options = {"process_group": group, "max_rows": 20 * world + 1}
+    options = {"process_group": group, "max_rows": 21 * world - 1}
     sharded = fi.distributed.ShardedTable(DIM, fi.SGD(), eviction="lfu", **options)
     for start in range(0, 400, 10):
         sharded.update(np.arange(start, start + 10), np.ones((10, DIM), dtype=F32))
-    assert sharded.rows() <= 20 * world
     assert len(sharded.shard) == 20
-    assert sharded.max_rows == 20 * world + 1
+    assert sharded.rows() == 20 * world
+    assert sharded.max_rows == 21 * world - 1
     before = sharded.version, sharded.ids().tolist()
     many = np.arange(1000, 2000)
     for call in (
@@ -470,11 +471,6 @@ def keep_within_limits(group):
     ):
         assert "split the batch" in raised(call)[1]
         assert (sharded.version, sharded.ids().tolist()) == before
-    rare = fi.distributed.ShardedTable(DIM, process_group=group, admission=fi.MinCount(2 * world))
-    for expected in (0, 1):
-        rare.update([5], np.ones((1, DIM), dtype=F32))
-        assert rare.rows() == expected
-        assert rare.version == expected
     timed = fi.distributed.ShardedTable(DIM, process_group=group, eviction=fi.TTL(3600.0))
     timed.update([5], np.ones((1, DIM), dtype=F32))
     assert timed.expire() == 0
@@ -484,6 +480,30 @@ def keep_within_limits(group):
 @pytest.mark.parametrize("world", [1, 2])
 def test_limits(world):
     on_ranks(world, keep_within_limits)
+
+
+def admit_as_one_table(group, presum):
+    rng = np.random.default_rng(3)
+    sharded, one = new(group, admission=fi.MinCount(6), presum=presum)
+    refused = 0
+    for _ in range(5):
+        batch = zipf_batches(rng, sharded.world_size, 120)
+        batch[0] = hot_batches(rng, 150, [1])[0]
+        sharded.update(*batch[sharded.rank])
+        one.update(*joined(batch))
+        assert sorted(sharded.ids().tolist()) == sorted(one.ids().tolist())
+        assert sharded.version == one.version
+        if presum == "exact":
+            assert_same(sharded, one)
+        refused = sharded.shard.stats()["refused"]
+    return refused, one.stats()["refused"]
+
+
+@pytest.mark.parametrize("presum", ["exact", "all"])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_admission(world, presum):
+    answers = on_ranks(world, admit_as_one_table, presum)
+    assert sum(refused for refused, _ in answers) == answers[0][1] > 0
 
 
 def test_changes_have_no_more_fields():

@@ -82,6 +82,14 @@ class Place:
             return np.empty(shape, dtype=dtype)
         return torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
 
+    def extended(self, x: Array, rows: int, value: float) -> Array:
+        """Return a matrix with so many rows of `value` more."""
+        if rows == 0:
+            return x
+        out = self.empty((len(x) + rows, x.shape[1]))
+        out[: len(x)], out[len(x) :] = x, value
+        return out
+
     def index(self, numbers: np.ndarray[Any, Any]) -> Array:
         """Return numbers of the host where they can index arrays of this place."""
         return numbers if self.on_cpu else torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)

@@ -13,12 +13,10 @@ from fastinc._arguments import as_choice
 from fastinc._device import is_on_cuda
 from fastinc.changes import Changes
 from fastinc.distributed._arrays import as_host, as_host_ids
-from fastinc.distributed._gradients import send_gradients, send_ids, send_rows
+from fastinc.distributed._gradients import SKIP, send_gradients, send_ids, send_rows
 from fastinc.distributed._member import Member
 from fastinc.distributed._owners import Batch, grouped
 from fastinc.distributed._prefetch import Prefetch
-from fastinc.optimizers import SGD
-from fastinc.table import EmbeddingTable
 
 __all__ = ["ShardedTable"]
 
@@ -26,10 +24,6 @@ Array = Any
 Ids = Any
 Int64 = NDArray[np.int64]
 T = TypeVar("T")
-
-_ADVICE = "; pass nonfinite='skip' to skip such rows"
-#: Squares of sums below this can't add up to more than float32 holds: see surely_finite() in cpu/update.cpp.
-_SAFE = 1.7e38
 
 
 class ShardedTable(Member):
@@ -347,27 +341,24 @@ class ShardedTable(Member):
             given = as_host_ids(ids)
             matrix = place.matrix(grads, "grads", (len(given), self.dim))
             if nonfinite == "raise":
-                place.check_finite(matrix, "grads", _ADVICE)
+                place.check_finite(matrix, "grads", SKIP)
             batch = grouped(given, self.world_size)
             return (batch, matrix), batch.sent[:, None]
 
         (batch, matrix), told = self._agree(call, prepare)
         self._count("updated", batch)
         exact, int8 = self._presum == "exact", self._wire == "int8"
-        owned, sums = send_gradients(self._exchange, place, batch, matrix, told[:, 0], exact, int8)
+        counted = self.shard.admission is not None
+        owned = send_gradients(self._exchange, place, batch, matrix, told[:, 0], exact, int8, counted)
         if nonfinite == "raise" or self._max_rows is not None:
-            check = (lambda: self._check_sums(owned, sums)) if nonfinite == "raise" else None
-            self._may_write(call, owned, check)
-        return self._write(call, lambda: self.shard.update(place.index(owned), sums, nonfinite=nonfinite))
+            check = (lambda: owned.check_sums(place)) if nonfinite == "raise" else None
+            self._may_write(call, owned.ids, check)
 
-    def _check_sums(self, ids: Int64, sums: Array) -> None:
-        """Raise where the shard would: gradients are finite, but may add up to what isn't."""
-        if (self._place.largest(sums) * len(ids)) ** 2 * self.dim < _SAFE:
-            return
-        trial = EmbeddingTable(self.dim, SGD(lr=0.0))
-        if trial.update(ids, as_host(sums, "grads"), nonfinite="skip"):
-            id = int(np.setdiff1d(ids, trial.ids())[0])
-            raise ValueError(f"grads: the summed gradient of id {id} overflows float32 when squared{_ADVICE}")
+        def apply() -> int:
+            mine = owned.with_sightings(place, self.shard) if counted else owned
+            return self.shard.update(place.index(mine.ids), mine.rows, nonfinite=nonfinite)
+
+        return self._write(call, apply)
 
     def load(self, ids: Ids, vectors: Array) -> None:
         """Set rows as they are, with fresh optimizer state; of equal ids the last of the highest rank wins.
