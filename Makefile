@@ -81,7 +81,7 @@ tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
 
 test-python: $(VENV)/test $(VENV)/data  ## Python tests; those of CUDA run under the emulator, where test-cpp built it
 	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -n $(JOBS)
+		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # The oldest torch that fi.torch is for, in an environment of its own: gigabytes, for PyPI's brings CUDA along.
 OLD_TORCH := torch==2.6.0
