@@ -58,6 +58,8 @@ class Use:
             return kept.to(self.output_dtype), self.nothing
         weights = None if weights is None else weights.detach()  # DLPack refuses what requires grad
         ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
+        if not keep and self._is_rows(starts, len(ids), weights):
+            return self._lookup(ids).to(self.output_dtype), kept
         out = self._empty(len(starts))
         if keep:
             rows = kept if some is None else kept[some]
@@ -101,7 +103,7 @@ class Use:
         return of_weights
 
     def _is_rows(self, starts: Tensor, n: int, weights: Tensor | None) -> bool:
-        """Whether each bag has one id, so that its gradient is the row's. A GPU isn't waited for to know."""
+        """Whether each bag has one id, so that it and its gradient are the row's. A GPU isn't waited for to know."""
         if len(starts) != n or weights is not None or self.device.type != "cpu":
             return False
         return bool(torch.equal(starts, torch.arange(n)))
