@@ -12,7 +12,13 @@ from bench.machine import one_line
 
 _COLORS = {"subject": "#0b6e4f", "variant": "#74b49b", "peer": "#9a9a9a", "limit": "#3d6fb4"}
 #: By the unit of work: what to divide a rate by, and its name then.
-UNITS = {"rows": (1e6, "M rows/s"), "bytes": (1e9, "GB/s"), "queries": (1.0, "queries/s"), "keys": (1e9, "G keys/s")}
+UNITS = {
+    "rows": (1e6, "M rows/s"),
+    "bytes": (1e9, "GB/s"),
+    "queries": (1.0, "queries/s"),
+    "keys": (1e9, "G keys/s"),
+    "examples": (1e3, "k examples/s"),
+}
 
 
 def file_name(workload: Workload) -> str:
