@@ -457,11 +457,36 @@ def test_copies_of_modules_that_share_a_table_share_one():
     assert model[0].table is model[1].table is not table
 
 
-def test_a_module_stays_where_it_is():
-    model = nn.Sequential(fi.torch.Embedding(new_table()), nn.Linear(4, 1)).half()
-    assert model[0].grad_anchor.dtype == torch.float32
-    assert model[0](tensor([1])).dtype == torch.float32
-    assert model[1].weight.dtype == torch.float16
+def test_a_table_stays_as_it_is():
+    table = new_table()
+    model = nn.Sequential(fi.torch.Embedding(table), nn.Linear(4, 1)).half()
+    assert model[1].weight.dtype == model[0].grad_anchor.dtype == torch.float16
+    out = model[0](tensor([1]))
+    assert out.dtype == torch.float32
+    out.sum().backward()
+    assert table.version == 1
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing(use_reentrant):
+    """A forward that is run again in the backward reads the rows of the first time."""
+    tables = [new_table(optimizer=fi.SGD(lr=1.0)) for _ in range(2)]
+    scale = torch.ones(4, requires_grad=True)
+    for table, checkpointed in zip(tables, (False, True), strict=True):
+        embedding = fi.torch.Embedding(table)
+
+        def run(ids, scale, embedding=embedding):
+            return (embedding(ids) * scale).sin()
+
+        ids = tensor([1, 2, 1])
+        out = (
+            torch.utils.checkpoint.checkpoint(run, ids, scale, use_reentrant=use_reentrant)
+            if checkpointed
+            else run(ids, scale)
+        )
+        (out.sum() + embedding(tensor([2])).sum()).backward()
+    assert equal(rows(tables[0], [1, 2]), rows(tables[1], [1, 2])) or use_reentrant
+    torch.testing.assert_close(rows(tables[0], [1, 2]), rows(tables[1], [1, 2]))
 
 
 def test_repr_names_table_and_options():

@@ -42,10 +42,6 @@ class _TableModule(nn.Module):  # type: ignore[misc]
         """Return what requires a gradient where the table is to learn: not in eval()."""
         return self.grad_anchor if self.training else self.grad_anchor.detach()
 
-    def _apply(self, fn: Any, recurse: bool = True) -> _TableModule:
-        """Leave everything as it is: a table stays on its device, in float32."""
-        return self
-
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         _state.save(shard_of(self.table), destination, prefix)
 
@@ -123,8 +119,8 @@ class Embedding(_TableModule):
     with those of the dense part, and a state_dict is of this rank's rows.
 
     In ``eval()``, under ``torch.no_grad()`` and after ``requires_grad_(False)`` the table is only read. The parameter
-    `grad_anchor` has no rows: it is what autograd asks a gradient of. ``to()``, ``half()`` and their like leave the
-    module as it is: tables stay where they are.
+    `grad_anchor` has no rows: autograd asks a gradient of it. ``to()``, ``half()`` and their like move it alone:
+    a table stays where it is, and so do the rows that a forward returns.
 
     Examples
     --------
