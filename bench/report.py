@@ -18,6 +18,7 @@ UNITS = {
     "queries": (1.0, "queries/s"),
     "keys": (1e9, "G keys/s"),
     "examples": (1e3, "k examples/s"),
+    "rows a rank": (1e6, "M rows/s a rank"),
 }
 
 
