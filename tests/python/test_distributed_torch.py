@@ -106,6 +106,18 @@ def test_backward_over_ranks_is_one_update_of_one_table(world):
         assert version == twin.version
 
 
+def bags_of_other_sizes(group):
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    bag = fi.torch.EmbeddingBag(table, "sum")
+    sizes = 1 if table.rank == 0 else 3
+    bag(torch.arange(6).reshape(-1, sizes)).sum().backward()
+    return table.version, table.rows()
+
+
+def test_ranks_with_bags_of_one_id_and_of_several():
+    assert on_ranks(2, bags_of_other_sizes) == [(1, 6), (1, 6)]
+
+
 def refuses(group):
     table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
     with pytest.raises(ValueError, match="grad_scaler: ranks of a ShardedTable"):

@@ -387,6 +387,17 @@ def test_accumulate(device):
     assert equal(rows(table, range(4)), rows(twin, range(4)))
 
 
+def test_accumulated_gradients_outlive_the_tensors_they_came_in():
+    table = new_table(optimizer=fi.SGD(lr=1.0), init=fi.init.Zeros())
+    embedding, ids, grad = fi.torch.Embedding(table), tensor([1]), torch.ones(1, 4)
+    with fi.torch.accumulate():
+        embedding(ids).backward(grad)
+        ids.fill_(2)
+        grad.fill_(10.0)
+    embedding(ids).backward(grad)
+    assert rows(table, [1, 2])[:, 0].tolist() == [-1.0, -10.0]
+
+
 def test_what_has_accumulated_can_be_applied_or_given_up():
     table = new_table()
     embedding = fi.torch.Embedding(table)

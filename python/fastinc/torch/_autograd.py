@@ -58,7 +58,7 @@ class Use:
             return kept.to(self.output_dtype), self.nothing
         weights = None if weights is None else weights.detach()  # DLPack refuses what requires grad
         ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
-        if not keep and self._is_rows(starts, len(ids), weights):
+        if not keep and not self.ranks and self._is_rows(starts, len(ids), weights):  # ranks make the same calls
             return self._lookup(ids).to(self.output_dtype), kept
         out = self._empty(len(starts))
         if keep:

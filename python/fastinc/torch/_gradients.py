@@ -32,6 +32,10 @@ class Piece(NamedTuple):
     grads: Tensor  # (n, dim) float32
     nonfinite: Literal["raise", "skip", "drop"]
 
+    def copy(self) -> Piece:
+        """Return what stays while the caller writes the next batch into the same tensors."""
+        return Piece(self.ids.clone(), self.grads.clone(), self.nonfinite)
+
 
 class _Pass:
     """What one backward pass has brought so far."""
@@ -44,9 +48,10 @@ class _Pass:
         for pieces in self.pieces.values():
             pieces.reverse()  # autograd goes through a forward backwards: back into the order of the uses
         with _lock:
+            waits = _accumulating.count > 0
             for table, pieces in self.pieces.items():
-                _waiting.setdefault(table, []).extend(pieces)
-        if not _accumulating.count:
+                _waiting.setdefault(table, []).extend(piece.copy() if waits else piece for piece in pieces)
+        if not waits:
             step()
 
 
