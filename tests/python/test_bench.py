@@ -36,7 +36,7 @@ from bench.core import (  # noqa: E402
 from bench.workloads import _updaters, quantize, sharing, table, update  # noqa: E402
 
 ON_CPU = [name for name, workload in WORKLOADS.items() if not workload.on_gpu]
-NUMPY_ALONE = [name for name in ON_CPU if not name.startswith("dlrm/")]  # those train a model in torch
+NUMPY_ALONE = [name for name in ON_CPU if not name.startswith(("dlrm/", "sharded"))]  # those need torch
 TINY = Settings("tiny", rounds=2, threads=2)
 
 
