@@ -214,10 +214,7 @@ void register_cuda_table(py::module_& m) {
       .def("load", &load, py::arg("ids"), py::arg("vectors"), py::arg("stream"))
       .def("remove", &remove, py::arg("ids"), py::arg("stream"))
       .def("contains", &contains, py::arg("ids"), py::arg("stream"))
-      .def("advance",
-           [](Table& table) {
-             call_table(table, kOnCpu, [&](cuda::Stream) { table.advance(); });
-           })
+      .def("advance", [](Table& table) { call_table(table, kOnCpu, [&](cuda::Stream) { table.advance(); }); })
       .def("expire",
            [](Table& table) {
              return call_table(table, kOnCpu, [&](cuda::Stream) { return table.expire(); });
