@@ -118,6 +118,24 @@ def test_ranks_with_bags_of_one_id_and_of_several():
     assert on_ranks(2, bags_of_other_sizes) == [(1, 6), (1, 6)]
 
 
+def loads(group):
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    embedding = fi.torch.Embedding(table)
+    embedding(torch.arange(20)).sum().backward()
+    states = [None, None]
+    dist.all_gather_object(states, embedding.state_dict(), group=group)
+    with pytest.raises(RuntimeError, match=f"these are not rank {table.rank}'s rows of 2"):
+        embedding.load_state_dict(states[1 - table.rank])
+    with pytest.raises(RuntimeError, match=r"set by its load\(\)"):
+        embedding.load_state_dict({"weight": torch.ones(3, 4)})
+    embedding.load_state_dict(states[table.rank])
+    return table.rows()
+
+
+def test_a_rank_takes_no_other_ranks_rows():
+    assert on_ranks(2, loads) == [20, 20]
+
+
 def refuses(group):
     table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
     with pytest.raises(ValueError, match="grad_scaler: ranks of a ShardedTable"):

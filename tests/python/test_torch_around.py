@@ -41,6 +41,14 @@ def test_bags_there_and_back(mode, options):
     assert all(getattr(back, name) == value for name, value in {"mode": mode, **options}.items())
 
 
+def test_what_is_frozen_half_or_in_eval_stays_so():
+    theirs = nn.Embedding.from_pretrained(torch.ones(3, 2).half()).eval()
+    ours = fi.torch.from_embedding(theirs)
+    assert ours(torch.tensor([1])).dtype == torch.float16
+    assert not ours.training
+    assert not ours.train()(torch.tensor([1])).requires_grad
+
+
 def test_options_are_the_tables():
     module = fi.torch.from_embedding(nn.Embedding(3, 2), fi.Adam(lr=0.5), init=fi.init.Constant(7.0), max_rows=5)
     assert (module.table.optimizer, module.table.max_rows) == (fi.Adam(lr=0.5), 5)
@@ -109,8 +117,8 @@ def test_plateaus():
 
 
 def test_a_schedule_goes_on_where_it_was():
-    def make(lr):
-        table, optimizer = fi.EmbeddingTable(2, fi.SGD(lr=lr)), dense()
+    def make(lr, dense_lr=0.01):
+        table, optimizer = fi.EmbeddingTable(2, fi.SGD(lr=lr)), dense(dense_lr)
         step = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
         return table, optimizer, fi.torch.scheduler(table, step)
 
@@ -118,7 +126,7 @@ def test_a_schedule_goes_on_where_it_was():
     for _ in range(3):
         optimizer.step()
         schedule.step()
-    other, other_optimizer, other_schedule = make(9.0)
+    other, other_optimizer, other_schedule = make(9.0, 0.1)
     other_optimizer.load_state_dict(optimizer.state_dict())
     other_schedule.load_state_dict(schedule.state_dict())
     for _ in range(3):

@@ -73,6 +73,37 @@ def test_compiled_training_is_eager_training(backend):
         np.testing.assert_allclose(state["weights"], reference["weights"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_gradients_outlive_the_memory_that_a_graph_uses_again(backend):
+    torch._dynamo.reset()
+    stepped = []
+    for compiles in (False, True):
+        table = fi.EmbeddingTable(16, fi.SGD(lr=1.0), fi.init.Normal(std=0.5, seed=5))
+        embedding = fi.torch.Embedding(table)
+        torch.manual_seed(1)
+        inputs, weight = torch.randn(16, 16), torch.randn(16, 16, requires_grad=True)
+
+        def loss(inputs, ids, embedding=embedding, weight=weight):
+            hidden = torch.tanh(inputs @ weight)
+            return (hidden * embedding(ids * 2)).sin().sum()
+
+        call = torch.compile(loss, fullgraph=True, backend=backend) if compiles else loss
+        call(inputs, torch.arange(16)).backward()
+        stepped.append(table.lookup(np.arange(32)))
+    np.testing.assert_allclose(stepped[1], stepped[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_equal_uses_are_not_merged(backend):
+    torch._dynamo.reset()
+    table = fi.EmbeddingTable(4, fi.SGD(lr=1.0), fi.init.Zeros())
+    embedding = fi.torch.Embedding(table)
+    ids = torch.tensor([1])
+    torch.compile(lambda ids: (embedding(ids) + embedding(ids)).sum(), fullgraph=True, backend=backend)(ids).backward()
+    assert table.lookup([1])[0, 0] == -2.0
+    assert table.version == 1
+
+
 def test_compiled_reading_and_freezing():
     torch._dynamo.reset()
     model = Model()
@@ -112,5 +143,6 @@ def test_operators_are_what_torch_asks_of_them():
     ids, offsets = torch.tensor([1, 2, 3]), torch.tensor([0, 2])
     for keep in (False, True):
         weights = torch.rand(3) if keep else None
-        arguments = (embedding.grad_anchor.detach(), ids, offsets, weights, number, False, keep)
+        tensors = (embedding.grad_anchor.detach(), ids, offsets, weights, torch.empty(0), number)
+        arguments = (*tensors, 4, torch.float32, False, keep)
         torch.library.opcheck(torch.ops.fastinc.read.default, arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,15 @@ class Member:
 
     def _agree(self, call: str, prepare: Callable[[], tuple[T, Any]]) -> tuple[T, Int64]:
         return self._exchange.agree(call, prepare, self.version)
+
+    def _refuse(self, error: Exception) -> NoReturn:
+        """Raise what this rank refuses on all of them."""
+
+        def refused() -> NoReturn:
+            raise error
+
+        self._agree("arguments of a module", refused)
+        raise error
 
     def _write(self, call: str, apply: Callable[[], int]) -> int:
         """Change this rank's rows; where any rank's changed that is a version of all. Return the sum over ranks."""

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from fastinc import ops
 from fastinc.distributed import ShardedTable
-from fastinc.torch._gradients import AnyTable, Piece, collect
+from fastinc.torch._gradients import AnyTable, Pass, Piece, collect, current_pass
 
 __all__ = ["Use", "rows_of"]
 
 Tensor = Any
+T = TypeVar("T")
 
 _numbers = itertools.count(1)
 
 
 @dataclass(eq=False)
 class Use:
-    """How a module uses a table. Operators, which take no objects, know it by its number."""
+    """How a module uses a table. Operators, which take no objects, know it by its number, in a tensor.
+
+    (As a constant it would make a graph of one layer no good for the next.)
+    """
 
     table: AnyTable
     mode: Literal["sum", "mean"] | None  # None: rows, no bags
@@ -33,16 +39,32 @@ class Use:
     grad_scaler: Any
 
     def __post_init__(self) -> None:
-        self.number = next(_numbers)
+        number = next(_numbers)
+        self.number = torch.tensor(number)
         self.device = torch.device(self.table.device)
         self.nothing = self._empty(0)
         self.ranks = self.table.world_size if isinstance(self.table, ShardedTable) else 0
-        _uses[self.number] = self
+        _uses[number] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy gets a number of its own.
         names = ("table", "mode", "padding_idx", "output_dtype", "nonfinite", "grad_scaler")
         return Use, tuple(getattr(self, name) for name in names)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Use:
+        # The scaler is the loss's: a copy of it would not be told of new scales.
+        table = copy.deepcopy(self.table, memo)
+        return Use(table, self.mode, self.padding_idx, self.output_dtype, self.nonfinite, self.grad_scaler)
+
+    def checked(self, check: Callable[..., T], *given: Any) -> T:
+        """Return what `check` makes of arguments. What a rank refuses raises on all, or they would wait for it."""
+        if not self.ranks or torch.compiler.is_compiling():
+            return check(*given)
+        try:
+            return check(*given)
+        except Exception as error:
+            self.table._refuse(error)  # type: ignore[union-attr]
+            raise
 
     def read(
         self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, closed: bool, keep: bool
@@ -51,13 +73,15 @@ class Use:
 
         ids: (n,), offsets: (bags,) where bags begin, and where the last one ends if closed, weights: (n,)
         """
-        kept = self._lookup(ids) if keep or offsets is None else self.nothing
         if offsets is None:
+            rows = self._lookup(ids)
             if self.padding_idx is not None:
-                kept.masked_fill_((ids == self.padding_idx).unsqueeze(1), 0.0)
-            return kept.to(self.output_dtype), self.nothing
+                rows.masked_fill_((ids == self.padding_idx).unsqueeze(1), 0.0)
+            return rows.to(self.output_dtype), self.nothing
         weights = None if weights is None else weights.detach()  # DLPack refuses what requires grad
-        ids, starts, weights, some = self._bags(ids, offsets, weights, closed)
+        every = ids
+        ids, starts, weights, some = self.checked(self._bags, ids, offsets, weights, closed)
+        kept = self._lookup(every) if keep else self.nothing
         if not keep and not self.ranks and self._is_rows(starts, len(ids), weights):  # ranks make the same calls
             return self._lookup(ids).to(self.output_dtype), kept
         out = self._empty(len(starts))
@@ -77,8 +101,14 @@ class Use:
         kept: Tensor,
         closed: bool,
         steps: bool,
-    ) -> Tensor:
-        """Keep the rows' gradients for the table's step, if it takes one; return those of weights if rows are kept."""
+        anchored_on: Any,
+        recomputed_in: Pass | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Keep the rows' gradients for the table's step, if it takes one.
+
+        Return the anchor's gradient, and that of weights if rows are kept.
+        """
+        given, of_anchor = grad, torch.zeros(1, device=anchored_on)
         grad = grad.detach().to(torch.float32).contiguous()
         n, some, of_weights = len(ids), None, self.nothing[:, 0]
         if offsets is None and self.padding_idx is not None:
@@ -95,12 +125,16 @@ class Use:
                 grad = ops.pool_backward(grad, starts, len(ids), self._mode, weights)
         if self.ranks > 1:
             grad = grad / self.ranks
-        if steps and (len(ids) or self.ranks):  # all ranks take a step, or none
+        if steps:
             nonfinite: Literal["raise", "skip", "drop"] = self.nonfinite
             if self.grad_scaler is not None:
                 grad, nonfinite = grad / self.grad_scaler.get_scale(), "drop"
-            collect(self.table, Piece(ids, grad, nonfinite))
-        return of_weights
+                # The scaler, which looks at gradients of parameters, sees the rows' by the anchor's.
+                of_anchor.masked_fill_(~torch.isfinite(grad).all().to(anchored_on), torch.inf)
+            if grad.data_ptr() == given.data_ptr():
+                grad = grad.clone()  # a compiled graph uses the memory again, and a leaf's .grad may be the same
+            collect(self.table, Piece(ids.clone(), grad, nonfinite), recomputed_in)
+        return of_anchor, of_weights
 
     def _is_rows(self, starts: Tensor, n: int, weights: Tensor | None) -> bool:
         """Whether each bag has one id, so that it and its gradient are the row's. A GPU isn't waited for to know."""
@@ -139,6 +173,13 @@ class Use:
 _uses: weakref.WeakValueDictionary[int, Use] = weakref.WeakValueDictionary()
 
 
+def _use_of(number: Tensor) -> Use:
+    use = _uses.get(int(number))
+    if use is None:
+        raise RuntimeError("the module that this graph was compiled for is gone; keep it until backward() has ended")
+    return use
+
+
 def rows_of(
     use: Use,
     anchor: Tensor,
@@ -150,7 +191,10 @@ def rows_of(
     """Return rows, or bags; where anchor requires grad, the backward takes the table's step."""
     weighs = weights is not None and weights.requires_grad
     if torch.compiler.is_compiling():
-        return _read(anchor, ids, offsets, weights, use.number, closed, weighs)[0]
+        # Compilers merge equal calls of operators, and then a gradient would count once: no two tickets are equal.
+        ticket = torch.empty(0)
+        parts = (use.table.dim, use.output_dtype, closed, weighs)
+        return _read(anchor, ids, offsets, weights, ticket, use.number, *parts)[0]
     if torch.is_grad_enabled() and (weighs or anchor.requires_grad):
         return _Read.apply(anchor, ids, offsets, weights, use, closed, weighs)
     return use.read(ids, offsets, weights, closed, False)[0]
@@ -171,8 +215,10 @@ class _Read(torch.autograd.Function):  # type: ignore[misc]
         keep: bool,
     ) -> Tensor:
         out, kept = use.read(ids, offsets, weights, closed, keep)
-        ctx.use, ctx.closed = use, closed
-        ctx.save_for_backward(anchor, ids, offsets, weights, kept)
+        ctx.use, ctx.closed, ctx.anchored_on = use, closed, anchor.device
+        # Checkpoints that are reentrant compute this again in a backward, and go back from it in one within that.
+        ctx.recomputed_in = current_pass()
+        ctx.save_for_backward(ids, offsets, weights, kept)
         return out
 
     @staticmethod
@@ -181,11 +227,11 @@ class _Read(torch.autograd.Function):  # type: ignore[misc]
 
 
 def _backward_eagerly(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    anchor, *saved = ctx.saved_tensors
     steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
-    of_weights = ctx.use.give(grad, *saved, ctx.closed, steps)
-    of_anchor = torch.empty_like(anchor) if steps else None
-    return of_anchor, None, None, of_weights if weighs else None, None, None, None
+    of_anchor, of_weights = ctx.use.give(
+        grad, *ctx.saved_tensors, ctx.closed, steps, ctx.anchored_on, ctx.recomputed_in
+    )
+    return of_anchor if steps else None, None, None, of_weights if weighs else None, None, None, None
 
 
 _backward_once = once_differentiable(_backward_eagerly)  # which takes its time: for create_graph=True alone
@@ -197,11 +243,14 @@ def _read(
     ids: torch.Tensor,
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
-    number: int,
+    ticket: torch.Tensor,
+    number: torch.Tensor,
+    dim: int,
+    dtype: torch.dtype,
     closed: bool,
     keep: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    out, kept = _uses[number].read(ids, offsets, weights, closed, keep)
+    out, kept = _use_of(number).read(ids, offsets, weights, closed, keep)
     return out, kept if keep else kept.clone()  # operators mustn't return a tensor twice
 
 
@@ -211,60 +260,63 @@ def _(
     ids: Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
-    number: int,
+    ticket: Tensor,
+    number: Tensor,
+    dim: int,
+    dtype: Any,
     closed: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    use = _uses[number]
     rows = ids.shape[0] if offsets is None else offsets.shape[0] - int(closed)
     kept = ids.shape[0] if keep else 0
-    out = torch.empty((rows, use.table.dim), dtype=use.output_dtype, device=use.device)
-    return out, torch.empty((kept, use.table.dim), device=use.device)
+    return ids.new_empty((rows, dim), dtype=dtype), ids.new_empty((kept, dim), dtype=torch.float32)
 
 
 @torch.library.custom_op("fastinc::give", mutates_args=())  # type: ignore[untyped-decorator]
 def _give(
     grad: torch.Tensor,
-    anchor: torch.Tensor,
     ids: torch.Tensor,
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
     kept: torch.Tensor,
-    number: int,
+    ticket: torch.Tensor,
+    number: torch.Tensor,
     closed: bool,
     steps: bool,
+    anchored_on: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    of_weights = _uses[number].give(grad, ids, offsets, weights, kept, closed, steps)
-    return torch.empty_like(anchor), of_weights if len(of_weights) else of_weights.clone()
+    of_anchor, of_weights = _use_of(number).give(grad, ids, offsets, weights, kept, closed, steps, anchored_on)
+    return of_anchor, of_weights if len(of_weights) else of_weights.clone()
 
 
 @_give.register_fake  # type: ignore[untyped-decorator]
 def _(
     grad: Tensor,
-    anchor: Tensor,
     ids: Tensor,
     offsets: Tensor | None,
     weights: Tensor | None,
     kept: Tensor,
-    number: int,
+    ticket: Tensor,
+    number: Tensor,
     closed: bool,
     steps: bool,
+    anchored_on: Any,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(anchor), kept.new_empty(kept.shape[0])
+    return kept.new_empty(1, device=anchored_on), kept.new_empty(kept.shape[0])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    anchor, ids, offsets, weights, ctx.number, ctx.closed, _ = inputs
+    anchor, ids, offsets, weights, ticket, number, _, _, ctx.closed, _ = inputs
+    ctx.anchored_on = anchor.device
     ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(anchor, ids, offsets, weights, output[1])
+    ctx.save_for_backward(ids, offsets, weights, output[1], ticket, number)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     """In compiled graphs; the pass that takes the step is the one in which the graph's backward runs."""
-    anchor, *saved = ctx.saved_tensors
     steps, weighs = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
-    of_anchor, of_weights = _give(grad, anchor, *saved, ctx.number, ctx.closed, steps)
-    return of_anchor if steps else None, None, None, of_weights if weighs else None, None, None, None
+    of_anchor, of_weights = _give(grad, *ctx.saved_tensors, ctx.closed, steps, ctx.anchored_on)
+    return (of_anchor if steps else None, None, None, of_weights if weighs else None, *[None] * 6)
 
 
 _read.register_autograd(_backward, setup_context=_setup_context)

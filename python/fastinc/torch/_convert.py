@@ -56,9 +56,15 @@ def from_embedding(module: Module, optimizer: Optimizer | None = None, **options
         raise ValueError(f"module's row of padding_idx = {padding_idx} isn't zeros")
     table = EmbeddingTable(module.embedding_dim, optimizer, device=str(weight.device), **options)
     table.load(torch.arange(len(weight), device=weight.device), weight)
+    options = {"padding_idx": padding_idx, "output_dtype": module.weight.dtype}
+    made: Embedding | EmbeddingBag
     if isinstance(module, nn.Embedding):
-        return Embedding(table, padding_idx=padding_idx)
-    return EmbeddingBag(table, module.mode, padding_idx=padding_idx, include_last_offset=module.include_last_offset)
+        made = Embedding(table, **options)
+    else:
+        made = EmbeddingBag(table, module.mode, include_last_offset=module.include_last_offset, **options)
+    made.requires_grad_(module.weight.requires_grad)
+    made.train(module.training)
+    return made
 
 
 def to_embedding(source: EmbeddingTable | Embedding | EmbeddingBag, num_embeddings: int | None = None) -> Module:
@@ -86,7 +92,9 @@ def to_embedding(source: EmbeddingTable | Embedding | EmbeddingBag, num_embeddin
     >>> fi.torch.to_embedding(table).weight.tolist()
     [[0.5, 0.5], [0.5, 0.5], [1.0, 2.0]]
     """
-    table = source if isinstance(source, EmbeddingTable) else source.table
+    table = source if isinstance(source, EmbeddingTable) else getattr(source, "table", None)
+    if not isinstance(table, EmbeddingTable):
+        raise TypeError(f"source = {source!r} must be an EmbeddingTable, or a module of fastinc.torch over one")
     ids = table.ids()
     least, most = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
     if least < 0:

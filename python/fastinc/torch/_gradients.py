@@ -18,7 +18,18 @@ import torch
 from fastinc.distributed import ShardedTable
 from fastinc.table import EmbeddingTable
 
-__all__ = ["TABLES", "AnyTable", "Piece", "accumulate", "collect", "discard", "shard_of", "step"]
+__all__ = [
+    "TABLES",
+    "AnyTable",
+    "Pass",
+    "Piece",
+    "accumulate",
+    "collect",
+    "current_pass",
+    "discard",
+    "shard_of",
+    "step",
+]
 
 Tensor = Any
 AnyTable = EmbeddingTable | ShardedTable
@@ -32,27 +43,34 @@ class Piece(NamedTuple):
     grads: Tensor  # (n, dim) float32
     nonfinite: Literal["raise", "skip", "drop"]
 
-    def copy(self) -> Piece:
-        """Return what stays while the caller writes the next batch into the same tensors."""
-        return Piece(self.ids.clone(), self.grads.clone(), self.nonfinite)
 
-
-class _Pass:
-    """What one backward pass has brought so far."""
+class Pass:
+    """What one backward pass has brought so far. The engine holds it: one that fails takes its gradients along."""
 
     def __init__(self) -> None:
         self.pieces: dict[AnyTable, list[Piece]] = {}
+        self.last = self.ended = False
+        self.queue()
+
+    def queue(self) -> None:
+        """Have autograd call this when the pass that the thread is in has ended."""
+        torch.autograd.Variable._execution_engine.queue_callback(self)
 
     def __call__(self) -> None:
-        """Autograd calls this when the pass has ended."""
+        """Take the step, after others have done what they do at the end, as DistributedDataParallel: it may raise."""
+        if not self.last:
+            self.last = True
+            self.queue()
+            return
+        self.ended = True
         for pieces in self.pieces.values():
             pieces.reverse()  # autograd goes through a forward backwards: back into the order of the uses
         with _lock:
             waits = _accumulating.count > 0
             for table, pieces in self.pieces.items():
-                _waiting.setdefault(table, []).extend(piece.copy() if waits else piece for piece in pieces)
-        if not waits:
-            step()
+                _waiting.setdefault(table, []).extend(pieces)
+            taken = {} if waits else {table: _waiting.pop(table) for table in self.pieces}
+        _apply(taken)
 
 
 class _Accumulating:
@@ -61,7 +79,7 @@ class _Accumulating:
 
 _lock = threading.Lock()
 _accumulating = _Accumulating()
-_passes: weakref.WeakValueDictionary[int, _Pass] = weakref.WeakValueDictionary()
+_passes: weakref.WeakValueDictionary[int, Pass] = weakref.WeakValueDictionary()
 _waiting: dict[AnyTable, list[Piece]] = {}
 
 
@@ -70,24 +88,35 @@ def shard_of(table: AnyTable) -> EmbeddingTable:
     return table.shard if isinstance(table, ShardedTable) else table
 
 
-def collect(table: AnyTable, piece: Piece) -> None:
-    """Keep gradients until the backward pass that calls this ends."""
+def current_pass() -> Pass | None:
+    """Return the backward pass that this thread is in."""
     number = torch._C._current_graph_task_id()
+    if number < 0:
+        return None
     with _lock:
         current = _passes.get(number)
         if current is None:
-            current = _passes[number] = _Pass()
-            # The engine alone holds the pass: one that fails takes its gradients along.
-            torch.autograd.Variable._execution_engine.queue_callback(current)
+            current = _passes[number] = Pass()
+        return current
+
+
+def collect(table: AnyTable, piece: Piece, recomputed_in: Pass | None = None) -> None:
+    """Keep gradients until the pass ends in which the forward was computed again, or else that which calls this."""
+    current = recomputed_in
+    if current is None or current.ended:
+        current = current_pass()
+    assert current is not None
+    with _lock:
         current.pieces.setdefault(table, []).append(piece)
 
 
 @contextmanager
 def accumulate() -> Iterator[None]:
-    """Within this, backward passes leave all tables as they are; their gradients wait for the next pass outside.
+    """Within this, backward passes leave tables as they are; a table's gradients wait for its next pass outside.
 
-    Gradients of equal ids are summed over all these passes, and a row takes one step, as with ``.grad`` of torch. What
-    counts is where a pass ends, in whatever thread; contexts nest.
+    Gradients of equal ids are summed over all these passes, and a row takes one step, as with ``.grad`` of torch. A
+    table that no pass outside uses waits for :func:`step`. What counts is where a pass ends, in whatever thread;
+    contexts nest.
 
     Examples
     --------
@@ -129,8 +158,12 @@ def step() -> None:
     >>> table.version
     1
     """
+    _apply(_take())
+
+
+def _apply(taken: dict[AnyTable, list[Piece]]) -> None:
     errors = []
-    for table, pieces in _take().items():
+    for table, pieces in taken.items():
         try:
             _update(table, pieces)
         except Exception as error:  # noqa: PERF203
@@ -166,11 +199,11 @@ def _take() -> dict[AnyTable, list[Piece]]:
 
 
 def _update(table: AnyTable, pieces: list[Piece]) -> None:
+    if any(piece.nonfinite == "drop" and not bool(torch.isfinite(piece.grads).all()) for piece in pieces):
+        return
     ids, grads = pieces[0].ids, pieces[0].grads
     if len(pieces) > 1:
         ids = torch.cat([piece.ids.to(torch.int64) for piece in pieces])
         grads = torch.cat([piece.grads for piece in pieces])
-    policies = {piece.nonfinite for piece in pieces}
-    if "drop" in policies and not bool(torch.isfinite(grads).all()):
-        return
-    table.update(ids, grads, nonfinite="skip" if policies == {"skip"} else "raise")
+    if len(ids) or isinstance(table, ShardedTable):  # all ranks take a step, or none
+        table.update(ids, grads, nonfinite="skip" if {piece.nonfinite for piece in pieces} == {"skip"} else "raise")

@@ -29,9 +29,9 @@ class _TableModule(nn.Module):  # type: ignore[misc]
             raise TypeError(f"table = {table!r} must be a fastinc.EmbeddingTable or a distributed.ShardedTable")
         table._check_writable(type(self).__name__)
         self._use = _use(table, mode, **options)
-        # Rows are in the table. Autograd asks for the gradient of a tensor, here one without rows: as a parameter it
-        # is frozen by requires_grad_(False), and parameters() isn't empty.
-        self.grad_anchor = nn.Parameter(torch.empty((0, table.dim), device=self._use.device))
+        # Rows are in the table. Autograd asks for the gradient of a tensor, here a zero that stays one: as a parameter
+        # it is frozen by requires_grad_(False), and parameters() isn't empty. (Compilers drop what makes empty ones.)
+        self.grad_anchor = nn.Parameter(torch.zeros(1, device=self._use.device))
 
     @property
     def table(self) -> AnyTable:
@@ -43,10 +43,24 @@ class _TableModule(nn.Module):  # type: ignore[misc]
         return self.grad_anchor if self.training else self.grad_anchor.detach()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # what a subclass has
+        del destination[prefix + "grad_anchor"]
         _state.save(shard_of(self.table), destination, prefix)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
-        _state.load(shard_of(self.table), state_dict, prefix, *arguments)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
+        own = {**state_dict, prefix + "grad_anchor": self.grad_anchor}
+        super()._load_from_state_dict(own, prefix, local_metadata, strict, missing, [], errors)
+        others = {*self._parameters, *self._buffers, *self._modules} - {"grad_anchor"}
+        _state.load(self.table, others, state_dict, prefix, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
         use = self._use
@@ -110,7 +124,8 @@ class Embedding(_TableModule):
         finite, and the table takes no step; "skip" leaves those ids out.
     grad_scaler
         The ``torch.amp.GradScaler`` that the loss is scaled by: gradients are divided by its scale, and where one
-        isn't finite the table takes no step, as with ``grad_scaler.step(optimizer)``.
+        isn't finite the table takes no step, and the gradient of `grad_anchor` is inf: with it in the optimizer the
+        scaler leaves out the step and lowers the scale.
 
     Notes
     -----
@@ -119,8 +134,12 @@ class Embedding(_TableModule):
     with those of the dense part, and a state_dict is of this rank's rows.
 
     In ``eval()``, under ``torch.no_grad()`` and after ``requires_grad_(False)`` the table is only read. The parameter
-    `grad_anchor` has no rows: autograd asks a gradient of it. ``to()``, ``half()`` and their like move it alone:
-    a table stays where it is, and so do the rows that a forward returns.
+    `grad_anchor` is a zero that stays one: autograd asks a gradient of it. ``to()``, ``half()`` and their like move it
+    alone: a table stays where it is, and so do the rows that a forward returns.
+
+    A backward takes the step whatever it is made for: ``torch.autograd.grad`` of the anchor, too, and in graphs of
+    ``torch.compile``, which make all gradients at once, of any input. What a reentrant checkpoint computes again
+    counts in the pass that it is computed in; nest only those with ``use_reentrant=False``.
 
     Examples
     --------
@@ -146,11 +165,10 @@ class Embedding(_TableModule):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows of ids of any shape: (*shape, dim)."""
-        ids = _numbers(ids, "ids", (), self._use.device)
-        anchor = self._anchor()
+        ids = self._use.checked(_numbers, ids, "ids", (), self._use.device)
         if ids.dim() == 1:
-            return rows_of(self._use, anchor, ids)
-        return rows_of(self._use, anchor, ids.reshape(-1)).reshape(*ids.shape, anchor.shape[1])
+            return rows_of(self._use, self._anchor(), ids)
+        return rows_of(self._use, self._anchor(), ids.reshape(-1)).reshape(*ids.shape, self.table.dim)
 
 
 class EmbeddingBag(_TableModule):
@@ -216,6 +234,13 @@ class EmbeddingBag(_TableModule):
         lengths
             (bags,): how many ids each bag has, in the place of `offsets`, as TorchRec's jagged tensors tell it.
         """
+        given = self._use.checked(self._checked, ids, offsets, per_sample_weights, lengths)
+        return rows_of(self._use, self._anchor(), *given)
+
+    def _checked(
+        self, ids: Tensor, offsets: Tensor | None, weights: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+        """Return ids, where bags begin, weights, and whether one place more says where the last bag ends."""
         device = self._use.device
         axes = (1,) if offsets is not None or lengths is not None else (2,)
         flat, closed = _numbers(ids, "ids", axes, device).reshape(-1), False
@@ -228,10 +253,8 @@ class EmbeddingBag(_TableModule):
             offsets, closed = _numbers(offsets, "offsets", (1,), device).to(torch.int64), self._closed
         else:
             offsets = torch.arange(ids.shape[0], device=device) * ids.shape[1]
-        if per_sample_weights is not None:
-            if per_sample_weights.shape != ids.shape:
-                raise ValueError(
-                    f"per_sample_weights has shape {tuple(per_sample_weights.shape)}; ids have {tuple(ids.shape)}"
-                )
-            per_sample_weights = per_sample_weights.to(torch.float32).contiguous().reshape(-1)
-        return rows_of(self._use, self._anchor(), flat, offsets, per_sample_weights, closed)
+        if weights is not None:
+            if weights.shape != ids.shape:
+                raise ValueError(f"per_sample_weights has shape {tuple(weights.shape)}; ids have {tuple(ids.shape)}")
+            weights = weights.to(torch.float32).contiguous().reshape(-1)
+        return flat, offsets, weights, closed

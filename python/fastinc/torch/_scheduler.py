@@ -34,7 +34,11 @@ class TableScheduler:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the torch scheduler's state and the rates that the tables began with."""
-        return {"scheduler": self._torch_scheduler.state_dict(), "bases": list(self._bases)}
+        return {
+            "scheduler": self._torch_scheduler.state_dict(),
+            "bases": list(self._bases),
+            "torch_base": self._torch_base,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state; the torch optimizer's own has to be loaded before."""
@@ -42,6 +46,7 @@ class TableScheduler:
             raise ValueError(f"state is of {len(state['bases'])} tables, not of {len(self._optimizers)}")
         self._torch_scheduler.load_state_dict(state["scheduler"])
         self._bases = [float(base) for base in state["bases"]]
+        self._torch_base = float(state["torch_base"])
         self._follow()
 
     def _follow(self) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Container
 from typing import Any
 
 import numpy as np
 import torch
 
+from fastinc.distributed import ShardedTable
+from fastinc.distributed._owners import owners_of
 from fastinc.table import EmbeddingTable
+from fastinc.torch._gradients import AnyTable, shard_of
 
 __all__ = ["load", "save"]
 
@@ -23,10 +28,11 @@ _LIMITED = ("frequencies", "sightings", "sightings_counted")  # of tables with l
 _REQUIRED = ("ids", "row_versions", "weights", "state", "version")
 
 
-_Tensors = dict[EmbeddingTable, dict[str, Any]]  # of weak references, by table and name
+#: Tensors by table, with the version they are of; nothing here keeps table or tensors alive.
+_Tensors = weakref.WeakKeyDictionary[EmbeddingTable, tuple[int, dict[str, Any]]]
 
-#: The state_dict that is being made, and what is in it; nothing here keeps tensors alive.
-_latest: tuple[Any, _Tensors] = (lambda: None, {})
+#: The state_dict that is being made, and what is in it.
+_latest: tuple[Any, _Tensors] = (lambda: None, weakref.WeakKeyDictionary())
 
 
 def _shared(destination: State) -> _Tensors:
@@ -34,44 +40,63 @@ def _shared(destination: State) -> _Tensors:
     global _latest
     made_of, tensors = _latest
     if made_of() is not destination:
-        made_of, tensors = weakref.ref(destination), {}
-        _latest = made_of, tensors
+        tensors = weakref.WeakKeyDictionary()
+        with contextlib.suppress(TypeError):  # a dict of the caller's own: nothing is shared in it
+            _latest = weakref.ref(destination), tensors
     return tensors
 
 
 def save(table: EmbeddingTable, destination: State, prefix: str) -> None:
     """Write a table's rows to a state_dict; a second module of the same table gets the same tensors."""
     shared = _shared(destination)
-    tensors = {name: tensor() for name, tensor in shared.get(table, {}).items()}
-    if not tensors or any(tensor is None for tensor in tensors.values()):
+    version, known = shared.get(table, (-1, {}))
+    tensors = {name: tensor() for name, tensor in known.items()}
+    if version != table.version or any(tensor is None for tensor in tensors.values()):
+        version = table.version
         tensors = {name: _tensor(value) for name, value in table.__getstate__()["state"].items()}
-        shared[table] = {name: weakref.ref(tensor) for name, tensor in tensors.items()}
+        shared[table] = version, {name: weakref.ref(tensor) for name, tensor in tensors.items()}
     destination.update({prefix + name: tensor for name, tensor in tensors.items()})
 
 
+def refusal(table: AnyTable, state: State) -> str | None:
+    """Return why a rank of a sharded table can't take a state, which is another rank's, or no rank's."""
+    if not isinstance(table, ShardedTable):
+        return None
+    if "weight" in state:
+        return "rows of a ShardedTable are set by its load(), on all ranks"
+    if "ids" in state and (owners_of(_array("ids", state["ids"]), table.world_size) != table.rank).any():
+        return f"these are not rank {table.rank}'s rows of {table.world_size}: see fastinc.distributed.save and load"
+    return None
+
+
 def load(
-    table: EmbeddingTable,
+    table: AnyTable,
+    others: Container[str],
     state_dict: State,
     prefix: str,
-    local_metadata: Any,
     strict: bool,
     missing: list[str],
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Replace a table's rows by those of a state_dict; or load a torch embedding's weight as rows 0, 1 and so on."""
-    del local_metadata
+    """Replace a table's rows by those of a state_dict; or load a torch embedding's weight as rows 0, 1 and so on.
+
+    others: what else of the module has names in the state_dict, as it is or followed by a dot
+    """
     found = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
     known = ("weight",) if "weight" in found else (*_REQUIRED, *_LIMITED)
     if strict:
-        unexpected.extend(prefix + name for name in found if name not in known)
+        unexpected.extend(prefix + name for name in found if name not in known and name.partition(".")[0] not in others)
         missing.extend(prefix + name for name in _REQUIRED if "weight" not in found and name not in found)
+    shard = shard_of(table)
     try:
+        if (why := refusal(table, found)) is not None:
+            raise ValueError(why)
         if "weight" in found:
-            weight = found["weight"].detach().to(table.device, torch.float32).contiguous()
-            table.load(torch.arange(weight.shape[0], device=weight.device), weight)
+            weight = found["weight"].detach().to(shard.device, torch.float32).contiguous()
+            shard.load(torch.arange(weight.shape[0], device=weight.device), weight)
         elif all(name in found for name in _REQUIRED):
-            table._core.import_state({name: _array(name, found[name]) for name in known if name in found})
+            shard._core.import_state({name: _array(name, found[name]) for name in known if name in found})
     except (ValueError, TypeError, RuntimeError) as error:
         errors.append(f"{prefix or 'the table'}: {error}")
 
