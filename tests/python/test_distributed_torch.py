@@ -150,3 +150,60 @@ def refuses(group):
 
 def test_a_gradient_that_one_rank_refuses_is_refused_by_all():
     assert on_ranks(2, refuses) == [1, 1]
+
+
+def survives(group):
+    """A batch that is refused leaves DistributedDataParallel able to go on."""
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    model = DistributedDataParallel(Model(table), process_group=group)
+    users, items, _ = next(batches(2, table.rank))
+    for factor in (1.0, float("nan") if table.rank == 1 else 1.0, 1.0):
+        model.zero_grad()
+        loss = (model(users, items) * factor).sum()
+        if factor != factor or (table.version == 1 and table.rank == 0):
+            with pytest.raises(ValueError, match="is not finite"):
+                loss.backward()
+            model.zero_grad()
+            loss = model(users, items).sum()
+        loss.backward()
+    return table.version
+
+
+def test_a_refused_batch_under_ddp():
+    versions = on_ranks(2, survives)
+    assert versions[0] == versions[1] >= 3
+
+
+def gives_arguments_that_are_refused(group):
+    """Each call is wrong on rank 1 alone; the other would wait for it."""
+    table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
+    bag, embedding = fi.torch.EmbeddingBag(table, include_last_offset=True), fi.torch.Embedding(table)
+    padded = fi.torch.EmbeddingBag(table, padding_idx=3)
+    ids, wrong = torch.arange(4), table.rank == 1
+    calls = (
+        lambda: embedding(ids.float() if wrong else ids),
+        lambda: bag(ids, torch.tensor([0, 2, 3 if wrong else 4])),
+        lambda: bag(ids, lengths=torch.tensor([2, 3 if wrong else 2])),
+        lambda: bag(ids[:2] if wrong else ids.reshape(2, 2)),
+        lambda: padded(ids, torch.tensor([0, 9 if wrong else 2])),
+        lambda: bag(ids.reshape(2, 2), per_sample_weights=torch.ones(2, 3 if wrong else 2)),
+    )
+    for call in calls:
+        with pytest.raises((TypeError, ValueError), match=None if wrong else "rank 1 refused"):
+            call()
+    embedding(ids).sum().backward()
+    return table.version
+
+
+def test_arguments_that_one_rank_refuses():
+    assert on_ranks(2, gives_arguments_that_are_refused) == [1, 1]
+
+
+def goes_back(group):
+    with pytest.raises(TypeError, match="must be an EmbeddingTable, or a module"):
+        fi.torch.to_embedding(fi.torch.Embedding(fi.distributed.ShardedTable(4, process_group=group)))
+    return True
+
+
+def test_a_sharded_table_is_no_torch_embedding():
+    assert on_ranks(1, goes_back) == [True]

@@ -1,5 +1,7 @@
 """fi.torch under torch.compile: no graph breaks, and the bytes of eager mode."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,33 @@ def test_operators_are_what_torch_asks_of_them():
         tensors = (embedding.grad_anchor.detach(), ids, offsets, weights, torch.empty(0), number)
         arguments = (*tensors, 4, torch.float32, False, keep)
         torch.library.opcheck(torch.ops.fastinc.read.default, arguments)
+
+
+def test_layers_that_are_compiled_one_by_one_share_graphs():
+    torch._dynamo.reset()
+    tables = [fi.EmbeddingTable(4, fi.SGD(lr=1.0), fi.init.Zeros()) for _ in range(12)]  # more than dynamo recompiles
+    layers = [torch.compile(fi.torch.Embedding(table), fullgraph=True, backend="aot_eager") for table in tables]
+    for n, layer in enumerate(layers):
+        (layer(torch.tensor([1, n + 2])) * (n + 1)).sum().backward()
+    for n, table in enumerate(tables):
+        assert table.lookup([1, n + 2]).tolist() == [[-n - 1.0] * 4] * 2
+
+
+def test_modules_that_are_gone_before_the_backward():
+    torch._dynamo.reset()
+    embedding = fi.torch.Embedding(fi.EmbeddingTable(4))
+    out = torch.compile(embedding, fullgraph=True, backend="aot_eager")(torch.tensor([1])).sum()
+    del embedding
+    torch._dynamo.reset()
+    gc.collect()
+    with pytest.raises(RuntimeError, match="is gone; keep it until backward"):
+        out.backward()
+
+
+def test_gradients_of_other_inputs_step_in_compiled_graphs():
+    torch._dynamo.reset()
+    table, scale = fi.EmbeddingTable(4), torch.ones(4, requires_grad=True)
+    embedding = fi.torch.Embedding(table)
+    call = torch.compile(lambda ids: (embedding(ids) * scale).sum(), fullgraph=True, backend="aot_eager")
+    torch.autograd.grad(call(torch.tensor([1])), scale)
+    assert table.version == 1  # unlike eager mode: such graphs make all gradients at once
