@@ -177,7 +177,7 @@ def test_a_refused_batch_under_ddp():
 def gives_arguments_that_are_refused(group):
     """Each call is wrong on rank 1 alone; the other would wait for it."""
     table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
-    bag, embedding = fi.torch.EmbeddingBag(table, include_last_offset=True), fi.torch.Embedding(table)
+    bag, embedding = fi.torch.EmbeddingBag(table, "sum", include_last_offset=True), fi.torch.Embedding(table)
     padded = fi.torch.EmbeddingBag(table, padding_idx=3)
     ids, wrong = torch.arange(4), table.rank == 1
     calls = (
