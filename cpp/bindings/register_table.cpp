@@ -1,6 +1,7 @@
 // EmbeddingTable.
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -31,7 +32,10 @@ py::object lookup_quantized(const Table& table, py::handle ids_in, py::handle ou
   const Ids ids(ids_in);
   const Result rows(out, DType::kUint8, ids.count(), static_cast<std::int64_t>(table.dim() + kQuantizedTail));
   rows.check_disjoint_from(ids.tensor(), "ids");
-  call_engine(table_work(table, ids), [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
+  // The first call of all makes the copies.
+  const std::size_t work =
+      table.has_codes() ? table_work(table, ids) : std::numeric_limits<std::size_t>::max();
+  call_engine(work, [&] { table.lookup_quantized(ids.span(), rows.data<std::uint8_t>()); });
   return rows.object();
 }
 
@@ -124,6 +128,7 @@ void register_table(py::module_& m) {
       .def("__contains__", &contains_one, py::arg("id"))
       .def("lookup", &lookup, py::arg("ids"), py::arg("out"))
       .def("lookup_quantized", &lookup_quantized, py::arg("ids"), py::arg("out"))
+      .def("keep_codes", [](const Table& table) { without_gil([&] { table.keep_codes(); }); })
       .def("pool", &pool, py::arg("ids"), py::arg("offsets"), py::arg("mode"), py::arg("weights"),
            py::arg("out"))
       .def("update", &update, py::arg("ids"), py::arg("grads"), py::arg("nonfinite"))

@@ -147,6 +147,8 @@ class LiveIndex:
         self._largest = LARGEST_NORM / table.dim**0.5  # of a query's values
         self._not_before = 0.0  # when building may be tried again after it failed
         self._background: Background | None = None
+        if table.device == "cpu":
+            host_core(table).keep_codes()  # now, and not in the first search
         _all.add(self)
         self.compact()
         if as_flag(background, "background") and self._factory is not None:

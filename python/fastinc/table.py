@@ -1,4 +1,4 @@
-"""A table that grows: any int64 id to a row of weights, optimizer state, int8 copy and version."""
+"""A table that grows: any int64 id to a row of weights, optimizer state and version, with an int8 copy for serving."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class EmbeddingTable:
     """A growing map from int64 id to a float32 row, updated in place by its optimizer.
 
     Any int64 is an id; none is reserved. A row is made at the first :meth:`update` or :meth:`load` of its id and
-    starts at a value that depends on (seed, id) alone. Beside every row stand the optimizer's state, an int8
-    serving copy in step with it, and the version that last wrote it. All methods may be called from many threads.
+    starts at a value that depends on (seed, id) alone. Beside every row stand the optimizer's state and the version that
+    last wrote it, and, from the first search or :meth:`lookup_quantized` on, an int8 serving copy in step with it: a
+    table that is only trained doesn't pay for them. All methods may be called from many threads.
     Readers take no lock: they see every row whole, before or after a batch, and once :meth:`update` has returned,
     every later read sees all of it. Each call over more than a few rows releases the GIL.
 
@@ -209,6 +210,10 @@ class EmbeddingTable:
 
     def lookup_quantized(self, ids: Ids, *, out: Array | None = None) -> Array:
         """Return the int8 serving copies of `ids`, in the format of :func:`fastinc.ops.quantize_rowwise`.
+
+        The first call for a table, or the first :class:`LiveIndex` over it, makes a copy of every row, while writers
+        wait; every update keeps them in step from then on. Call it with no ids where that should be done ahead. (On
+        a GPU they are there from the start.)
 
         Parameters
         ----------

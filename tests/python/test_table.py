@@ -159,12 +159,49 @@ def test_removing_unknown_ids_allocates_nothing():
     assert usage_of(table) == usage
 
 
+def test_int8_copies_are_made_when_asked_for_and_kept_from_then_on():
+    """Whatever has become of rows and slots before."""
+    table, asked = (fi.EmbeddingTable(16, fi.Adagrad(lr=0.1), fi.init.Normal(std=1.0)) for _ in range(2))
+    asked.lookup_quantized([])
+    random = np.random.default_rng(1)
+
+    def write(count):
+        for _ in range(count):
+            ids = random.integers(0, 3000, 500)
+            grads = random.standard_normal((500, 16), dtype=np.float32)
+            for each in (table, asked):
+                each.update(ids, grads)
+                each.remove(ids[:50])
+
+    write(20)
+    assert table.memory_usage()["codes"] == 0 < asked.memory_usage()["codes"]
+    ids = np.arange(3000)
+    expected = fi.ops.quantize_rowwise(table.lookup(ids))
+    assert np.array_equal(table.lookup_quantized(ids), expected)
+    assert table.memory_usage() == asked.memory_usage()
+    write(20)
+    assert np.array_equal(table.lookup_quantized(ids), fi.ops.quantize_rowwise(table.lookup(ids)))
+    assert table.memory_usage() == asked.memory_usage()
+
+
+@pytest.mark.parametrize("factory", ["exact", "IVF4,Flat"])
+def test_indices_have_int8_copies_made(factory):
+    if factory != "exact":
+        pytest.importorskip("faiss")
+    table = fi.EmbeddingTable(8)
+    table.load(np.arange(500), np.random.default_rng(1).standard_normal((500, 8), dtype=np.float32))
+    assert table.memory_usage()["codes"] == 0
+    fi.LiveIndex(table, factory)
+    assert table.memory_usage()["codes"] == 500 * 16
+
+
 def test_memory_usage_adds_up_and_grows_with_rows(device):
     beyond = 64 if device == "cpu" else 5 << 20  # a list of free slots; pages of which a part is free
     for case in PLAIN_CASES if device == "cpu" else PLAIN_CASES[-2:]:
         table = new_table(16, case.optimizer())
         assert {part for part, used in usage_of(table).items() if used} <= {"index", "total", "change_log"}
         table.update(range(50_000), np.zeros((50_000, 16), np.float32))
+        table.lookup_quantized([])
         usage = table.memory_usage()
         assert usage["total"] == sum(usage.values()) - usage["total"]
         elements, per_row = table.optimizer.state_floats_per_row

@@ -1,4 +1,4 @@
-// A growing map id -> row, with an int8 serving copy and a version beside every row.
+// A growing map id -> row, with a version beside every row, and an int8 serving copy where one is asked for.
 #pragma once
 
 #include <cstddef>
@@ -42,9 +42,6 @@ struct TableState {
 
 class RowStore;
 
-/// Whether a table keeps int8 copies of its rows, which only searches and lookup_quantized() read.
-enum class ServingCopies : std::uint8_t { kKept, kNone };
-
 /// The right to write to a table. Methods that write take one from the caller, or wait for their own.
 using WriteTurn = std::unique_lock<SharedMutex>;
 
@@ -53,7 +50,7 @@ using WriteTurn = std::unique_lock<SharedMutex>;
 class Table {
  public:
   Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-        const TableBounds& bounds = {}, ServingCopies copies = ServingCopies::kKept);
+        const TableBounds& bounds = {});
   ~Table();
   Table(const Table&) = delete;
   Table& operator=(const Table&) = delete;
@@ -98,6 +95,12 @@ class Table {
   void contains(std::span<const std::int64_t> ids, bool* out) const;
 
   std::vector<std::int64_t> ids() const;
+
+  /// Have an int8 serving copy of every row, in step with it from now on. The first search or
+  /// lookup_quantized() does so itself: tables that nobody asks don't pay for it. Throws std::bad_alloc,
+  /// unchanged.
+  void keep_codes() const;
+  bool has_codes() const;
 
   /// ids: (n,) -> out: (n, dim + 8) int8 serving copies; an unknown id gets its quantised start row.
   void lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* out) const;

@@ -41,12 +41,12 @@ class NewRows {
 };
 
 std::shared_ptr<Table> make_table(std::size_t dim, double std_deviation, std::uint64_t seed,
-                                  std::shared_ptr<Optimizer> optimizer, ServingCopies copies) {
+                                  std::shared_ptr<Optimizer> optimizer) {
   Initializer init;
   init.kind = std_deviation > 0.0 ? InitializerKind::kNormal : InitializerKind::kConstant;
   init.b = std_deviation;
   init.seed = seed;
-  return std::make_shared<Table>(dim, std::move(optimizer), init, TableBounds{}, copies);
+  return std::make_shared<Table>(dim, std::move(optimizer), init);
 }
 
 constexpr std::size_t kFloatsEach = 8;  // work of a float's step, in floats read
@@ -77,12 +77,12 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   const double root = 1.0 / std::sqrt(static_cast<double>(config.dim));
   const auto make = [&](Name name, std::size_t dim, double std_deviation) -> Part& {
     const std::uint64_t seed = base::random_bits(config.seed, name);
-    const auto copies = name == kItems ? ServingCopies::kKept : ServingCopies::kNone;
-    parts_[name].table = make_table(dim, std_deviation, seed, optimizer_, copies);
+    parts_[name].table = make_table(dim, std_deviation, seed, optimizer_);
     return parts_[name];
   };
   Part& items = make(kItems, config.dim + 1, config.init_std);
   items.by_item = items.has_bias = true;
+  items.table->keep_codes();
   Part& contexts = make(kContexts, config.dim, config.tie_weight > 0.0 ? 0.0 : config.init_std);
   contexts.by_item = config.context_lr_scale > 0.0;
   contexts.lr_scale = config.context_lr_scale;

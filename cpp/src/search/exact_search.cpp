@@ -162,7 +162,7 @@ void Search::run(float* scores, std::int64_t* ids) {
 std::uint64_t exact_search(const Table& table, const SearchRequest& request, float* scores,
                            std::int64_t* ids) {
   check_request(request, table.dim());
-  if (!table.store().has_codes()) throw std::logic_error("table: it keeps no serving copies to search");
+  table.keep_codes();
   Search search(table.store(), request);
   search.run(scores, ids);
   return search.version();

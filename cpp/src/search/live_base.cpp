@@ -51,6 +51,7 @@ LiveBase::LiveBase(const Table& table, std::span<const std::int64_t> ids, std::s
     throw std::invalid_argument("count = " + std::to_string(count) + " must be at most the number of ids, " +
                                 std::to_string(ids.size()));
   }
+  table.keep_codes();
   store_.find(ids, slots_.data());
   folded_ = std::make_shared<const Folded>(Folded{version, std::vector<std::size_t>(lists + 2), {}});
 }

@@ -148,7 +148,6 @@ std::size_t RowStore::read(std::span<const std::int64_t> ids, float* out) const 
 }
 
 std::size_t RowStore::read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const {
-  if (!has_codes()) throw std::logic_error("table: it keeps no serving copies");
   const Kernels& kernel = kernels();
   const std::size_t width = dim() + kQuantizedTail;
   const std::size_t parts = parts_for(ids.size() * (dim() / 4 + 48));

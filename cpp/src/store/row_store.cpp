@@ -44,7 +44,7 @@ std::size_t max_pages_for(unsigned page_shift) {
 }  // namespace
 
 RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-                   const TableBounds& bounds, ServingCopies copies)
+                   const TableBounds& bounds)
     : optimizer_(std::move(optimizer)),
       init_(init),
       stride_(stride_for(checked_dim(dim), state_shape())),
@@ -65,10 +65,6 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
   }
   if (state_shape().row_states > 0) rows_.row_state = {pages, offset, stride_};
   rows_.is_table = true;
-  if (copies == ServingCopies::kKept) {
-    rows_.code_pages = code_pages_.directory();
-    rows_.code_stride = code_stride_for(dim);
-  }
   if (bounds.any()) {
     bounds_ = std::make_unique<Bounds>(bounds, base::mix_bits(init.seed), rows_.page_shift,
                                        max_pages_for(rows_.page_shift));
@@ -80,10 +76,11 @@ RowStore::RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const 
 RowStore::Bytes RowStore::bytes() const {
   const std::size_t slots = slot_count(), state = state_shape().floats(dim());
   const std::size_t code_bytes = has_codes() ? dim() + kQuantizedTail : 0;
+  const std::size_t stamp_bytes = has_codes() ? code_stride_for(dim()) - code_bytes : 0;
   return {.weights = slots * dim() * sizeof(float),
           .state = slots * state * sizeof(float),
           .codes = slots * code_bytes,
-          .headers = slots * ((stride_ - dim() - state) * sizeof(float) + rows_.code_stride - code_bytes) +
+          .headers = slots * ((stride_ - dim() - state) * sizeof(float) + stamp_bytes) +
                      free_bytes_.load(std::memory_order_relaxed),
           .index = index_.bytes(),
           .change_log = changes_.bytes(),
@@ -100,7 +97,7 @@ void RowStore::reserve_pages(std::size_t new_rows) {
     throw std::length_error("table: more than " + std::to_string(kNoSlot) + " rows");
   }
   while (row_pages_.rows() < wanted) row_pages_.add_page();
-  while (has_codes() && code_pages_.rows() < wanted) code_pages_.add_page();
+  while (rows_.has_codes() && code_pages_.rows() < wanted) code_pages_.add_page();
   if (bounds_) bounds_->reserve(wanted);
 }
 
@@ -237,8 +234,22 @@ void RowStore::reserve_free(std::size_t more) {
   free_bytes_ = free_.capacity() * sizeof(Slot);
 }
 
+void RowStore::keep_codes() {
+  if (rows_.has_codes()) return;
+  while (code_pages_.rows() < row_pages_.rows()) code_pages_.add_page();
+  rows_.code_pages = code_pages_.directory();
+  rows_.code_stride = code_stride_for(dim());
+  parallel_ranges(slot_count(), dim(), [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto slot = static_cast<Slot>(i);
+      if ((load_stamp(header(slot)) & kLive) != 0) quantize(kernels(), slot);
+    }
+  });
+  has_codes_.store(true, std::memory_order_release);
+}
+
 void RowStore::quantize(const Kernels& kernel, Slot slot) {
-  if (!has_codes()) return;
+  if (!rows_.has_codes()) return;
   std::uint8_t* const q = codes(slot);
   const CodeStamp stamp = begin_codes(q);
   kernel.quantize_rows(weights(slot), 1, dim(), q);
@@ -249,7 +260,7 @@ void RowStore::quantize(const Kernels& kernel, Slot slot) {
 void RowStore::retire(Slot slot, std::uint64_t version) {
   RowHeader* const row = header(slot);
   end_write(row, next_stamp(begin_write(row), version) & ~kLive);
-  if (has_codes()) end_codes(codes(slot), begin_codes(codes(slot)), false);
+  if (rows_.has_codes()) end_codes(codes(slot), begin_codes(codes(slot)), false);
 }
 
 void RowStore::set_row(Slot slot, const float* from, const float* from_state, std::uint64_t version) {

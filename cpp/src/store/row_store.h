@@ -22,7 +22,6 @@
 namespace fastinc {
 
 struct Kernels;
-enum class ServingCopies : std::uint8_t;
 
 /// Writers hold `mutex` exclusively, and so there is one at a time. What is marked "any thread" needs no
 /// lock: pages and index entries stay where they are, and a row's header tells if what was read is one state
@@ -30,7 +29,7 @@ enum class ServingCopies : std::uint8_t;
 class RowStore {
  public:
   RowStore(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-           const TableBounds& bounds, ServingCopies copies);
+           const TableBounds& bounds);
   RowStore(const RowStore&) = delete;
   RowStore& operator=(const RowStore&) = delete;
 
@@ -62,7 +61,8 @@ class RowStore {
 
   float* weights(Slot slot) const { return row_pointer(rows_, rows_.weights, slot); }
   float* state(Slot slot) const { return weights(slot) + dim(); }
-  bool has_codes() const { return rows_.has_codes(); }
+  bool has_codes() const { return has_codes_.load(std::memory_order_acquire); }
+  /// Where has_codes().
   std::uint8_t* codes(Slot slot) const { return code_pointer(rows_, slot); }
   RowHeader* header(Slot slot) const { return header_of(weights(slot)); }
   std::int64_t id(Slot slot) const { return load_id(header(slot)); }
@@ -76,8 +76,8 @@ class RowStore {
     return (stamp & kLive) != 0 ? version_of(stamp) : 0;
   }
 
-  /// Whole rows of ids, start rows where there are none; returns how many had one. read_codes() throws
-  /// std::logic_error where no serving copies are kept.
+  /// Whole rows of ids, start rows where there are none; returns how many had one. read_codes(): where
+  /// has_codes().
   ///   ids: (n,) -> out: (n, dim), or (n, dim + 8) int8 copies
   std::size_t read(std::span<const std::int64_t> ids, float* out) const;
   std::size_t read_codes(std::span<const std::int64_t> ids, std::uint8_t* out) const;
@@ -89,6 +89,9 @@ class RowStore {
   // --- writers ---
 
   Bounds* bounds() { return bounds_.get(); }
+
+  /// Have an int8 copy of every row, in step with it from now on. Throws std::bad_alloc, unchanged.
+  void keep_codes();
 
   /// What expire() needs to give up `most` rows at most, after create() has evicted `others`. Every batch
   /// begins with it. Returns how many it may be. Throws std::bad_alloc.
@@ -189,6 +192,7 @@ class RowStore {
   std::vector<std::int64_t> evicted_;
   std::size_t most_expired_ = 0;
   bool unfinished_ = false;
+  std::atomic<bool> has_codes_{false};  // for readers; writers see rows_
   std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};
   std::atomic<std::uint64_t> version_{0}, epoch_{0};
 };

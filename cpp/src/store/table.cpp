@@ -35,8 +35,8 @@ void count_lookups(const RowStore& store, std::size_t n, std::size_t found) {
 }  // namespace
 
 Table::Table(std::size_t dim, std::shared_ptr<Optimizer> optimizer, const Initializer& init,
-             const TableBounds& bounds, ServingCopies copies)
-    : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init, bounds, copies)) {}
+             const TableBounds& bounds)
+    : store_(std::make_unique<RowStore>(dim, std::move(optimizer), init, bounds)) {}
 Table::~Table() = default;
 
 std::size_t Table::dim() const {
@@ -70,7 +70,18 @@ void Table::lookup(std::span<const std::int64_t> ids, float* out) const {
   count_lookups(*store_, ids.size(), store_->read(ids, out));
 }
 
+bool Table::has_codes() const {
+  return store_->has_codes();
+}
+
+void Table::keep_codes() const {
+  if (store_->has_codes()) return;
+  const WriteTurn turn(store_->mutex);
+  store_->keep_codes();
+}
+
 void Table::lookup_quantized(std::span<const std::int64_t> ids, std::uint8_t* out) const {
+  keep_codes();
   count_lookups(*store_, ids.size(), store_->read_codes(ids, out));
 }
 

@@ -256,6 +256,41 @@ void walk(Shared& s) {
 
 }  // namespace
 
+/// The copies are made while others write, read and ask for them, too.
+BOOST_AUTO_TEST_CASE(codes_are_those_of_the_rows_whoever_asks_first) {
+  std::vector<std::int64_t> ids(300);
+  std::iota(ids.begin(), ids.end(), 0);
+  const std::vector<float> grads(ids.size() * kDim, 0.25f);
+  for (std::size_t round = 0; round < repeats(200); ++round) {
+    Table table(kDim, std::make_shared<Optimizer>(SgdParams{.lr = 1.0}), Initializer{});
+    table.update(std::span(ids).first(100), grads.data(), NonFinite::kRaise);
+    std::vector<std::thread> threads;
+    for (std::size_t writer = 0; writer < 2; ++writer) {
+      threads.emplace_back([&, writer] {
+        for (std::size_t n = 0; n < 10; ++n) {
+          table.update(std::span(ids).subspan(100 * writer, 100 + 10 * n), grads.data(), NonFinite::kRaise);
+          table.remove(std::span(ids).subspan(n, 2));
+        }
+      });
+    }
+    for (std::size_t reader = 0; reader < 2; ++reader) {
+      threads.emplace_back([&] {
+        std::vector<std::uint8_t> codes(ids.size() * (kDim + kQuantizedTail));
+        std::vector<float> rows(ids.size() * kDim);
+        table.lookup(ids, rows.data());
+        table.lookup_quantized(ids, codes.data());
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    std::vector<float> rows(ids.size() * kDim);
+    std::vector<std::uint8_t> codes(ids.size() * (kDim + kQuantizedTail)), expected(codes.size());
+    table.lookup(ids, rows.data());
+    table.lookup_quantized(ids, codes.data());
+    quantize_rowwise(rows.data(), ids.size(), kDim, expected.data());
+    BOOST_REQUIRE(codes == expected);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(an_id_that_moves_is_named_once_and_its_slot_is_not_mistaken) {
   Shared s;
   std::thread writer(move_rows, std::ref(s)), first(walk, std::ref(s)), second(walk, std::ref(s));
