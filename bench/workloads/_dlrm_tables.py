@@ -119,7 +119,7 @@ class FastincTables(Tables):
     """Tables whose keys are spread over int64."""
 
     kind = "fastinc"
-    steps = "fi.torch.EmbeddingBag, whose backward updates its table: hashed int64 ids, int8 copy and version written"
+    steps = "fi.torch.EmbeddingBag, whose backward updates its table: hashed int64 ids, version written, no int8 copies"
 
     def __init__(self, optimizer: str, shape: Shape, name: str = "fastinc") -> None:
         super().__init__(optimizer, shape)
@@ -205,5 +205,5 @@ class TbeTables(Tables):
 
 def row_bytes(maker: type[Tables], optimizer: str, dim: int) -> int:
     """Return the bytes that a row takes with this maker."""
-    beside = dim + 8 + 32 if maker is FastincTables else 0  # int8 copy; headers, index and change log
+    beside = 32 if maker is FastincTables else 0  # headers, index and change log
     return 4 * dim + state_bytes(optimizer, dim) + beside
