@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fastinc as fi
 from _torch import device_fixture, equal, new_table, reference_bag, rows, tensor
@@ -148,7 +149,7 @@ def test_activation_checkpointing(use_reentrant, layers):
 
         x = torch.ones(3, 4, requires_grad=True)
         for _ in range(layers):
-            x = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=use_reentrant) if checkpointed else layer(x)
+            x = checkpoint(layer, x, use_reentrant=use_reentrant) if checkpointed else layer(x)
         (x.sum() + embedding(tensor([2])).sum()).backward()
     assert [table.version for table in tables] == [1, 1]
     torch.testing.assert_close(rows(tables[1], [1, 2]), rows(tables[0], [1, 2]))
