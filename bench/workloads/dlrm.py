@@ -229,6 +229,8 @@ _MAKERS: dict[str, tuple[type[Tables], ...]] = {
     "rowwise_adagrad": (FastincTables, TbeTables),
     "adagrad": (FastincTables, TorchTables, TbeTables),
 }
+#: Times a maker's rate that a whole step is to reach.
+_GOALS = {"rowwise_adagrad": {peers.TBE: 1.5}, "adagrad": {TorchTables.name: 3.0, peers.TBE: 1.5}}
 
 
 def bytes_needed(optimizer: str, shape: Shape) -> float:
@@ -281,6 +283,7 @@ def run_optimizer(optimizer: str, settings: Settings) -> Iterator[CaseResult]:
                 shape.batch * calls,
                 unit="examples",
                 calls=calls,
+                goals=_GOALS[optimizer] if kind is Step else {},
             )
             for distribution in ("uniform", "zipf")
         ]
@@ -289,13 +292,13 @@ def run_optimizer(optimizer: str, settings: Settings) -> Iterator[CaseResult]:
             yield result
 
 
-@workload("dlrm/rowwise_adagrad", "a training step of examples/dlrm.py, rows stepped by rowwise Adagrad")
+@workload("dlrm/rowwise_adagrad", "a training step of examples/dlrm.py, rows stepped by rowwise Adagrad", judged=True)
 def rowwise_adagrad(settings: Settings) -> Iterator[CaseResult]:
     """Torch has no rowwise Adagrad."""
     return run_optimizer("rowwise_adagrad", settings)
 
 
-@workload("dlrm/adagrad", "a training step of examples/dlrm.py, rows stepped by Adagrad")
+@workload("dlrm/adagrad", "a training step of examples/dlrm.py, rows stepped by Adagrad", judged=True)
 def adagrad(settings: Settings) -> Iterator[CaseResult]:
     """What torch has; accumulators of all values double the memory."""
     return run_optimizer("adagrad", settings)
