@@ -175,6 +175,7 @@ BOOST_AUTO_TEST_CASE(many_pages_same_bytes_everywhere) {
 
 BOOST_AUTO_TEST_CASE(looking_up_an_unknown_id_allocates_nothing) {
   const auto table = used_table(AdagradParams{}, 4);
+  table->keep_codes();
   const auto before = table->memory_usage();
   const std::uint64_t slots = stat(*table, "slots"), hits = stat(*table, "hits"),
                       misses = stat(*table, "misses");
