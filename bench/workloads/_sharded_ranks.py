@@ -16,6 +16,7 @@ from bench.inputs import Batch, Float32
 
 #: A rank that has no answer by then has failed.
 _TIMEOUT_SECONDS = 120.0
+_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Answer:
     """Of one rank's steps."""
 
     seconds: float
+    round_seconds: float  # of a call that only agrees
     rows: Float32 | None  # its ids' rows after the last step, where they were asked for
     sent: dict[str, int]  # bytes, by what they were
     asked: int  # distinct ids of other ranks
@@ -127,8 +129,13 @@ def _steps(table: Any, batches: list[Batch], anew: bool, barrier: Any) -> Answer
         table.lookup(batch.ids)
         table.update(batch.ids, batch.grads)
     seconds = time.perf_counter() - start
+    times = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        table.rows()
+        times.append(time.perf_counter() - start)
     after = table.stats()
     sent = {kind: way["sent"] - before["wire"].get(kind, {"sent": 0})["sent"] for kind, way in after["wire"].items()}
     asked, given = (after[name] - before[name] for name in ("looked_up", "updated"))
     rows = table.lookup(batches[-1].ids) if anew else None
-    return Answer(seconds, rows, sent, asked, given)
+    return Answer(seconds, float(np.median(times)), rows, sent, asked, given)

@@ -116,6 +116,8 @@ def sharded(settings: Settings) -> Iterator[CaseResult]:
         for contestant in contestants:
             if contestant.shape.world == 1 or not contestant.answers:
                 continue
+            round_seconds = np.median([answer.round_seconds for answer in contestant.answers])
+            result.figures[f"µs a round of agreement, {contestant.name}"] = 1e6 * float(round_seconds)
             for way, cost in contestant.bytes_an_id().items():
                 result.figures[f"bytes an id, {contestant.name}, {way}"] = cost
                 if settings.size == "full" and way in ("lookup, back", "update, there"):

@@ -25,13 +25,14 @@ def test_it_runs_and_says_what_an_id_costs(tmp_path, capsys):
         assert figures["bytes an id, 2 ranks, int8, lookup, back"] == 8 + 8
         assert figures["bytes an id, 2 ranks, int8, update, there"] == 8 + 8 + 8
         assert figures["bytes an id, 2 ranks, float32, update, there"] >= 8 + 4 + 4 * 8
+        assert figures["µs a round of agreement, 2 ranks, float32"] > 0
         assert "bytes an id, 2 ranks, float32, lookup, there: 8" in printed
 
 
 def test_wrong_rows_are_found():
     class Wrong:
         def steps(self, batches, anew):
-            return [Answer(1.0, np.ones((len(mine[0].ids), 4), np.float32), {}, 0, 0) for mine in batches]
+            return [Answer(1.0, 1.0, np.ones((len(mine[0].ids), 4), np.float32), {}, 0, 0) for mine in batches]
 
     contestant = sharded.Sharded(Shape(2, 10, 4, "float32", "exact"), "subject")
     contestant.ranks = Wrong()
