@@ -357,6 +357,15 @@ def test_anchors_while_others_learn_and_ask():
     assert all(np.isfinite(rows).all() for rows in tables_of(model)[0].values())
 
 
+def test_steps_that_overshoot_leave_rows_finite_and_are_counted():
+    events = fi.datasets.synthetic(3000, 100, 200, seed=1)
+    model = model_of(anchor=1000.0, optimizer=fi.SGD(lr=0.1)).partial_fit_events(events[:1000])
+    model.set_anchor()
+    model.partial_fit_events(events[1000:])
+    assert all(np.isfinite(rows).all() for rows in tables_of(model)[0].values())
+    assert model.stats()["skipped"] > 1000
+
+
 # --- what it is for -------------------------------------------------------------------------------------------
 
 

@@ -53,9 +53,9 @@ struct SumStepTask {
   const float* coefficients;
   const float* directions;  // (directions, stride), the first dim of each
   std::size_t stride;
-  float max_norm;  // longer gradients are shortened to this length; inf: none are
-  Anchoring anchors;
+  float max_norm;         // longer gradients are shortened to this length; inf: none are
   std::uint64_t version;  // stamped on the rows of a table
+  Anchoring anchors = {};
 };
 using SumStepFn = void (*)(const SumStepTask& task, float* scratch);  // scratch: dim floats
 

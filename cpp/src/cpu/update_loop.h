@@ -226,7 +226,13 @@ static void sum_step_of(const SumStepTask& task, float* scratch) {
   const std::size_t dim = Dim != 0 ? Dim : rows.dim;
   float* __restrict g = scratch;
   for (std::size_t j = 0; j < task.n; ++j) {
-    if (j + kPrefetchDistance < task.n) prefetch_row<Params>(rows, task.row_numbers[j + kPrefetchDistance]);
+    if (j + kPrefetchDistance < task.n) {
+      const std::uint32_t next = task.row_numbers[j + kPrefetchDistance];
+      prefetch_row<Params>(rows, next);
+      if (const float* const anchor = task.anchors.find(next, dim); anchor != nullptr) {
+        for (std::size_t i = 0; i < dim; i += 16) __builtin_prefetch(anchor + i);
+      }
+    }
     sum_terms(task, j, dim, g);
     if (bits_float(0x7f800000u) > task.max_norm) clip(g, dim, task.max_norm);
     if (const float* const anchor = task.anchors.find(task.row_numbers[j], dim); anchor != nullptr) {

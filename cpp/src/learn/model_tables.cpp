@@ -210,8 +210,8 @@ void ModelTables::step(const Steps& steps) noexcept {
                     .directions = steps.directions,
                     .stride = steps.stride,
                     .max_norm = max_grad_norm_,
-                    .anchors = anchors_[t].view(anchor_),
-                    .version = store.version() + 1};
+                    .version = store.version() + 1,
+                    .anchors = anchors_[t].view(anchor_)};
       chunk.scratch = scratch_.data() + count++ * (scratch_.size() / kMostChunks);
     }
   }
