@@ -2,6 +2,8 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <tuple>
 
 #include "bindings/arguments.h"
@@ -74,6 +76,7 @@ std::shared_ptr<Recommender> make_recommender(std::shared_ptr<Optimizer> optimiz
   take("influence_window", config.influence_window);
   take("trusted_after", config.trusted_after);
   take("max_grad_norm", config.max_grad_norm);
+  take("anchor", config.anchor);
   take("feature_numbers", config.feature_numbers);
   take("feature_buckets", config.feature_buckets);
   take("feature_lr_scale", config.feature_lr_scale);
@@ -104,6 +107,30 @@ void add_items(Recommender& model, py::handle items_in, const py::object& featur
     copy(buckets, given.buckets);
   }
   change_model(model, [&] { model.add_items(items.span<std::int64_t>(), given.batch()); });
+}
+
+/// Of n items: (n, dim) and, or None, (n,)
+struct Vectors {
+  Tensor vectors;
+  std::optional<Tensor> biases;
+  Vectors(const Recommender& model, std::size_t n, py::handle vectors_in, py::handle biases_in)
+      : vectors(float32_matrix(vectors_in, "vectors", Access::kRead, static_cast<std::int64_t>(n),
+                               static_cast<std::int64_t>(model.config().dim))),
+        biases(optional_vector(biases_in, "biases", n)) {}
+  const float* biases_data() const { return biases ? biases->data<float>() : nullptr; }
+};
+
+void check_vectors(const Recommender& model, std::size_t n, py::handle vectors_in, py::handle biases_in) {
+  const Vectors given(model, n, vectors_in, biases_in);
+  without_gil([&] { model.check_vectors(n, given.vectors.data<float>(), given.biases_data()); });
+}
+
+void warm_start(Recommender& model, py::handle items_in, py::handle vectors_in, py::handle biases_in) {
+  const Tensor items = int64_vector(items_in, "items");
+  const Vectors given(model, items.size(0), vectors_in, biases_in);
+  change_model(model, [&] {
+    model.warm_start(items.span<std::int64_t>(), given.vectors.data<float>(), given.biases_data());
+  });
 }
 
 Codes item_events(const Recommender& model, py::handle items_in) {
@@ -197,6 +224,15 @@ void for_each_later_counter(State& state, Visit visit) {
   visit("explored", state.explored);
 }
 
+/// What the anchors of each table are called in a state: visit(its number, their rows, their values).
+template <class Visit>
+void for_each_anchored(const Recommender& model, Visit visit) {
+  std::size_t i = 0;
+  for (const auto& [name, table] : model.tables()) {
+    visit(i++, "anchors_" + name + "_rows", "anchors_" + name + "_values");
+  }
+}
+
 py::dict export_state(const Recommender& model) {
   const RecommenderState s = locked<&Recommender::export_state>(model);
   py::dict out;
@@ -210,6 +246,12 @@ py::dict export_state(const Recommender& model) {
   out["items_known_numbers"] = to_array(s.features.numbers);
   out["items_known_offsets"] = to_array(s.features.offsets);
   out["items_known_buckets"] = to_array(s.features.buckets);
+  out["items_known_given"] = to_array(s.features.given);
+  for_each_anchored(model, [&](std::size_t i, const std::string& rows, const std::string& values) {
+    if (s.anchors[i].rows.empty()) return;
+    out[py::str(rows)] = to_array(s.anchors[i].rows);
+    out[py::str(values)] = to_array(s.anchors[i].values);
+  });
   const auto give = [&](const char* name, const auto& value) { out[name] = value; };
   for_each_counter(s, give);
   for_each_later_counter(s, give);
@@ -230,6 +272,15 @@ void import_state(Recommender& model, const py::dict& in) {
     s.features.offsets = to_vector<std::int64_t>(in, "items_known_offsets");
     s.features.buckets = to_vector<std::int64_t>(in, "items_known_buckets");
   }
+  if (in.contains("items_known_given")) {
+    s.features.given = to_vector<std::int64_t>(in, "items_known_given");
+  }
+  for_each_anchored(model, [&](std::size_t i, const std::string& rows, const std::string& values) {
+    s.anchors.resize(i + 1);
+    if (!in.contains(rows)) return;
+    s.anchors[i].rows = to_vector<std::uint32_t>(in, rows.c_str());
+    s.anchors[i].values = to_vector<float>(in, values.c_str());
+  });
   const auto take = [&](const char* name, auto& value) {
     value = in[name].cast<std::remove_reference_t<decltype(value)>>();
   };
@@ -274,6 +325,9 @@ void register_recommender(py::module_& m) {
       .def_property_readonly("new_item_count", &locked<&Recommender::new_item_count>)
       .def("item_events", &item_events, py::arg("items"))
       .def("add_items", &add_items, py::arg("items"), py::arg("features"))
+      .def("check_vectors", &check_vectors, py::arg("n"), py::arg("vectors"), py::arg("biases"))
+      .def("warm_start", &warm_start, py::arg("items"), py::arg("vectors"), py::arg("biases"))
+      .def("set_anchor", [](Recommender& model) { change_model(model, [&] { model.set_anchor(); }); })
       .def("explore", &explore, py::arg("users"), py::arg("k"), py::arg("time"), py::arg("exclude_seen"),
            py::arg("exclude"), py::arg("share"))
       .def("explain", &explain, py::arg("user"), py::arg("item"), py::arg("time"))

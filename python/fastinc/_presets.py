@@ -99,6 +99,7 @@ CHECKS: dict[str, Check] = {
     "influence_window": as_number,
     "trusted_after": _whole(0),
     "max_grad_norm": _or_none(_as_scale),
+    "anchor": as_number,
     "feature_lr_scale": as_number,
     "explore": as_probability,
     "explore_below": _whole(0),

@@ -181,7 +181,7 @@ def _recommender_parts(model: Recommender) -> tuple[dict[str, Any], Arrays]:
 
 
 #: What the arrays of a recommender's state are called.
-_STATE_ARRAYS = ("history_", "items_known_")
+_STATE_ARRAYS = ("history_", "items_known_", "anchors_")
 
 
 def _build_recommender(parameters: dict[str, Any], arrays: Arrays) -> Recommender:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fastinc import _core
 from fastinc._arguments import as_flag, as_number, as_probability, as_whole
 from fastinc._presets import CHECKS, PRESET, FromPreset, Preset, configure, default_optimizer
-from fastinc._scores import ScoringModel
+from fastinc._transfer import TransferModel
 from fastinc.features import Categorical, Dense, ItemFeatures
 from fastinc.optimizers import Optimizer
 from fastinc.schedules import Constant, Schedule
@@ -27,7 +27,7 @@ __all__ = ["Recommender"]
 _LABELLED = ("logistic", "mse")
 
 
-class Recommender(ScoringModel):
+class Recommender(TransferModel):
     """An embedding recommender that learns from the event stream while it serves.
 
     A user is what they did lately, so a new user is served well from the first event on. With ``h`` the user's items,
@@ -111,6 +111,11 @@ class Recommender(ScoringModel):
     max_grad_norm
         The gradient of a row is shortened to this Euclidean length where it is longer (Pascanu et al. 2013). None: it
         is as it is.
+    anchor
+        How strongly rows are pulled back to where they were when :meth:`set_anchor` was called, or to what
+        :meth:`warm_start` gave them: a step down the loss and ``anchor / 2 * |row - anchor|**2`` (L2-SP, Li et al.
+        2018), for rows that have a gradient. 0: not at all; until there are anchors any value changes nothing.
+        ``optimizer.lr * anchor`` should be well below 1 with :class:`fastinc.SGD`, or steps overshoot.
     item_features
         What items are known by beside their events, by name: :class:`fastinc.features.Dense` and
         :class:`fastinc.features.Categorical`; :meth:`add_items` takes the values. Such an item starts with the vector
@@ -179,6 +184,7 @@ class Recommender(ScoringModel):
         influence_window: float = 86_400.0,
         trusted_after: int = 0,
         max_grad_norm: float | None = None,
+        anchor: float = 0.0,
         item_features: Mapping[str, Dense | Categorical] | None = None,
         feature_lr_scale: float = 1.0,
         explore: float = 0.0,
@@ -411,9 +417,9 @@ class Recommender(ScoringModel):
         """Go back to the rows of a snapshot of this model; what happened since stays known.
 
         Rows that the snapshot holds get their weights and optimizer state back; those made since start again, as if
-        new. Histories, ids, counters, the clock, a boost and the optimizer's parameters stay as they are. Rows written
-        since the snapshot are written once more: they get a new version, :meth:`EmbeddingTable.changes` tells of them,
-        and an index over :attr:`item_table` answers from them at once.
+        new. Histories, ids, counters, the clock, a boost, anchors and the optimizer's parameters stay as they are. Rows
+        written since the snapshot are written once more: they get a new version, :meth:`EmbeddingTable.changes` tells
+        of them, and an index over :attr:`item_table` answers from them at once.
 
         Parameters
         ----------

@@ -13,7 +13,13 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-PRINTED = ["(3, 10) (2, 5)", "10 12800\n", "True True True True\n", "rollback at event 15,000: recall@10 0."]
+PRINTED = [
+    "(3, 10) (2, 5)",
+    "10 12800\n",
+    "True True True True\n",
+    "300 True\n",
+    "rollback at event 15,000: recall@10 0.",
+]
 
 
 @pytest.mark.parametrize(("code", "printed"), list(zip(EXAMPLES, PRINTED, strict=True)))

@@ -21,6 +21,7 @@ struct FeatureState {
   std::vector<std::int64_t> items;
   std::vector<float> numbers;
   std::vector<std::int64_t> offsets, buckets;
+  std::vector<std::int64_t> given;  // items that don't start from their features: their vectors were given
 
   FeatureBatch batch() const { return {items, numbers, offsets, buckets}; }
 };

@@ -54,12 +54,19 @@ struct RecommenderConfig {
   double influence_window = 86'400.0;  // ... within so many seconds; 0: all
   std::size_t trusted_after = 0;       // other items that a user has had before their events are learned
   double max_grad_norm = 0.0;          // of a row's step; longer ones are shortened to it; 0: none are
+  double anchor = 0.0;                 // how strongly rows are pulled to their anchors; 0: there are none
   std::size_t feature_numbers = 0, feature_buckets = 0;  // of items; none: start vectors are random
   double feature_lr_scale = 1.0;  // the map's learning rate is this share of the optimizer's
   std::size_t explore_below = 5;  // items of fewer events are new: lists may explore them
   std::size_t batch_size = 1;     // events learned together: a power of two
   std::uint64_t seed = 0;
   Schedule schedule;  // of the learning rates, by event_count()
+};
+
+/// Rows of a table that are pulled to where they were.
+struct AnchorState {
+  std::vector<std::uint32_t> rows;  // (n,) each once
+  std::vector<float> values;        // (n, dim)
 };
 
 /// Histories and counters of a recommender, for checkpoints; its tables export themselves.
@@ -76,6 +83,7 @@ struct RecommenderState {
   std::vector<std::uint32_t> item_events, seen_items;  // (items,) and those of them with events, by first
   std::vector<std::uint32_t> last_items;               // of the last events, for popular negatives
   FeatureState features;
+  std::vector<AnchorState> anchors;  // of each table, as Recommender::tables() has them; or none
 };
 
 /// What a score is the sum of.
@@ -107,7 +115,11 @@ struct Explanation {
 ///
 /// An item with features f (1, its numbers, 1 for each of its categories' buckets) starts as V_j, b_j = F f.
 /// Each event learned is also one of some item that has features and has been seen, drawn uniformly: F takes
-/// a step down half the square of F f - (V_j, b_j), over |f|^2. Until its first event an item follows F.
+/// a step down half the square of F f - (V_j, b_j), over |f|^2. Until its first event an item follows F,
+/// unless its vector was given.
+///
+/// With anchors a step of row w also goes down anchor / 2 |w - a|^2, a being the row when set_anchor() was
+/// called last, or as it was given since: gradient anchor (w - a) on top of the data's, after max_grad_norm.
 class Recommender : public StreamModel {
  public:
   Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer);
@@ -120,6 +132,16 @@ class Recommender : public StreamModel {
   /// of the same items, or empty. An item without events starts again from its features. Throws
   /// std::invalid_argument, unchanged.
   void add_items(std::span<const std::int64_t> items, const FeatureBatch& features);
+
+  /// Items have these vectors and biases, and fresh optimizer state, in one version of their table; unknown
+  /// ones become known. With anchors, that is what they are pulled to. Of equal items the last wins. items:
+  /// (n,) codes; vectors: (n, dim); biases: (n,) or null: 0. Throws std::invalid_argument, unchanged.
+  void warm_start(std::span<const std::int64_t> items, const float* vectors, const float* biases);
+  /// What it would throw for these. vectors: (n, dim); biases: (n,) or null
+  void check_vectors(std::size_t n, const float* vectors, const float* biases) const;
+  /// From the next event on every row is pulled to where it is now; those made later aren't. Throws
+  /// std::invalid_argument, unchanged, where config().anchor is 0.
+  void set_anchor();
 
   void score_items(std::int64_t user, double time, std::span<float> scores) const override;
   /// The same answers by an exact search of the items' int8 rows, where there are many.

@@ -24,10 +24,11 @@ struct Snapshot {
   std::string optimizer;
   std::uint64_t model = 0;  // whose codes these are
   std::uint64_t events = 0;
-  std::vector<Rows> tables;  // as Recommender::tables() has them
+  std::vector<Rows> tables;         // as Recommender::tables() has them
+  std::vector<std::uint8_t> given;  // 1 for items that didn't start from their features, by code
 
   std::size_t bytes() const {
-    std::size_t sum = sizeof(Snapshot);
+    std::size_t sum = sizeof(Snapshot) + given.capacity();
     for (const Rows& rows : tables) sum += sizeof(Rows) + rows.values.capacity() * sizeof(float);
     return sum;
   }

@@ -27,8 +27,22 @@ struct GradientTerm {
   std::uint32_t coefficient, direction;
 };
 
+/// Rows that are pulled to where they were: strength * (row - anchor) is added to their gradients.
+struct Anchoring {
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+  const std::uint32_t* places =
+      nullptr;                    // (rows,) where among the values a row's anchor is; kNone: it has none
+  std::size_t rows = 0;           // those from here on have none
+  const float* values = nullptr;  // (anchors, dim)
+  float strength = 0.0f;
+
+  __attribute__((always_inline)) const float* find(std::uint32_t row, std::size_t dim) const {
+    return row < rows && places[row] != kNone ? values + places[row] * dim : nullptr;
+  }
+};
+
 /// Step n distinct rows; the gradient of row r[j] is the sum of terms[starts[j]] .. terms[starts[j + 1] - 1],
-/// in order.
+/// in order, shortened, and then what pulls it to its anchor.
 struct SumStepTask {
   const void* params;
   const RowSet* rows;
@@ -41,6 +55,7 @@ struct SumStepTask {
   std::size_t stride;
   float max_norm;         // longer gradients are shortened to this length; inf: none are
   std::uint64_t version;  // stamped on the rows of a table
+  Anchoring anchors = {};
 };
 using SumStepFn = void (*)(const SumStepTask& task, float* scratch);  // scratch: dim floats
 

@@ -210,6 +210,14 @@ inline __attribute__((always_inline)) void clip(float* __restrict g, std::size_t
   for (std::size_t i = 0; i < dim; ++i) g[i] *= factor;
 }
 
+/// Add the gradient of strength / 2 |w - anchor|^2: L2-SP (Li, Grandvalet and Davoine 2018).
+inline __attribute__((always_inline)) void pull(float* __restrict g, const float* __restrict w,
+                                                const float* __restrict anchor, float strength,
+                                                std::size_t dim) {
+  FASTINC_VECTORIZE
+  for (std::size_t i = 0; i < dim; ++i) g[i] += strength * (w[i] - anchor[i]);
+}
+
 template <class Functor, std::size_t Dim>
 static void sum_step_of(const SumStepTask& task, float* scratch) {
   using Params = typename Functor::Params;
@@ -218,9 +226,18 @@ static void sum_step_of(const SumStepTask& task, float* scratch) {
   const std::size_t dim = Dim != 0 ? Dim : rows.dim;
   float* __restrict g = scratch;
   for (std::size_t j = 0; j < task.n; ++j) {
-    if (j + kPrefetchDistance < task.n) prefetch_row<Params>(rows, task.row_numbers[j + kPrefetchDistance]);
+    if (j + kPrefetchDistance < task.n) {
+      const std::uint32_t next = task.row_numbers[j + kPrefetchDistance];
+      prefetch_row<Params>(rows, next);
+      if (const float* const anchor = task.anchors.find(next, dim); anchor != nullptr) {
+        for (std::size_t i = 0; i < dim; i += 16) __builtin_prefetch(anchor + i);
+      }
+    }
     sum_terms(task, j, dim, g);
     if (bits_float(0x7f800000u) > task.max_norm) clip(g, dim, task.max_norm);
+    if (const float* const anchor = task.anchors.find(task.row_numbers[j], dim); anchor != nullptr) {
+      pull(g, row_pointer(rows, rows.weights, task.row_numbers[j]), anchor, task.anchors.strength, dim);
+    }
     write_row(
         functor, [g](std::size_t i) { return g[i]; }, rows, task.row_numbers[j], dim,
         [&](const float* weights, std::uint64_t stamp) {

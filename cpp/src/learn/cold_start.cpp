@@ -16,7 +16,6 @@
 #include "store/row_store.h"
 
 namespace fastinc {
-namespace {}  // namespace
 
 void Recommender::add_items(std::span<const std::int64_t> items, const FeatureBatch& features) {
   validate_codes(items, "items");
@@ -37,7 +36,8 @@ void Recommender::add_items(std::span<const std::int64_t> items, const FeatureBa
   catalogue_->announce(count);
   features_->set(features);
   for (const std::int64_t item : features.items) {
-    if (catalogue_->events(static_cast<std::size_t>(item)) == 0) {
+    const auto code = static_cast<std::size_t>(item);
+    if (catalogue_->events(code) == 0 && features_->starts(code)) {
       unseen.push_back(static_cast<std::uint32_t>(item));
     }
   }
@@ -59,7 +59,7 @@ void Recommender::restart_unseen(std::size_t events) noexcept {
   starting_.clear();
   for (std::size_t i = 0; i < std::min(events, items.size()); ++i) {
     const std::uint32_t item = items[(event_count_ - events + i) % items.size()];
-    if (catalogue_->events(item) == 0) starting_.push_back(item);
+    if (catalogue_->events(item) == 0 && features_->starts(item)) starting_.push_back(item);
   }
   start_items(starting_);
 }
@@ -102,13 +102,17 @@ ItemFeatures Recommender::features_of(const RecommenderState& state) const {
   ItemFeatures features(config_.feature_numbers, config_.feature_buckets);
   const FeatureBatch batch = state.features.batch();
   features.check(batch);
-  require(std::all_of(batch.items.begin(), batch.items.end(),
-                      [&](std::int64_t item) {
-                        return item >= 0 && static_cast<std::uint64_t>(item) < state.item_count;
-                      }),
+  const auto is_there = [&](std::int64_t item) {
+    return item >= 0 && static_cast<std::uint64_t>(item) < state.item_count;
+  };
+  const auto& given = state.features.given;
+  require(std::all_of(batch.items.begin(), batch.items.end(), is_there),
           "recommender state: features of an item that isn't there");
+  require(std::all_of(given.begin(), given.end(), is_there),
+          "recommender state: a vector was given to an item that isn't there");
   features.reserve(batch, state.item_count);
   features.set(batch);
+  features.give(std::vector<std::uint32_t>(given.begin(), given.end()));
   return features;
 }
 

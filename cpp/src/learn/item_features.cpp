@@ -49,6 +49,7 @@ void ItemFeatures::reserve(const FeatureBatch& batch, std::size_t items) {
     if (column.capacity() < size) column.reserve(std::max(size, 2 * column.capacity()));
   };
   grow(place_, items);
+  if (rows() > 0) grow(given_, items);
   grow(items_, count);
   grow(categories_, count);
   grow(step_shares_, count);
@@ -88,6 +89,14 @@ void ItemFeatures::set(const FeatureBatch& batch) {
   reserved_ = {};
 }
 
+void ItemFeatures::give(std::span<const std::uint32_t> items) noexcept {
+  if (rows() == 0) return;  // nothing starts from features
+  for (const std::uint32_t item : items) {
+    if (item >= given_.size()) given_.resize(item + std::size_t{1}, 0);
+    given_[item] = 1;
+  }
+}
+
 void ItemFeatures::gather(std::size_t item, Uses& uses) const {
   const std::size_t place = place_[item], n = 1 + numbers_;
   uses.rows.insert(uses.rows.end(), first_rows_.begin(), first_rows_.end());
@@ -118,6 +127,9 @@ FeatureState ItemFeatures::export_state() const {
     }
     state.offsets.push_back(static_cast<std::int64_t>(state.buckets.size()));
   }
+  for (std::size_t item = 0; item < given_.size(); ++item) {
+    if (given_[item] != 0) state.given.push_back(static_cast<std::int64_t>(item));
+  }
   return state;
 }
 
@@ -126,6 +138,7 @@ std::size_t ItemFeatures::bytes() const {
                       (values_.capacity() + step_shares_.capacity()) * sizeof(float) +
                       categories_.capacity() * sizeof(std::vector<std::uint32_t>);
   bytes += first_rows_.capacity() * sizeof(std::uint32_t) + ones_.capacity() * sizeof(float);
+  bytes += given_.capacity();
   for (const std::vector<std::uint32_t>& categories : categories_) {
     bytes += categories.capacity() * sizeof(std::uint32_t);
   }

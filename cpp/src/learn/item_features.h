@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "fastinc/item_features.h"
@@ -34,6 +35,13 @@ class ItemFeatures {
   void set(const FeatureBatch& batch);
 
   bool has(std::size_t item) const { return item < place_.size() && place_[item] != kNone; }
+  /// Whether the item is made of its features until its first event: its vector wasn't given.
+  bool starts(std::size_t item) const { return has(item) && !(item < given_.size() && given_[item] != 0); }
+  /// Items whose vectors are given from here on; reserve() has made room for them.
+  void give(std::span<const std::uint32_t> items) noexcept;
+  /// 1 for those, by item; later ones weren't.
+  const std::vector<std::uint8_t>& given() const { return given_; }
+  void set_given(std::vector<std::uint8_t> given) noexcept { given_ = std::move(given); }
   /// Items that have features, in order of their first.
   std::span<const std::uint32_t> items() const { return items_; }
   /// Most values that an item has.
@@ -55,6 +63,7 @@ class ItemFeatures {
   std::vector<std::uint32_t> first_rows_;  // (1 + numbers,) those that every item has a value for
   std::vector<float> ones_;                // (most categories of an item,)
   std::vector<std::uint32_t> place_;       // by item: where its features are
+  std::vector<std::uint8_t> given_;        // by item
   std::vector<std::uint32_t> items_;
   std::vector<float> values_;       // (items with features, 1 + numbers) 1 and the numbers
   std::vector<float> step_shares_;  // (items with features,)

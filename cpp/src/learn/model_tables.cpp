@@ -9,6 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 #include "learn/item_features.h"
+#include "learn/require.h"
 #include "learn/user_query.h"
 #include "math/random.h"
 #include "store/row_store.h"
@@ -17,27 +18,33 @@ namespace fastinc {
 namespace {
 
 /// The rows that a table lacks up to a number, and those that nobody has seen: a batch that failed made them.
+/// Rows given below `known` are to be written as well.
 class NewRows {
  public:
-  NewRows(RowStore& store, std::size_t count) : store_(store) {
+  NewRows(RowStore& store, std::size_t known, std::size_t count, std::span<const std::uint32_t> given)
+      : store_(store) {
     store.reserve_commit(std::max(count, store.size()), 0);
-    std::size_t known = store.size();
-    while (known > 0 && store.row_version(static_cast<Slot>(known - 1)) == 0) --known;
-    if (count <= known) return;
-    ids_.resize(count - known);
+    if (count > known) {
+      ids_.resize(count - known);
+      std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(known));
+      store.reserve_rows(ids_.size());
+    }
+    slots_.reserve(ids_.size() + given.size());
     slots_.resize(ids_.size());
-    std::iota(ids_.begin(), ids_.end(), static_cast<std::int64_t>(known));
-    store.reserve_rows(ids_.size());
+    for (const std::uint32_t row : given) {
+      if (row < known) slots_.push_back(row);
+    }
   }
   void create() {
     if (!ids_.empty()) store_.find_or_create(ids_, slots_.data());
   }
-  std::span<const Slot> slots() const { return slots_; }
+  std::span<const Slot> slots() const { return std::span(slots_).first(ids_.size()); }
+  std::span<const Slot> written() const { return slots_; }
 
  private:
   RowStore& store_;
   std::vector<std::int64_t> ids_;
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;  // of the new ones, and then of those given
 };
 
 std::shared_ptr<Table> make_table(std::size_t dim, double std_deviation, std::uint64_t seed,
@@ -71,7 +78,8 @@ const void* raw(const OptimizerParams& params) {
 }  // namespace
 
 ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
-    : optimizer_(std::move(optimizer)),
+    : anchor_(static_cast<float>(config.anchor)),
+      optimizer_(std::move(optimizer)),
       max_grad_norm_(config.max_grad_norm > 0.0 ? static_cast<float>(config.max_grad_norm)
                                                 : std::numeric_limits<float>::infinity()) {
   const double root = 1.0 / std::sqrt(static_cast<double>(config.dim));
@@ -98,6 +106,7 @@ ModelTables::ModelTables(const RecommenderConfig& config, std::shared_ptr<Optimi
   features.has_bias = in.has_bias = true;
   features.lr_scale = config.feature_lr_scale;
   in.lr_scale = out.lr_scale = config.hidden_lr_scale;
+  for (const Part& part : parts_) anchors_.emplace_back(part.table->dim());
   scratch_.resize(kMostChunks * (config.dim + 1));
 }
 
@@ -108,21 +117,41 @@ ModelTables::Locks ModelTables::lock() const {
   return locks;
 }
 
-void ModelTables::grow(std::size_t items, std::size_t users) {
+std::size_t ModelTables::visible_rows(const RowStore& store) {
+  std::size_t count = store.slot_count();
+  while (count > 0 && store.row_version(static_cast<Slot>(count - 1)) == 0) --count;
+  return count;
+}
+
+void ModelTables::set_given(RowStore& store, const GivenItems& given, std::uint64_t version) noexcept {
+  const std::size_t dim = store.dim();
+  parallel_ranges(given.items.size(), dim, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+    for (std::size_t i = begin; i < end; ++i) {
+      store.set_row(given.items[i], given.rows + i * dim, nullptr, version);
+    }
+  });
+}
+
+void ModelTables::grow(std::size_t items, std::size_t users, const GivenItems& given) {
   std::vector<NewRows> fresh;
   fresh.reserve(kCount);
-  for (Part& part : parts_) fresh.emplace_back(part.table->store(), part.rows(items, users));
+  for (std::size_t i = 0; i < kCount; ++i) {
+    RowStore& store = parts_[i].table->store();
+    fresh.emplace_back(store, visible_rows(store), parts_[i].rows(items, users),
+                       i == kItems ? given.items : std::span<const std::uint32_t>{});
+  }
   for (NewRows& rows : fresh)
     rows.create();  // not to be seen yet: what fails leaves no row that readers know
   for (std::size_t i = 0; i < kCount; ++i) {  // from here on nothing allocates
-    if (fresh[i].slots().empty()) continue;
+    if (fresh[i].written().empty()) continue;
     RowStore& store = parts_[i].table->store();
     if (parts_[i].has_bias) {
       for (const Slot slot : fresh[i].slots()) store.weights(slot)[store.dim() - 1] = 0.0f;
     }
     const std::uint64_t version = store.version() + 1;
+    if (i == kItems) set_given(store, given, version);
     store.publish(fresh[i].slots(), version);
-    store.commit(version, fresh[i].slots());
+    store.commit(version, fresh[i].written());
   }
 }
 
@@ -181,7 +210,8 @@ void ModelTables::step(const Steps& steps) noexcept {
                     .directions = steps.directions,
                     .stride = steps.stride,
                     .max_norm = max_grad_norm_,
-                    .version = store.version() + 1};
+                    .version = store.version() + 1,
+                    .anchors = anchors_[t].view(anchor_)};
       chunk.scratch = scratch_.data() + count++ * (scratch_.size() / kMostChunks);
     }
   }
@@ -199,11 +229,40 @@ void ModelTables::step(const Steps& steps) noexcept {
   }
 }
 
+void ModelTables::set_anchors() {
+  std::vector<Anchors> anchors;
+  anchors.reserve(kCount);
+  for (const Part& part : parts_) {
+    const RowStore& store = part.table->store();
+    anchors.emplace_back(store, visible_rows(store));
+  }
+  anchors_ = std::move(anchors);
+}
+
+std::vector<Anchors> ModelTables::anchors_of(const std::vector<AnchorState>& state) const {
+  std::vector<Anchors> anchors;
+  anchors.reserve(kCount);
+  require(state.empty() || state.size() == kCount, "recommender state: anchors of other tables");
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const RowStore& store = parts_[i].table->store();
+    if (state.empty() || state[i].rows.empty()) {
+      anchors.emplace_back(store.dim());
+    } else {
+      require(is_anchored(), "recommender state: it has anchors, and anchor = 0");
+      anchors.emplace_back(state[i], store.dim(), store.size());
+    }
+  }
+  return anchors;
+}
+
 std::vector<std::pair<std::string, std::size_t>> ModelTables::memory_usage() const {
   std::vector<std::pair<std::string, std::size_t>> out;
   for (std::size_t i = 0; i < kCount; ++i) {
     out.emplace_back(kNames[i], parts_[i].table->memory_usage().back().second);
   }
+  std::size_t bytes = 0;
+  for (const Anchors& anchors : anchors_) bytes += anchors.bytes();
+  out.emplace_back("anchors", bytes);
   return out;
 }
 

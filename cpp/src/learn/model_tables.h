@@ -17,10 +17,17 @@
 #include "fastinc/shared_mutex.h"
 #include "fastinc/snapshot.h"
 #include "fastinc/table.h"
+#include "learn/anchors.h"
 #include "learn/row_gradients.h"
 #include "store/slot.h"
 
 namespace fastinc {
+
+/// Rows that items are to have, each item once. rows: (items, dim + 1)
+struct GivenItems {
+  std::span<const std::uint32_t> items;
+  const float* rows = nullptr;
+};
 
 /// Row numbers are codes: these tables are written by their model alone, in code order.
 class ModelTables {
@@ -47,8 +54,9 @@ class ModelTables {
   using Locks = std::vector<std::unique_lock<SharedMutex>>;
   Locks lock() const;
 
-  /// Make the rows that are missing for so many items and users, or none: throws std::bad_alloc.
-  void grow(std::size_t items, std::size_t users);
+  /// Make the rows that are missing for so many items and users, or none: throws std::bad_alloc. Of one
+  /// version with them, the items given get their rows and fresh optimizer state.
+  void grow(std::size_t items, std::size_t users, const GivenItems& given = {});
   /// Rows that a table has then.
   std::size_t rows(Name name, std::size_t items, std::size_t users) const {
     return parts_[name].rows(items, users);
@@ -72,13 +80,24 @@ class ModelTables {
   /// One optimizer step for every row with a gradient; they become the next version.
   void step(const Steps& steps) noexcept;
 
+  /// Every row is pulled to where it is now, from the next step on. Throws std::bad_alloc, unchanged.
+  void set_anchors();
+  /// Those of each table.
+  const std::vector<Anchors>& anchors() const { return anchors_; }
+  Anchors& anchors(Name name) { return anchors_[name]; }
+  void replace_anchors(std::vector<Anchors> anchors) noexcept { anchors_ = std::move(anchors); }
+  /// Those of a state, or none. Throws std::invalid_argument where they don't fit the tables.
+  std::vector<Anchors> anchors_of(const std::vector<AnchorState>& state) const;
+  /// Whether rows are pulled to anchors at all.
+  bool is_anchored() const { return anchor_ > 0.0f; }
+
   /// All rows, as readers see them; nobody learns meanwhile. Throws std::bad_alloc.
   std::vector<Snapshot::Rows> copy_rows() const;
   /// Rows written since become what they were then, those made since start again. Throws std::bad_alloc,
   /// unchanged.
   void restore_rows(const std::vector<Snapshot::Rows>& copies);
 
-  /// Bytes of each, by name.
+  /// Bytes of each, by name, and of their anchors.
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;
 
  private:
@@ -99,10 +118,15 @@ class ModelTables {
   };
   static constexpr std::size_t kMostChunks = 32;
 
+  /// The rows that readers can see are the first ones: a batch that failed may have left others at the end.
+  static std::size_t visible_rows(const RowStore& store);
+  static void set_given(RowStore& store, const GivenItems& given, std::uint64_t version) noexcept;
   static void restore_part(Part& part, const Snapshot::Rows& copy, std::span<const Slot> written,
                            float* start) noexcept;
 
   std::array<Part, kCount> parts_;
+  std::vector<Anchors> anchors_;  // of each
+  float anchor_;                  // how strongly they pull
   std::shared_ptr<Optimizer> optimizer_;
   float max_grad_norm_;
   std::array<Chunk, kMostChunks> chunks_;

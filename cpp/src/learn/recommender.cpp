@@ -53,6 +53,9 @@ void validate(const RecommenderConfig& c) {
   weight(c.max_grad_norm, "max_grad_norm");
   require(c.max_grad_norm == 0.0 || static_cast<float>(c.max_grad_norm) > 0.0f,
           "max_grad_norm = " + number_text(c.max_grad_norm) + " is too small for a float32");
+  weight(c.anchor, "anchor");
+  require(c.anchor == 0.0 || static_cast<float>(c.anchor) > 0.0f,
+          "anchor = " + number_text(c.anchor) + " is too small for a float32");
   require(c.explore_below <= UINT32_MAX, "explore_below = " + std::to_string(c.explore_below) +
                                              " must be at most " + std::to_string(UINT32_MAX));
   weight(c.feature_lr_scale, "feature_lr_scale");
@@ -207,7 +210,7 @@ void Recommender::learn_group(const EventBatch& events) {
   for (const std::int64_t item : events.items) {
     see_item(item);
     const bool first = catalogue_->count_event(static_cast<std::size_t>(item));
-    if (first && features_->has(static_cast<std::size_t>(item))) {
+    if (first && features_->starts(static_cast<std::size_t>(item))) {
       starting_.push_back(static_cast<std::uint32_t>(item));
     }
   }
@@ -359,6 +362,7 @@ RecommenderState Recommender::export_state() const {
   state.seen_items.assign(catalogue_->seen().begin(), catalogue_->seen().end());
   state.last_items = group_->last().in_order();
   state.features = features_->export_state();
+  for (const Anchors& anchors : tables_->anchors()) state.anchors.push_back(anchors.export_state());
   return state;
 }
 
@@ -375,6 +379,7 @@ void Recommender::import_state(const RecommenderState& state) {
           "recommender state: the tables don't hold the rows the counters tell of");
   Catalogue catalogue = catalogue_of(state);
   ItemFeatures features = features_of(state);
+  std::vector<Anchors> anchors = tables_->anchors_of(state.anchors);
   RecentItems last = group_->last_of(state.last_items, state.item_count);
   Histories histories(config_.history_size);
   for (std::size_t u = 0; u < users; ++u) {
@@ -397,6 +402,7 @@ void Recommender::import_state(const RecommenderState& state) {
   explored_ = state.explored;
   *catalogue_ = std::move(catalogue);
   *features_ = std::move(features);
+  tables_->replace_anchors(std::move(anchors));
   group_->set_last(std::move(last));
   identity_ = new_identity();
 }

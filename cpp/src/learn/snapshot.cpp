@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -14,13 +15,6 @@
 
 namespace fastinc {
 namespace {
-
-/// The rows that readers can see are the first ones: a batch that failed may have left others at the end.
-std::size_t visible_rows(const RowStore& store) {
-  std::size_t count = store.slot_count();
-  while (count > 0 && store.row_version(static_cast<Slot>(count - 1)) == 0) --count;
-  return count;
-}
 
 void refuse(const std::string& what, const std::string& theirs, const std::string& ours) {
   throw std::invalid_argument("snapshot: of a model with " + what + " = " + theirs + ", not " + ours);
@@ -111,6 +105,7 @@ std::shared_ptr<const Snapshot> Recommender::snapshot() const {
   out->model = identity_;
   out->events = event_count_;
   out->tables = tables_->copy_rows();
+  out->given = features_->given();
   return out;
 }
 
@@ -123,11 +118,13 @@ void Recommender::restore(const Snapshot& from) {
         "snapshot: of another model with the same parameters, whose rows are of other users and items");
   }
   const ModelTables::Locks locks = tables_->lock();
+  std::vector<std::uint8_t> given = from.given;
   std::vector<std::uint32_t> later;  // items that start again, from their features
   for (const std::uint32_t item : features_->items()) {
     if (item >= from.tables[ModelTables::kItems].count()) later.push_back(item);
   }
   tables_->restore_rows(from.tables);
+  features_->set_given(std::move(given));
   start_items(later);
 }
 

@@ -241,6 +241,32 @@ BOOST_AUTO_TEST_CASE(many_bad_rows_are_counted_once_each) {
   check_same_rows(rows, expected, "skipped: ");
 }
 
+/// Anchors of most of the rows below a count.
+struct Anchored {
+  static constexpr float kStrength = 0.375f;
+  std::vector<std::uint32_t> places;
+  std::vector<float> values;
+  Anchored(Generator& random, std::size_t rows, std::size_t dim)
+      : values(uniform_floats(random, rows * dim)) {
+    for (std::uint32_t row = 0; row < rows; ++row) {
+      places.push_back(row % 3 == 1 ? Anchoring::kNone : static_cast<std::uint32_t>(rows) - 1 - row);
+    }
+  }
+  Anchoring view() const { return {places.data(), places.size(), values.data(), kStrength}; }
+  /// grads: (rows, dim), shortened; with what pulls the rows to their anchors
+  std::vector<float> add_to(std::vector<float> grads, std::span<const std::int64_t> rows,
+                            const std::vector<float>& weights, std::size_t dim) const {
+    for (std::size_t j = 0; j < rows.size(); ++j) {
+      const auto row = static_cast<std::size_t>(rows[j]);
+      if (row >= places.size() || places[row] == Anchoring::kNone) continue;
+      for (std::size_t i = 0; i < dim; ++i) {
+        grads[j * dim + i] += kStrength * (weights[row * dim + i] - values[places[row] * dim + i]);
+      }
+    }
+    return grads;
+  }
+};
+
 // The terms of a row are gradients of one id: its update, whose order of summing fewer than 64 is theirs.
 BOOST_AUTO_TEST_CASE(a_sum_step_is_an_update_with_the_products) {
   constexpr std::size_t kRows = 40, kDirections = 7, kStepped = 20;
@@ -280,9 +306,12 @@ BOOST_AUTO_TEST_CASE(a_sum_step_is_an_update_with_the_products) {
       for (std::size_t i = 0; i < dim; ++i) g[i] *= kMostNorm / norm;
     }
     BOOST_CHECK(shortened > 0 || dim == 1);
+    const Anchored anchored(random, kRows - 10, dim);
     for (const OptimizerParams& params : optimizer_settings()) {
       const Rows start = random_rows(params, kRows, dim);
-      Rows expected = start, clipped = start;
+      Rows expected = start, clipped = start, pulled = start;
+      reference_update(params, pulled, std::span<const std::int64_t>(stepped),
+                       anchored.add_to(short_grads, stepped, start.weights, dim).data());
       reference_update(params, clipped, std::span<const std::int64_t>(stepped), short_grads.data());
       reference_update(params, expected, std::span<const std::int64_t>(ids), grads.data());
       for (const std::string& isa : available_isas()) {
@@ -297,20 +326,22 @@ BOOST_AUTO_TEST_CASE(a_sum_step_is_an_update_with_the_products) {
         set.row_state = {&pages[3], 0, 1};
         std::vector<float> scratch(dim);
         const void* raw = std::visit([](const auto& p) { return static_cast<const void*>(&p); }, params);
-        const auto step = [&](float max_norm) {
+        const auto step = [&](float max_norm, const Anchoring& anchors) {
+          std::copy(start.weights.begin(), start.weights.end(), pages[0]);
+          std::copy(start.state0.begin(), start.state0.end(), pages[1]);
+          std::copy(start.state1.begin(), start.state1.end(), pages[2]);
+          std::copy(start.row_state.begin(), start.row_state.end(), pages[3]);
           kernels().sum_step[params.index()](
               {raw, &set, row_numbers.data(), starts.data(), kStepped, terms.data(), coefficients.data(),
-               directions.data(), stride, max_norm, 1},
+               directions.data(), stride, max_norm, 1, anchors},
               scratch.data());
         };
-        step(std::numeric_limits<float>::infinity());
+        step(std::numeric_limits<float>::infinity(), {});
         check_same_rows(rows, expected, isa + ", " + describe(params));
-        std::copy(start.weights.begin(), start.weights.end(), pages[0]);
-        std::copy(start.state0.begin(), start.state0.end(), pages[1]);
-        std::copy(start.state1.begin(), start.state1.end(), pages[2]);
-        std::copy(start.row_state.begin(), start.row_state.end(), pages[3]);
-        step(kMostNorm);
+        step(kMostNorm, {});
         check_same_rows(rows, clipped, isa + ", clipped, " + describe(params));
+        step(kMostNorm, anchored.view());
+        check_same_rows(rows, pulled, isa + ", pulled, " + describe(params));
       }
     }
   }

@@ -128,6 +128,12 @@ inline void check_same(const Everything& got, const Everything& expected, const 
   check_same_bytes(got.state.features.numbers, expected.state.features.numbers, where + "features ");
   check_same_bytes(got.state.features.offsets, expected.state.features.offsets, where + "features ");
   check_same_bytes(got.state.features.buckets, expected.state.features.buckets, where + "features ");
+  check_same_bytes(got.state.features.given, expected.state.features.given, where + "features ");
+  BOOST_REQUIRE_EQUAL(got.state.anchors.size(), expected.state.anchors.size());
+  for (std::size_t i = 0; i < got.state.anchors.size(); ++i) {
+    check_same_bytes(got.state.anchors[i].rows, expected.state.anchors[i].rows, where + "anchors ");
+    check_same_bytes(got.state.anchors[i].values, expected.state.anchors[i].values, where + "anchors ");
+  }
 }
 
 inline void learn_in_parts(Recommender& model, const Events& events, std::size_t part) {
