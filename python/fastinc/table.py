@@ -33,9 +33,9 @@ class EmbeddingTable:
     """A growing map from int64 id to a float32 row, updated in place by its optimizer.
 
     Any int64 is an id; none is reserved. A row is made at the first :meth:`update` or :meth:`load` of its id and
-    starts at a value that depends on (seed, id) alone. Beside every row stand the optimizer's state and the version that
-    last wrote it, and, from the first search or :meth:`lookup_quantized` on, an int8 serving copy in step with it: a
-    table that is only trained doesn't pay for them. All methods may be called from many threads.
+    starts at a value that depends on (seed, id) alone. Beside every row stand the optimizer's state and the version
+    that last wrote it, and, from the first search or :meth:`lookup_quantized` on, an int8 serving copy in step with
+    it: a table that is only trained doesn't pay for them. All methods may be called from many threads.
     Readers take no lock: they see every row whole, before or after a batch, and once :meth:`update` has returned,
     every later read sees all of it. Each call over more than a few rows releases the GIL.
 
