@@ -128,6 +128,19 @@ def test_refused_positions(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def save_into_folders_of_their_own(group, folder):
+    sharded, _ = new(group)
+    sharded.update([1, 2, 3], np.ones((3, sharded.dim), np.float32))
+    return raised(lambda: fi.distributed.save(sharded, f"{folder}/{sharded.rank}"))
+
+
+def test_folders_that_not_all_ranks_see(tmp_path):
+    for kind, message in on_ranks(2, save_into_folders_of_their_own, str(tmp_path)):
+        assert kind == "FileNotFoundError"
+        assert "all ranks must see one folder" in message
+    assert not list(tmp_path.glob("*/manifest.json"))
+
+
 def keep_limits(group, folder, save):
     if save:
         sharded = fi.distributed.ShardedTable(

@@ -69,6 +69,23 @@ def test_search_of_few_rows():
     on_ranks(4, search_as_one, 2, "ip")
 
 
+def find_what_overflows(group):
+    """A row whose score is as low as can be comes before padding."""
+    sharded, one = fi.distributed.ShardedTable(2, process_group=group), fi.EmbeddingTable(2)
+    vectors = np.array([[-3e38, -3e38], [1, 1], [0, 0]], dtype=F32)
+    sharded.load(np.arange(3) if sharded.rank == 0 else [], vectors if sharded.rank == 0 else vectors[:0])
+    one.load(np.arange(3), vectors)
+    for metric, query in (("ip", [3e38, 3e38]), ("l2", [3e38, 3e38])):
+        query = np.array([query], dtype=F32)
+        expected = fi.LiveIndex(one, metric=metric).search(query, k=4)
+        found = fi.distributed.ShardedIndex(sharded, metric=metric).search(query, k=4)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)), (metric, found, expected)
+
+
+def test_scores_that_overflow():
+    on_ranks(2, find_what_overflows)
+
+
 def search_anew(group):
     """Rows written by any rank are found by the next search of every rank."""
     sharded = fi.distributed.ShardedTable(2, process_group=group)

@@ -292,32 +292,6 @@ def test_what_one_rank_refuses_raises_on_all():
             assert ("rank 1 refused" in answer[name][1]) == (rank != 1 and name != "changes"), answer[name]
 
 
-def make_different_calls(group):
-    sharded, _ = new(group)
-    rank = sharded.rank
-    calls = raised(lambda: sharded.lookup([1]) if rank else sharded.update([1], GOOD[:1]))
-    policy = raised(lambda: sharded.update([1], GOOD[:1], nonfinite="skip" if rank else "raise"))
-    made = raised(lambda: fi.distributed.ShardedTable(DIM + rank, process_group=group))
-    kinds = raised(lambda: fi.distributed.ShardedTable(DIM, wire="int8" if rank else "float16", process_group=group))
-    limit = raised(lambda: fi.distributed.ShardedTable(DIM, max_rows=1, process_group=group))
-    if rank == 1:
-        sharded.shard.update([1], GOOD[:1])
-    versions = raised(lambda: sharded.lookup([1]))
-    return calls, policy, made, kinds, limit, versions
-
-
-def test_ranks_out_of_step():
-    for calls, policy, made, kinds, limit, versions in on_ranks(2, make_different_calls):
-        assert calls[0] == policy[0] == versions[0] == "RuntimeError"
-        assert "rank 0 called update(nonfinite='raise'), rank 1 called lookup" in calls[1]
-        assert "rank 1 called update(nonfinite='skip')" in policy[1]
-        assert made[0] == "ValueError"
-        assert "rank 1 has ShardedTable(dim=6" in made[1]
-        assert "wire = 'float16' must be 'float32' or 'int8'" in kinds[1]
-        assert "max_rows = 1 must be" in limit[1]
-        assert "the shards are of versions [0, 1]" in versions[1]
-
-
 def test_torch_distributed_must_be_started():
     assert not dist.is_initialized()
     with pytest.raises(RuntimeError, match="init_process_group"):

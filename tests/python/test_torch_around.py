@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastinc as fi
 
@@ -198,3 +201,46 @@ def test_without_torch_the_extra_is_named():
 def test_there_is_no_other_attribute():
     with pytest.raises(AttributeError, match="module 'fastinc' has no attribute 'torches'"):
         fi.torches  # noqa: B018
+
+
+def test_fake_tensors_and_traced_graphs():
+    """Whoever looks at operators sees one, and not the rows of the time."""
+    table = fi.EmbeddingTable(2, init=fi.init.Constant(1.0))
+    embedding, ids = fi.torch.Embedding(table).eval(), torch.tensor([1, 2])
+    graph = make_fx(lambda ids: embedding(ids) * 2)(ids)
+    table.load([1], np.full((1, 2), 3.0, np.float32))
+    assert graph(ids).tolist() == [[6.0, 6.0], [2.0, 2.0]]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert embedding(mode.from_tensor(ids)).shape == (2, 2)
+    with pytest.raises(RuntimeError, match=r"use torch\.compile or torch\.export"):
+        torch.jit.trace(embedding, (ids,), check_trace=False)
+
+
+def test_flops_are_counted_while_it_learns():
+    table = fi.EmbeddingTable(2, fi.SGD(lr=1.0), fi.init.Zeros())
+    model = torch.nn.Sequential(fi.torch.Embedding(table), torch.nn.Linear(2, 3, bias=False))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.tensor([1, 2])).sum().backward()
+    assert counter.get_total_flops() > 0
+    assert table.version == 1
+
+
+def test_modules_made_under_another_default_device():
+    table = fi.EmbeddingTable(2, init=fi.init.Constant(1.0))
+    with torch.device("meta"):
+        embedding = fi.torch.Embedding(table)
+        assert embedding._use.number.device.type == "cpu"
+    embedding = embedding.to_empty(device="cpu")
+    torch._dynamo.reset()
+    out = torch.compile(embedding, fullgraph=True, backend="aot_eager")(torch.tensor([1]))
+    assert out.tolist() == [[1.0, 1.0]]
+    out.sum().backward()
+    assert table.version == 1
+
+
+def test_weights_of_samples_are_floating_point_tensors():
+    bag = fi.torch.EmbeddingBag(fi.EmbeddingTable(2), "sum")
+    with pytest.raises(TypeError, match="per_sample_weights must be a tensor, not list"):
+        bag(torch.tensor([[1]]), per_sample_weights=[[1.0]])
+    with pytest.raises(TypeError, match=r"per_sample_weights has dtype torch\.int64"):
+        bag(torch.tensor([[1]]), per_sample_weights=torch.tensor([[1]]))

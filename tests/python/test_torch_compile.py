@@ -167,7 +167,7 @@ def test_modules_that_are_gone_before_the_backward():
     del embedding
     torch._dynamo.reset()
     gc.collect()
-    with pytest.raises(RuntimeError, match="is gone; keep it until backward"):
+    with pytest.raises(RuntimeError, match="is gone, or of another process: keep it"):
         out.backward()
 
 
@@ -178,3 +178,16 @@ def test_gradients_of_other_inputs_step_in_compiled_graphs():
     call = torch.compile(lambda ids: (embedding(ids) * scale).sum(), fullgraph=True, backend="aot_eager")
     torch.autograd.grad(call(torch.tensor([1])), scale)
     assert table.version == 1  # unlike eager mode: such graphs make all gradients at once
+
+
+def test_compiled_autograd_is_refused():
+    """It has no end of a pass: the table would never learn."""
+    torch._dynamo.reset()
+    table = fi.EmbeddingTable(4)
+    model = nn.Sequential(fi.torch.Embedding(table), nn.Linear(4, 1))
+    with (
+        torch._dynamo.config.patch(compiled_autograd=True),
+        pytest.raises(Exception, match="compiled autograd doesn't tell when a backward ends"),
+    ):
+        torch.compile(lambda ids: model(ids).sum().backward(), backend="aot_eager")(torch.tensor([1, 2]))
+    assert table.version == 0

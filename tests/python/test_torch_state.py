@@ -111,3 +111,11 @@ def test_state_dicts_that_do_not_fit():
     assert all(equal(after[name], before[name]) for name in before)
     with pytest.raises(RuntimeError, match=r"0\.: "):
         nn.Sequential(trained(fi.SGD(lr=0.5))).load_state_dict({f"0.{name}": value for name, value in good.items()})
+
+
+@pytest.mark.parametrize("version", [torch.tensor(1.5), torch.tensor(-1), torch.tensor([1, 2])])
+def test_versions_are_whole_numbers(version):
+    embedding = trained(fi.SGD(lr=0.5))
+    state = embedding.state_dict() | {"version": version}
+    with pytest.raises(RuntimeError, match=r"version = .* must be a whole number, at least 0"):
+        embedding.load_state_dict(state)

@@ -56,7 +56,8 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
     TypeError
         `position` is not JSON.
     OSError
-        Writing failed on any rank (RuntimeError on the others); the old checkpoint still loads.
+        Writing failed on any rank, or ranks don't see one folder (RuntimeError or FileNotFoundError on the others); the
+        old checkpoint still loads.
 
     Examples
     --------
@@ -87,6 +88,11 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
 
     def write_manifest() -> tuple[None, list[int]]:
         if table.rank == 0:
+            for rank, name in enumerate(names):
+                if not (place / name).exists():
+                    raise FileNotFoundError(
+                        f"rank {rank}'s shard isn't in rank 0's {place}: all ranks must see one folder"
+                    )
             _write_manifest(place, _described(table, names, position))
             _sweep(place, names)
         return None, []

@@ -63,6 +63,8 @@ class Exchange:
         on_gpu = dist.get_backend(self.group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self._host = Place("cpu")
+        #: Of the table whose calls these are, the same on all ranks: calls of different tables must not meet.
+        self.table_number = 0
         self.wire: dict[str, list[int]] = defaultdict(lambda: [0, 0])
 
     # --- agreement --------------------------------------------------------------------------------------------------
@@ -78,7 +80,7 @@ class Exchange:
         value: T | None = None
         error: Exception | None = None
         message = np.zeros((self.world, _FIRST + _NUMBERS), dtype=np.int64)
-        message[:, _CALL], message[:, _VERSION] = zlib.crc32(call.encode()), version
+        message[:, _CALL], message[:, _VERSION] = zlib.crc32(self._named(call).encode()), version
         try:
             value, numbers = prepare()
             given = np.asarray(numbers, dtype=np.int64)
@@ -110,16 +112,19 @@ class Exchange:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def _named(self, call: str) -> str:
+        return f"{call} of table {self.table_number}" if self.table_number else call
+
     def _refuse(self, call: str, error: Exception | None) -> None:
         """Raise this rank's own error, or say which rank refused and why."""
         mine = None if error is None else (type(error).__name__, str(error))
-        told = self.gather_objects((call, mine))
+        told = self.gather_objects((call, mine, self._named(call)))
         if error is not None:
             raise error
-        for rank, (their_call, refused) in enumerate(told):
+        for rank, (their_call, refused, _) in enumerate(told):
             if refused is not None:
                 raise _SAME.get(refused[0], RuntimeError)(f"{their_call}: rank {rank} refused: {refused[1]}")
-        calls = ", ".join(f"rank {rank} called {their_call}" for rank, (their_call, _) in enumerate(told))
+        calls = ", ".join(f"rank {rank} called {named}" for rank, (_, _, named) in enumerate(told))
         raise RuntimeError(f"all ranks must make the same calls in the same order: {calls}")
 
     # --- arrays -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -21,6 +22,9 @@ __all__ = ["Member"]
 
 Int64 = NDArray[np.int64]
 T = TypeVar("T")
+
+#: Proposals for a table's number.
+_numbers = itertools.count(1)
 
 
 class Member:
@@ -49,9 +53,13 @@ class Member:
             as_choice(presum, "presum", ("exact", "all"))
             limit = None if max_rows is None else as_whole(max_rows, "max_rows", self.world_size) // self.world_size
             limits: Any = {"max_rows": limit, "eviction": eviction, "admission": admission}
-            return EmbeddingTable(dim, optimizer, init, device, **limits), []
+            return EmbeddingTable(dim, optimizer, init, device, **limits), [next(_numbers)]
 
-        self.shard, _ = self._exchange.agree("ShardedTable", make)
+        self.shard, told = self._exchange.agree("ShardedTable", make)
+        number = int(told[:, 0].max())
+        while next(_numbers) < number:  # no table after this one has its number, on any rank
+            pass
+        self._exchange.table_number = number
         self._place, self._wire, self._presum, self._max_rows = place, wire, presum, max_rows
         self._exchange.agree_same("ShardedTable", "what it is made of", repr(self))
 

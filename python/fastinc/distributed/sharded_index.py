@@ -68,7 +68,7 @@ class ShardedIndex:
         if not isinstance(table, ShardedTable):
             raise TypeError(f"table must be a ShardedTable, not {type(table).__name__}")
         self._table = table
-        call = f"ShardedIndex(factory={factory!r}, metric={metric!r})"
+        call = self._made_by = f"ShardedIndex(factory={factory!r}, metric={metric!r})"
         self.shard_index, _ = table._agree(
             call, lambda: (LiveIndex(table.shard, factory, metric=metric, **options), [])
         )
@@ -133,7 +133,9 @@ class ShardedIndex:
             packed = np.concatenate([_packed(one) for one in lists])
             return (matrix, single, packed), [len(matrix), k, len(packed)]
 
-        call = f"search({', '.join(f'{name}={value!r}' for name, value in sorted(parameters.items()))})"
+        call = (
+            f"search({', '.join(f'{name}={value!r}' for name, value in sorted(parameters.items()))}) of {self._made_by}"
+        )
         (matrix, single, packed), told = table._agree(call, prepare)
         asked = table._exchange.gather(matrix, told[:, 0], "queries")
         lists = table._exchange.gather(packed, told[:, 2], "queries")
@@ -157,7 +159,9 @@ class ShardedIndex:
         ids_coming = exchange.swap(np.concatenate([i.ravel() for _, i in found]), sent, received, "scores")
         scores = scores_coming.wait().reshape(exchange.world, n, k).transpose(1, 0, 2).reshape(n, exchange.world * k)
         ids = ids_coming.wait().reshape(exchange.world, n, k).transpose(1, 0, 2).reshape(n, exchange.world * k)
-        best = np.lexsort((ids, scores if self.metric == "l2" else -scores), axis=1)[:, :k]
+        losses = scores if self.metric == "l2" else -scores
+        padding = (ids == -1) & (losses == np.finfo(np.float32).max)  # after rows of such scores
+        best = np.lexsort((ids, padding, losses), axis=1)[:, :k]
         return np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import secrets
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ __all__ = ["Use", "rows_of"]
 Tensor = Any
 T = TypeVar("T")
 
-_numbers = itertools.count(1)
+#: A program that is exported in one process and loaded in another must not find a module of that one.
+_numbers = itertools.count(secrets.randbits(62))
 
 
 @dataclass(eq=False)
@@ -40,7 +42,7 @@ class Use:
 
     def __post_init__(self) -> None:
         number = next(_numbers)
-        self.number = torch.tensor(number)
+        self.number = torch.tensor(number, device="cpu")  # whatever torch.device is in force
         self.device = torch.device(self.table.device)
         self.nothing = self._empty(0)
         self.ranks = self.table.world_size if isinstance(self.table, ShardedTable) else 0
@@ -176,7 +178,10 @@ _uses: weakref.WeakValueDictionary[int, Use] = weakref.WeakValueDictionary()
 def _use_of(number: Tensor) -> Use:
     use = _uses.get(int(number))
     if use is None:
-        raise RuntimeError("the module that this graph was compiled for is gone; keep it until backward() has ended")
+        raise RuntimeError(
+            "the module of this graph is gone, or of another process: keep it until backward() has ended, "
+            "run exported programs where they were made"
+        )
     return use
 
 
@@ -190,9 +195,13 @@ def rows_of(
 ) -> Tensor:
     """Return rows, or bags; where anchor requires grad, the backward takes the table's step."""
     weighs = weights is not None and weights.requires_grad
-    if torch.compiler.is_compiling():
+    if torch.jit.is_tracing():
+        raise RuntimeError("torch.jit.trace keeps the rows that it sees; use torch.compile or torch.export")
+    if (
+        torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+    ):  # make_fx, fake tensors, counters of flops
         # Compilers merge equal calls of operators, and then a gradient would count once: no two tickets are equal.
-        ticket = torch.empty(0)
+        ticket = torch.empty(0, device="cpu")
         parts = (use.table.dim, use.output_dtype, closed, weighs)
         return _read(anchor, ids, offsets, weights, ticket, use.number, *parts)[0]
     if torch.is_grad_enabled() and (weighs or anchor.requires_grad):

@@ -7,6 +7,7 @@ sees rows that have moved already. Within :func:`accumulate` it is kept longer.
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -93,6 +94,9 @@ def current_pass() -> Pass | None:
     number = torch._C._current_graph_task_id()
     if number < 0:
         return None
+    compiled = sys.modules.get("torch._dynamo.compiled_autograd")
+    if getattr(compiled, "in_compiled_autograd_region", False):
+        raise RuntimeError("fastinc.torch: compiled autograd doesn't tell when a backward ends; compile the forward")
     with _lock:
         current = _passes.get(number)
         if current is None:

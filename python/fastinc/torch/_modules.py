@@ -131,7 +131,9 @@ class Embedding(_TableModule):
     -----
     Over a ShardedTable every forward is collective, also in ``eval()``, and so is the end of every backward pass that
     learns: all ranks make the same ones. Gradients are divided by the number of ranks, as DistributedDataParallel does
-    with those of the dense part, and a state_dict is of this rank's rows.
+    with those of the dense part, and a state_dict is of this rank's rows. Ranks whose batches have run out go on with
+    empty ones, in the place of DDP's ``join()``. Under ``torch.compile`` an argument that one rank refuses while it
+    compiles leaves the others waiting until the group's timeout.
 
     In ``eval()``, under ``torch.no_grad()`` and after ``requires_grad_(False)`` the table is only read. The parameter
     `grad_anchor` is a zero that stays one: autograd asks a gradient of it. ``to()``, ``half()`` and their like move it
@@ -139,7 +141,8 @@ class Embedding(_TableModule):
 
     A backward takes the step whatever it is made for: ``torch.autograd.grad`` of the anchor, too, and in graphs of
     ``torch.compile``, which make all gradients at once, of any input. What a reentrant checkpoint computes again
-    counts in the pass that it is computed in; nest only those with ``use_reentrant=False``.
+    counts in the pass that it is computed in; nest only those with ``use_reentrant=False``. Compiled autograd, which
+    has no end of a pass, and ``torch.jit.trace`` are refused.
 
     Examples
     --------
@@ -254,6 +257,10 @@ class EmbeddingBag(_TableModule):
         else:
             offsets = torch.arange(ids.shape[0], device=device) * ids.shape[1]
         if weights is not None:
+            if not isinstance(weights, torch.Tensor):
+                raise TypeError(f"per_sample_weights must be a tensor, not {type(weights).__name__}")
+            if not weights.is_floating_point():
+                raise TypeError(f"per_sample_weights has dtype {weights.dtype}; it must be a floating-point one")
             if weights.shape != ids.shape:
                 raise ValueError(f"per_sample_weights has shape {tuple(weights.shape)}; ids have {tuple(ids.shape)}")
             weights = weights.to(torch.float32).contiguous().reshape(-1)

@@ -109,6 +109,8 @@ def _tensor(value: Any) -> Tensor:
 
 def _array(name: str, value: Tensor) -> Any:
     if name in _NUMBERS:
+        if value.numel() != 1 or value.is_floating_point() or int(value) < 0:
+            raise ValueError(f"{name} = {value.tolist()} must be a whole number, at least 0")
         return int(value)
     array = value.detach().cpu().contiguous().numpy()
     return array.view(_UNSIGNED.get(name, array.dtype))
