@@ -203,6 +203,7 @@ def test_there_is_no_other_attribute():
         fi.torches  # noqa: B018
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of what is refused here
 def test_fake_tensors_and_traced_graphs():
     """Whoever looks at operators sees one, and not the rows of the time."""
     table = fi.EmbeddingTable(2, init=fi.init.Constant(1.0))
