@@ -121,3 +121,10 @@ def test_grouped():
     empty = _owners.grouped(np.empty(0, dtype=np.int64), 2)
     assert empty.sent.tolist() == [0, 0]
     assert len(empty.inverse()) == len(empty.last()) == 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5000])
+@pytest.mark.parametrize("most", [1, 40, 2**62])
+def test_ids_in_order(n, most):
+    ids = np.random.default_rng(n).integers(-most, most, n)
+    assert np.array_equal(_owners.order_of(ids), np.argsort(ids, kind="stable"))

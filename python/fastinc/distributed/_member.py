@@ -13,7 +13,7 @@ from fastinc._arguments import as_choice, as_whole
 from fastinc.bounds import Eviction, MinCount
 from fastinc.distributed._arrays import Place
 from fastinc.distributed._exchange import Exchange
-from fastinc.distributed._owners import Batch
+from fastinc.distributed._owners import Batch, grouped
 from fastinc.init import Initializer
 from fastinc.optimizers import Optimizer
 from fastinc.table import EmbeddingTable
@@ -47,6 +47,7 @@ class Member:
         place = Place(device if isinstance(device, str) else "cpu")
         self._exchange = Exchange(process_group, place)
         self._asked = {"looked_up": 0, "updated": 0}
+        self._latest: tuple[Int64, Batch] | None = None
 
         def make() -> tuple[EmbeddingTable, list[int]]:
             as_choice(wire, "wire", ("float32", "int8"))
@@ -190,6 +191,12 @@ class Member:
             return None, []
 
         self._agree(call, look)
+
+    def _grouped(self, ids: Int64) -> Batch:
+        """Return a batch's ids by owner. A training step looks up and then updates the same ones."""
+        if self._latest is None or not np.array_equal(self._latest[0], ids):
+            self._latest = ids.copy(), grouped(ids, self.world_size)
+        return self._latest[1]
 
     def _count(self, what: str, batch: Batch) -> None:
         self._asked[what] += len(batch.ids) - int(batch.sent[self.rank])

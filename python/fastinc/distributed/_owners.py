@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "excluding", "grouped", "owners_of", "spread"]
+__all__ = ["Batch", "excluding", "firsts", "grouped", "order_of", "owners_of", "spread"]
 
 Int64 = NDArray[np.int64]
 
@@ -15,6 +15,9 @@ Int64 = NDArray[np.int64]
 #: ids of one shard are spread over all of its index.
 _FACTORS = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _SHIFT = np.uint64(33)
+
+#: A batch has fewer ids than 2 to this, as a table's has.
+_POSITION_BITS = 32
 
 
 def owners_of(ids: Int64, world: int) -> Int64:
@@ -66,15 +69,32 @@ class Batch:
 
 def grouped(ids: Int64, world: int) -> Batch:
     """Return a batch's ids by owner. ids: (n,)."""
-    order = np.argsort(ids, kind="stable")
+    order = order_of(ids)
     ascending = ids[order]
-    starts = np.flatnonzero(np.concatenate([np.ones(min(1, len(ids)), dtype=bool), ascending[1:] != ascending[:-1]]))
+    starts = np.flatnonzero(firsts(ascending))
     counts = np.diff(starts, append=len(ids))
     distinct = ascending[starts]
     owners = owners_of(distinct, world)
-    by_owner = np.argsort(owners, kind="stable")
+    # Of numbers of 16 bits NumPy sorts by radix.
+    by_owner = np.argsort(owners.astype(np.uint16) if world < 2**16 else owners, kind="stable")
     order = order[spread(starts[by_owner], counts[by_owner])]
     return Batch(distinct[by_owner], counts[by_owner], order, np.bincount(owners, minlength=world).astype(np.int64))
+
+
+def order_of(ids: Int64) -> Int64:
+    """Return ``np.argsort(ids, kind="stable")``, for which NumPy takes three times as long."""
+    order = np.argsort(ids)  # equal ids are in any order
+    key = np.cumsum(firsts(ids[order])) << _POSITION_BITS | order
+    key.sort()
+    ordered: Int64 = key & (2**_POSITION_BITS - 1)
+    return ordered
+
+
+def firsts(ascending: Int64) -> NDArray[np.bool_]:
+    """Return which numbers differ from the one before: (n,)."""
+    first = np.ones(len(ascending), dtype=bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
+    return first
 
 
 def excluding(counts: Int64) -> Int64:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fastinc import ops
 from fastinc.distributed._arrays import Place
-from fastinc.distributed._owners import Batch, excluding, spread
+from fastinc.distributed._owners import Batch, excluding, firsts, order_of, spread
 
 __all__ = ["GROUP", "Merge", "merge", "pieces", "sum_pieces", "sum_runs", "tree_sums"]
 
@@ -111,9 +111,9 @@ class Merge:
 
 def merge(ids: Int64, counts: Int64) -> Merge:
     """Return how gradients of ids are put together. ids, counts: (m,) from rank 0, then rank 1, and so on."""
-    order = np.argsort(ids, kind="stable")  # by id, then by rank
+    order = order_of(ids)  # by id, then by rank
     ascending, occurrences = ids[order], counts[order].astype(np.int64)
-    first = np.concatenate([np.ones(min(1, len(ids)), dtype=bool), ascending[1:] != ascending[:-1]])
+    first = firsts(ascending)
     sharing = np.diff(np.flatnonzero(first), append=len(ids))  # ranks that have an id
     before = excluding(occurrences)
     before -= np.repeat(before[first], sharing)  # occurrences that lower ranks have
@@ -125,9 +125,7 @@ def merge(ids: Int64, counts: Int64) -> Merge:
     # Singles complete the 64 that was begun; what follows are 64 each.
     group = np.repeat(before, vectors) // GROUP + np.where(number < single, 0, number - single + (single > 0))
     of_id = np.repeat(ascending, vectors)
-    new = np.concatenate(
-        [np.ones(min(1, len(of_id)), dtype=bool), (of_id[1:] != of_id[:-1]) | (group[1:] != group[:-1])]
-    )
+    new = firsts(of_id) | firsts(group)
     vectors_came = vectors[back]
     positions = spread(excluding(vectors_came)[order], vectors)
     return Merge(begun[back].astype(np.int8), vectors_came, positions, np.flatnonzero(new), of_id[new])

@@ -15,7 +15,7 @@ from fastinc.changes import Changes
 from fastinc.distributed._arrays import as_host, as_host_ids
 from fastinc.distributed._gradients import SKIP, send_gradients, send_ids, send_rows
 from fastinc.distributed._member import Member
-from fastinc.distributed._owners import Batch, grouped
+from fastinc.distributed._owners import Batch
 from fastinc.distributed._prefetch import Prefetch
 
 __all__ = ["ShardedTable"]
@@ -117,7 +117,7 @@ class ShardedTable(Member):
         def prepare() -> tuple[tuple[Batch, T], Int64]:
             given = as_host_ids(ids)
             checked = check(given)
-            batch = grouped(given, self.world_size)
+            batch = self._grouped(given)
             return (batch, checked), batch.sent[:, None]
 
         (batch, checked), told = self._agree(call, prepare)
@@ -342,7 +342,7 @@ class ShardedTable(Member):
             matrix = place.matrix(grads, "grads", (len(given), self.dim))
             if nonfinite == "raise":
                 place.check_finite(matrix, "grads", SKIP)
-            batch = grouped(given, self.world_size)
+            batch = self._grouped(given)
             return (batch, matrix), batch.sent[:, None]
 
         (batch, matrix), told = self._agree(call, prepare)
@@ -386,7 +386,7 @@ class ShardedTable(Member):
             given = as_host_ids(ids)
             matrix = place.matrix(vectors, "vectors", (len(given), self.dim))
             place.check_finite(matrix, "vectors")
-            batch = grouped(given, self.world_size)
+            batch = self._grouped(given)
             return (batch, matrix[place.index(batch.last())]), batch.sent[:, None]
 
         (batch, rows), told = self._agree("load", prepare)
@@ -426,7 +426,7 @@ class ShardedTable(Member):
         """
 
         def prepare() -> tuple[Batch, Int64]:
-            batch = grouped(as_host_ids(ids), self.world_size)
+            batch = self._grouped(as_host_ids(ids))
             return batch, batch.sent[:, None]
 
         batch, told = self._agree("remove", prepare)
