@@ -33,7 +33,8 @@ class TransferModel(ScoringModel):
         items
             (n,) ids, or one; of equal ids the last wins.
         vectors
-            (n, dim) float32, finite: NumPy, torch, anything with DLPack.
+            (n, dim) float32, finite: NumPy, torch, anything with DLPack. Of another model of this kind:
+            ``old.item_table.lookup(old.item_codes(items))[:, :-1]``, and the last column is the biases.
         biases
             (n,) float32, finite. None: 0.
 
@@ -63,6 +64,8 @@ class TransferModel(ScoringModel):
         """
         if np.ndim(items) == 0:
             items = [items]
+        # A call of once: parts of arrays are copied here, where updates refuse them.
+        vectors, biases = (np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x for x in (vectors, biases))
         ids = self._item_ids.check(items)
         self._item_ids.encode(ids, add=False)  # refuses what isn't UTF-8
         self._core.check_vectors(len(ids), vectors, biases)
@@ -79,9 +82,10 @@ class TransferModel(ScoringModel):
         number of events in it, and like the weight decay of sparse optimizers only to rows that have a gradient: a row
         that no event touches doesn't move. Rows made later have no anchor, so new items and users learn freely. All
         tables have anchors: items, contexts, users, long-term vectors, situations, the network and the features' map.
+        Items that follow their features, having had no event, have none.
 
         Anchors take the memory of the rows' weights (:meth:`memory_usage`). Checkpoints keep them; :meth:`restore`
-        takes rows back and leaves anchors where they are.
+        takes rows back and leaves their anchors where they are; rows made since the snapshot lose theirs.
 
         Raises
         ------

@@ -331,7 +331,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ValueError(f"{file} is not a {_FORMAT} manifest")
+        sharded = isinstance(manifest, dict) and manifest.get("format") == "fastinc-sharded-checkpoint"
+        how = "; it is of a sharded table: see fastinc.distributed.load" if sharded else ""
+        raise ValueError(f"{file} is not a {_FORMAT} manifest{how}")
     version = manifest.get("format_version")
     if version != _FORMAT_VERSION or isinstance(version, bool):
         raise ValueError(

@@ -417,9 +417,9 @@ class Recommender(TransferModel):
         """Go back to the rows of a snapshot of this model; what happened since stays known.
 
         Rows that the snapshot holds get their weights and optimizer state back; those made since start again, as if
-        new. Histories, ids, counters, the clock, a boost, anchors and the optimizer's parameters stay as they are. Rows
-        written since the snapshot are written once more: they get a new version, :meth:`EmbeddingTable.changes` tells
-        of them, and an index over :attr:`item_table` answers from them at once.
+        new and without anchors. Histories, ids, counters, the clock, a boost, other anchors and the optimizer's
+        parameters stay as they are. Rows written since the snapshot are written once more: they get a new version,
+        :meth:`EmbeddingTable.changes` tells of them, and an index over :attr:`item_table` answers from them at once.
 
         Parameters
         ----------

@@ -427,9 +427,10 @@ class EmbeddingTable:
     def memory_usage(self) -> dict[str, int]:
         """Return bytes in use by part, and their total.
 
-        ``weights``, ``state`` and ``codes`` are the rows; ``headers`` (an id, a version and a lock each), ``index``
-        (id to row) and ``change_log`` come to at most 32 bytes a row in a table of more than a million. ``eviction``
-        (1 byte a row, and 4 more under "lfu") and ``admission`` (the sketch) are 0 in a table without limits.
+        ``weights``, ``state`` and ``codes`` (int8 copies: 0 until somebody asks for them) are the rows; ``headers`` (an
+        id, a version and a lock each), ``index`` (id to row) and ``change_log`` come to at most 32 bytes a row in a
+        table of more than a million. ``eviction`` (1 byte a row, and 4 more under "lfu") and ``admission`` (the sketch)
+        are 0 in a table without limits.
 
         Examples
         --------

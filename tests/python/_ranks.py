@@ -17,7 +17,7 @@ from datetime import timedelta
 from multiprocessing.connection import wait
 from pathlib import Path
 
-__all__ = ["MOST", "on_ranks", "run_ranks"]
+__all__ = ["MOST", "on_ranks", "raised", "run_ranks"]
 
 #: How many ranks there are at most.
 MOST = 4
@@ -131,3 +131,12 @@ def on_ranks(world, function, *arguments):
 def _stop():
     while _kept:
         _kept.pop().close()
+
+
+def raised(function):
+    """Return what a call raises as (type, message), or None."""
+    try:
+        function()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return None

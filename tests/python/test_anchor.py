@@ -241,6 +241,28 @@ def test_states_whose_anchors_dont_fit_are_refused():
     assert everything(model) == before
 
 
+def anchored_items(model):
+    return model._core.export_state().get("anchors_items_rows", np.empty(0)).tolist()
+
+
+def test_items_that_follow_their_features_have_no_anchor():
+    model = model_of(anchor=1.0, item_features={"kind": fi.features.Categorical(8)})
+    model.add_items([1, 2, 3], {"kind": ["a", "b", "a"]})
+    model.partial_fit([7, 7, 8], [1, 4, 4])
+    model.set_anchor()
+    assert anchored_items(model) == model.item_codes([1, 4]).tolist()
+
+
+def test_rows_made_since_a_snapshot_lose_their_anchors():
+    model = model_of(anchor=1.0).partial_fit_events(stream(100, items=10))
+    model.set_anchor()
+    snapshot, kept = model.snapshot(), anchored_items(model)
+    model.warm_start([500], np.ones((1, 8), np.float32))
+    assert len(anchored_items(model)) == len(kept) + 1
+    model.restore(snapshot)
+    assert anchored_items(model) == kept
+
+
 def test_restoring_rows_leaves_anchors():
     events = stream()
     model = whole_model(anchor=0.3).partial_fit_events(events[:200])

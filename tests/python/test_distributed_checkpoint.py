@@ -12,9 +12,9 @@ pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 import fastinc as fi
-from _ranks import on_ranks, run_ranks
+from _ranks import on_ranks, raised, run_ranks
 from fastinc.distributed._owners import owners_of
-from test_distributed_table import DIM, F32, OPTIMIZERS, assert_same, joined, new, raised, state_of, zipf_batches
+from test_distributed_table import DIM, F32, OPTIMIZERS, assert_same, joined, new, state_of, zipf_batches
 
 
 def streams(world, steps, seed):

@@ -10,19 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastinc as fi  # noqa: E402
-from _ranks import on_ranks  # noqa: E402
+from _ranks import on_ranks, raised, run_ranks  # noqa: E402
 
 DIM = 5
 GOOD = np.ones((4, DIM), dtype=np.float32)
-
-
-def raised(function):
-    """Return what a call raises as (type, message), or None."""
-    try:
-        function()
-    except Exception as error:
-        return type(error).__name__, str(error)
-    return None
 
 
 def make_different_calls(group):
@@ -82,11 +73,32 @@ def lose_one_of_two_tables(group):
     """A loss that leaves a table out on one rank."""
     first, second = (fi.distributed.ShardedTable(4, fi.SGD(lr=1.0), process_group=group) for _ in range(2))
     rows = [fi.torch.Embedding(table)(torch.arange(4)).sum() for table in (first, second)]
-    found = raised(lambda: (rows[0] if first.rank else rows[0] + rows[1]).backward())
+    found = raised(lambda: (rows[1] if first.rank else rows[0] + rows[1]).backward())
     return found, first.version, second.version
 
 
 def test_a_loss_that_leaves_out_a_table_on_one_rank():
-    for found, *versions in on_ranks(2, lose_one_of_two_tables):
-        assert found is None or "must make the same calls" in found[1]
-        assert versions[1] == 0  # rank 0's step of it met no other
+    for found, *versions in run_ranks(2, lose_one_of_two_tables, group_timeout=15):
+        assert found[0] == "RuntimeError"
+        assert "must make the same calls" in found[1]
+        assert versions == [0, 0]
+
+
+def use_tables_by_turns(group):
+    """Ranks whose autograd reaches tables in other orders step them in one."""
+    tables = [fi.distributed.ShardedTable(4, fi.SGD(lr=1.0), process_group=group) for _ in range(3)]
+    order = tables if tables[0].rank else tables[::-1]
+
+    rows = {table: fi.torch.Embedding(table)(torch.arange(4)).sum() for table in tables}
+    loss = torch.zeros(())
+    for table in order:
+        loss = loss + rows[table]
+    loss.backward()
+    with fi.torch.accumulate():
+        (fi.torch.Embedding(tables[0])(torch.arange(2)).sum() * 1.0).backward()
+    fi.torch.step()
+    return [table.version for table in tables]
+
+
+def test_tables_step_in_one_order():
+    assert on_ranks(2, use_tables_by_turns) == [[2, 1, 1]] * 2

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 import fastinc as fi
-from _ranks import MOST, on_ranks
+from _ranks import MOST, on_ranks, raised
 
 WORLDS = list(range(1, MOST + 1))
 DIM = 5
@@ -82,15 +82,6 @@ def new(group, optimizer="adagrad", init=None, admission=None, **options):
     options |= {"process_group": group, "admission": admission}
     sharded = fi.distributed.ShardedTable(DIM, make(), init, **options)
     return sharded, fi.EmbeddingTable(DIM, make(), init, admission=admission)
-
-
-def raised(function):
-    """Return what a call raises as (type, message), or None."""
-    try:
-        function()
-    except Exception as error:
-        return type(error).__name__, str(error)
-    return None
 
 
 # --- the same result ------------------------------------------------------------------------------------------------

@@ -178,9 +178,12 @@ def gives_arguments_that_are_refused(group):
     """Each call is wrong on rank 1 alone; the other would wait for it."""
     table = fi.distributed.ShardedTable(4, process_group=group, **make_parts())
     bag, embedding = fi.torch.EmbeddingBag(table, "sum", include_last_offset=True), fi.torch.Embedding(table)
-    padded = fi.torch.EmbeddingBag(table, padding_idx=3)
+    padded, summed = fi.torch.EmbeddingBag(table, padding_idx=3), fi.torch.EmbeddingBag(table, "sum")
     ids, wrong = torch.arange(4), table.rank == 1
+    learned = torch.ones(4, requires_grad=True)
     calls = (
+        lambda: bag(ids, torch.tensor([0, 4]), learned * (float("nan") if wrong else 1.0)),
+        lambda: summed(ids, torch.tensor([0, 9 if wrong else 2]), learned),
         lambda: embedding(ids.float() if wrong else ids),
         lambda: bag(ids, torch.tensor([0, 2, 3 if wrong else 4])),
         lambda: bag(ids, lengths=torch.tensor([2, 3 if wrong else 2])),

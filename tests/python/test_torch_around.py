@@ -68,7 +68,7 @@ def test_a_table_becomes_an_embedding():
 
 def test_what_cannot_be_converted():
     cases = (
-        (nn.Linear(2, 2), TypeError, "module = Linear"),
+        (nn.Linear(2, 2), TypeError, "module is a Linear"),
         (nn.Embedding(3, 2, max_norm=1.0), ValueError, r"module has max_norm = 1\.0"),
         (nn.Embedding(3, 2, scale_grad_by_freq=True), ValueError, "scale_grad_by_freq"),
         (nn.EmbeddingBag(3, 2, mode="max"), ValueError, "mode = 'max'"),
@@ -144,7 +144,7 @@ def test_a_schedule_goes_on_where_it_was():
 def test_what_cannot_be_followed():
     table = fi.EmbeddingTable(2)
     step = torch.optim.lr_scheduler.StepLR(dense(), 1)
-    with pytest.raises(TypeError, match="tables has 3"):
+    with pytest.raises(TypeError, match="tables has a int"):
         fi.torch.scheduler([table, 3], step)
     with pytest.raises(TypeError, match="torch_scheduler = 3 must be"):
         fi.torch.scheduler(table, 3)
@@ -245,3 +245,11 @@ def test_weights_of_samples_are_floating_point_tensors():
         bag(torch.tensor([[1]]), per_sample_weights=[[1.0]])
     with pytest.raises(TypeError, match=r"per_sample_weights has dtype torch\.int64"):
         bag(torch.tensor([[1]]), per_sample_weights=torch.tensor([[1]]))
+
+
+def test_a_scheduler_of_a_module_says_what_to_pass():
+    dense = torch.optim.lr_scheduler.ConstantLR(torch.optim.SGD([torch.zeros(1)], lr=0.1))
+    module = fi.torch.Embedding(fi.EmbeddingTable(2))
+    for wrong in (module, [module]):
+        with pytest.raises(TypeError, match=r"of a module pass module\.table"):
+            fi.torch.scheduler(wrong, dense)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastinc as fi
 from _torch import device_fixture, equal, new_table, reference_bag, rows, tensor
+from fastinc.torch import _gradients
 
 device = device_fixture()
 
@@ -218,3 +219,13 @@ def test_bags_that_do_not_fit_are_refused(padding_idx):
         closed(ids, tensor([0, 2]))
     with pytest.raises(ValueError, match="the bags end at nothing"):
         closed(ids, tensor([], dtype=torch.int64))
+
+
+def test_what_is_no_table_says_what_to_do():
+    with pytest.raises(TypeError, match="for a torch embedding see"):
+        fi.torch.EmbeddingBag(1000, 16)
+
+
+def test_gradients_outside_a_backward():
+    with pytest.raises(RuntimeError, match="gradients of rows come in a backward pass"):
+        _gradients.collect(new_table(), _gradients.Piece(tensor([1]), torch.ones(1, 4), "raise"))

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastinc as fi
 from _reference import OPTIMIZERS
-from _torch import equal, new_table, tensor
+from _torch import equal, new_table, rows, tensor
 
 # --- state_dict ---------------------------------------------------------------------------------------------
 
@@ -119,3 +119,29 @@ def test_versions_are_whole_numbers(version):
     state = embedding.state_dict() | {"version": version}
     with pytest.raises(RuntimeError, match=r"version = .* must be a whole number, at least 0"):
         embedding.load_state_dict(state)
+
+
+class Normed(fi.torch.Embedding):
+    """A subclass whose parameter has the name of a torch embedding's."""
+
+    def __init__(self, table, name="weight"):
+        super().__init__(table)
+        self.register_parameter(name, nn.Parameter(torch.full((3, 4), 2.0)))
+
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        self.extra = state
+
+
+def test_names_of_subclasses():
+    first, second = Normed(new_table()), Normed(new_table())
+    first(tensor([1, 2])).sum().backward()
+    first.weight.data[:] = 5.0
+    assert str(second.load_state_dict(first.state_dict())) == "<All keys matched successfully>"
+    assert equal(rows(second.table, [0, 1, 2]), rows(first.table, [0, 1, 2]))
+    assert second.weight[0, 0] == 5.0
+    assert second.extra == {"seen": 3}
+    with pytest.raises(AttributeError, match=r"Normed\.ids: a state_dict has the table's under this name"):
+        Normed(new_table(), "ids").state_dict()

@@ -335,6 +335,23 @@ def test_gradients_that_are_not_finite_are_skipped():
     assert table.stats()["skipped_nonfinite"] == 1
 
 
+def test_a_scaler_that_never_sees_overflows_is_told_of():
+    """The optimizer has not got the module's grad_anchor."""
+    table = new_table()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    embedding = fi.torch.Embedding(table, grad_scaler=scaler)
+
+    def overflow():
+        scaler.scale((embedding(tensor([1])) * float("inf")).sum()).backward()
+
+    for _ in range(19):
+        overflow()
+    with pytest.warns(RuntimeWarning, match="in 20 backward passes at the scale of 1024.0, and the table took no step"):
+        overflow()
+    overflow()
+    assert table.version == 0
+
+
 def test_grad_scaler():
     table, twin = new_table(), new_table()
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)

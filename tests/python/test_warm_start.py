@@ -281,3 +281,9 @@ def test_a_refused_first_call_doesnt_settle_what_ids_are():
         model.warm_start(["\ud800"], vectors_of(1))
     assert everything(model) == before
     assert model.partial_fit(1, 10).n_items == 1
+
+
+def test_parts_of_arrays_are_taken():
+    rows = np.arange(12, dtype=np.float32).reshape(3, 4)
+    model = fi.Recommender(dim=3).warm_start([1, 2, 3], rows[:, :-1], rows[:, -1])
+    assert np.array_equal(model.item_table.lookup(model.item_codes([1, 2, 3])), rows)

@@ -59,6 +59,11 @@ void Anchors::set(std::span<const std::uint32_t> rows, const float* values) noex
   }
 }
 
+void Anchors::drop(std::size_t begin, std::size_t end) noexcept {
+  end = std::min(end, places_.size());
+  for (std::size_t row = begin; row < end; ++row) places_[row] = Anchoring::kNone;
+}
+
 AnchorState Anchors::export_state() const {
   AnchorState state;
   state.values.reserve(values_.size());

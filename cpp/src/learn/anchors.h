@@ -26,6 +26,8 @@ class Anchors {
   void reserve(std::span<const std::uint32_t> rows);
   /// values: (rows, dim)
   void set(std::span<const std::uint32_t> rows, const float* values) noexcept;
+  /// Rows from begin to end - 1 have none any more.
+  void drop(std::size_t begin, std::size_t end) noexcept;
 
   /// What the kernels take; valid until the next change.
   Anchoring view(float strength) const { return {places_.data(), places_.size(), values_.data(), strength}; }

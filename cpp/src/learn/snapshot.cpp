@@ -124,6 +124,9 @@ void Recommender::restore(const Snapshot& from) {
     if (item >= from.tables[ModelTables::kItems].count()) later.push_back(item);
   }
   tables_->restore_rows(from.tables);
+  for (std::size_t i = 0; i < ModelTables::kCount; ++i) {  // what was made since starts again, and freely
+    tables_->anchors(static_cast<ModelTables::Name>(i)).drop(from.tables[i].count(), SIZE_MAX);
+  }
   features_->set_given(std::move(given));
   start_items(later);
 }

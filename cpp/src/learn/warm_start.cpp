@@ -66,6 +66,11 @@ void Recommender::set_anchor() {
           "anchor = 0: rows are not pulled to anything; make the model with anchor > 0");
   const ModelTables::Locks locks = tables_->lock();
   tables_->set_anchors();
+  // Items that still follow their features are made by their first event: they are new.
+  for (const std::uint32_t item : features_->items()) {
+    if (catalogue_->events(item) > 0 || !features_->starts(item)) continue;
+    tables_->anchors(ModelTables::kItems).drop(item, std::size_t{item} + 1);
+  }
 }
 
 }  // namespace fastinc

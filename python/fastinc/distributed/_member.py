@@ -54,7 +54,10 @@ class Member:
             as_choice(presum, "presum", ("exact", "all"))
             limit = None if max_rows is None else as_whole(max_rows, "max_rows", self.world_size) // self.world_size
             limits: Any = {"max_rows": limit, "eviction": eviction, "admission": admission}
-            return EmbeddingTable(dim, optimizer, init, device, **limits), [next(_numbers)]
+            shard = EmbeddingTable(dim, optimizer, init, device, **limits)
+            if wire == "int8" and device == "cpu":
+                shard.lookup_quantized([])  # its copies are there before there are rows: none are made amid a call
+            return shard, [next(_numbers)]
 
         self.shard, told = self._exchange.agree("ShardedTable", make)
         number = int(told[:, 0].max())
@@ -105,6 +108,11 @@ class Member:
     def version(self) -> int:
         """Number of the last applied batch that changed something on any rank; the same on all."""
         return self.shard.version
+
+    @property
+    def number(self) -> int:
+        """Which of the tables that ranks have made this is: the same on all, and ascending."""
+        return self._exchange.table_number
 
     @property
     def rank(self) -> int:

@@ -83,6 +83,8 @@ class Use:
         weights = None if weights is None else weights.detach()  # DLPack refuses what requires grad
         every = ids
         ids, starts, weights, some = self.checked(self._bags, ids, offsets, weights, closed)
+        if keep and self.ranks:
+            self.checked(self._check_pool, ids, starts, weights)
         kept = self._lookup(every) if keep else self.nothing
         if not keep and not self.ranks and self._is_rows(starts, len(ids), weights):  # ranks make the same calls
             return self._lookup(ids).to(self.output_dtype), kept
@@ -128,14 +130,16 @@ class Use:
         if self.ranks > 1:
             grad = grad / self.ranks
         if steps:
-            nonfinite: Literal["raise", "skip", "drop"] = self.nonfinite
+            scale = overflows = None
             if self.grad_scaler is not None:
-                grad, nonfinite = grad / self.grad_scaler.get_scale(), "drop"
+                scale = self.grad_scaler.get_scale()
+                grad = grad / scale
+                overflows = ~torch.isfinite(grad).all()
                 # The scaler, which looks at gradients of parameters, sees the rows' by the anchor's.
-                of_anchor.masked_fill_(~torch.isfinite(grad).all().to(anchored_on), torch.inf)
+                of_anchor.masked_fill_(overflows.to(anchored_on), torch.inf)
             if grad.data_ptr() == given.data_ptr():
                 grad = grad.clone()  # a compiled graph uses the memory again, and a leaf's .grad may be the same
-            collect(self.table, Piece(ids.clone(), grad, nonfinite), recomputed_in)
+            collect(self.table, Piece(ids.clone(), grad, self.nonfinite, scale, overflows), recomputed_in)
         return of_anchor, of_weights
 
     def _is_rows(self, starts: Tensor, n: int, weights: Tensor | None) -> bool:
@@ -143,6 +147,10 @@ class Use:
         if len(starts) != n or weights is not None or self.device.type != "cpu":
             return False
         return bool(torch.equal(starts, torch.arange(n)))
+
+    def _check_pool(self, ids: Tensor, starts: Tensor, weights: Tensor | None) -> None:
+        """Refuse what a pool would, before any rank asks for rows. One column of zeros is enough to see."""
+        ops.pool(torch.zeros((1, 1), device=self.device), torch.zeros_like(ids), starts, self._mode, weights)
 
     @property
     def _mode(self) -> Literal["sum", "mean"]:

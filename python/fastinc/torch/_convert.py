@@ -46,7 +46,9 @@ def from_embedding(module: Module, optimizer: Optimizer | None = None, **options
     (torch.Size([1, 2, 4]), 10)
     """
     if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        raise TypeError(f"module = {module!r} must be a torch.nn.Embedding or torch.nn.EmbeddingBag")
+        raise TypeError(
+            f"module is a {type(module).__name__}; it must be a torch.nn.Embedding or torch.nn.EmbeddingBag"
+        )
     for name in ("max_norm", "scale_grad_by_freq"):
         if getattr(module, name):
             raise ValueError(f"module has {name} = {getattr(module, name)}, which a table can't do")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,12 +38,18 @@ AnyTable = EmbeddingTable | ShardedTable
 TABLES = (EmbeddingTable, ShardedTable)
 
 
+#: Passes in a row that overflow at one scale before somebody is told: a scaler that saw them would have lowered it.
+_MOST_SKIPPED = 20
+
+
 class Piece(NamedTuple):
-    """Gradients of one use of a table. nonfinite "drop": where one isn't finite, the table takes no step."""
+    """Gradients of one use of a table."""
 
     ids: Tensor  # (n,)
     grads: Tensor  # (n, dim) float32
-    nonfinite: Literal["raise", "skip", "drop"]
+    nonfinite: Literal["raise", "skip"]
+    scale: float | None = None  # that the loss was scaled by
+    overflows: Tensor | None = None  # (): whether a gradient isn't finite, and the table is to take no step
 
 
 class Pass:
@@ -63,14 +70,14 @@ class Pass:
             self.last = True
             self.queue()
             return
-        self.ended = True
-        for pieces in self.pieces.values():
-            pieces.reverse()  # autograd goes through a forward backwards: back into the order of the uses
         with _lock:
+            self.ended = True
+            brought, self.pieces = self.pieces, {}
             waits = _accumulating.count > 0
-            for table, pieces in self.pieces.items():
-                _waiting.setdefault(table, []).extend(pieces)
-            taken = {} if waits else {table: _waiting.pop(table) for table in self.pieces}
+            for table, pieces in brought.items():
+                # Autograd goes through a forward backwards: back into the order of the uses.
+                _waiting.setdefault(table, []).extend(reversed(pieces))
+            taken = {} if waits else {table: _waiting.pop(table) for table in brought}
         _apply(taken)
 
 
@@ -82,6 +89,7 @@ _lock = threading.Lock()
 _accumulating = _Accumulating()
 _passes: weakref.WeakValueDictionary[int, Pass] = weakref.WeakValueDictionary()
 _waiting: dict[AnyTable, list[Piece]] = {}
+_skipped: weakref.WeakKeyDictionary[AnyTable, tuple[float | None, int]] = weakref.WeakKeyDictionary()
 
 
 def shard_of(table: AnyTable) -> EmbeddingTable:
@@ -106,11 +114,12 @@ def current_pass() -> Pass | None:
 
 def collect(table: AnyTable, piece: Piece, recomputed_in: Pass | None = None) -> None:
     """Keep gradients until the pass ends in which the forward was computed again, or else that which calls this."""
-    current = recomputed_in
-    if current is None or current.ended:
-        current = current_pass()
-    assert current is not None
+    current = current_pass()
+    if current is None:
+        raise RuntimeError("fastinc.torch: gradients of rows come in a backward pass; this is none")
     with _lock:
+        if recomputed_in is not None and not recomputed_in.ended:
+            current = recomputed_in
         current.pieces.setdefault(table, []).append(piece)
 
 
@@ -166,12 +175,15 @@ def step() -> None:
 
 
 def _apply(taken: dict[AnyTable, list[Piece]]) -> None:
+    """Step the tables. Sharded ones come in one order on all ranks, whatever autograd's has been."""
     errors = []
-    for table, pieces in taken.items():
+    for table in sorted(taken, key=lambda table: table.number if isinstance(table, ShardedTable) else 0):
         try:
-            _update(table, pieces)
+            _update(table, taken[table])
         except Exception as error:  # noqa: PERF203
             errors.append(error)
+            if isinstance(table, ShardedTable) and isinstance(error, RuntimeError):
+                break  # ranks are out of step: nobody may answer the next call
     if errors:
         raise errors[0]
 
@@ -202,9 +214,24 @@ def _take() -> dict[AnyTable, list[Piece]]:
     return taken
 
 
+def _note_skipped(table: AnyTable, scale: float | None) -> None:
+    before, count = _skipped.get(table, (scale, 0))
+    count = count + 1 if scale == before else 1
+    _skipped[table] = scale, count
+    if count == _MOST_SKIPPED:
+        warnings.warn(
+            f"gradients of rows overflowed in {count} backward passes at the scale of {scale}, and the table took no "
+            "step: module.grad_anchor must be among the parameters of the optimizer that the GradScaler steps",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def _update(table: AnyTable, pieces: list[Piece]) -> None:
-    if any(piece.nonfinite == "drop" and not bool(torch.isfinite(piece.grads).all()) for piece in pieces):
+    if any(piece.overflows is not None and bool(piece.overflows) for piece in pieces):
+        _note_skipped(table, pieces[0].scale)
         return
+    _skipped.pop(table, None)
     ids, grads = pieces[0].ids, pieces[0].grads
     if len(pieces) > 1:
         ids = torch.cat([piece.ids.to(torch.int64) for piece in pieces])

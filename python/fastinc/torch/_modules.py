@@ -26,7 +26,10 @@ class _TableModule(nn.Module):  # type: ignore[misc]
     def __init__(self, table: AnyTable, mode: Literal["sum", "mean"] | None, **options: Any) -> None:
         super().__init__()
         if not isinstance(table, TABLES):
-            raise TypeError(f"table = {table!r} must be a fastinc.EmbeddingTable or a distributed.ShardedTable")
+            raise TypeError(
+                f"table = {table!r} must be a fastinc.EmbeddingTable or a distributed.ShardedTable; for a torch "
+                "embedding see fastinc.torch.from_embedding"
+            )
         table._check_writable(type(self).__name__)
         self._use = _use(table, mode, **options)
         # Rows are in the table. Autograd asks for the gradient of a tensor, here a zero that stays one: as a parameter
@@ -45,6 +48,10 @@ class _TableModule(nn.Module):  # type: ignore[misc]
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # what a subclass has
         del destination[prefix + "grad_anchor"]
+        for name in _state.NAMES & self._others():
+            raise AttributeError(
+                f"{type(self).__name__}.{name}: a state_dict has the table's under this name; rename it"
+            )
         _state.save(shard_of(self.table), destination, prefix)
 
     def _load_from_state_dict(
@@ -59,8 +66,12 @@ class _TableModule(nn.Module):  # type: ignore[misc]
     ) -> None:
         own = {**state_dict, prefix + "grad_anchor": self.grad_anchor}
         super()._load_from_state_dict(own, prefix, local_metadata, strict, missing, [], errors)
-        others = {*self._parameters, *self._buffers, *self._modules} - {"grad_anchor"}
+        others = self._others() | {"_extra_state"}
         _state.load(self.table, others, state_dict, prefix, strict, missing, unexpected, errors)
+
+    def _others(self) -> set[str]:
+        """Return what a subclass has of its own."""
+        return {*self._parameters, *self._buffers, *self._modules} - {"grad_anchor"}
 
     def extra_repr(self) -> str:
         use = self._use
@@ -124,8 +135,9 @@ class Embedding(_TableModule):
         finite, and the table takes no step; "skip" leaves those ids out.
     grad_scaler
         The ``torch.amp.GradScaler`` that the loss is scaled by: gradients are divided by its scale, and where one
-        isn't finite the table takes no step, and the gradient of `grad_anchor` is inf: with it in the optimizer the
-        scaler leaves out the step and lowers the scale.
+        isn't finite the table takes no step, and the gradient of `grad_anchor` is inf: it must be in the optimizer
+        that the scaler steps, which then leaves the step out and lowers the scale. Without this argument a table steps
+        by scaled gradients.
 
     Notes
     -----
@@ -141,8 +153,11 @@ class Embedding(_TableModule):
 
     A backward takes the step whatever it is made for: ``torch.autograd.grad`` of the anchor, too, and in graphs of
     ``torch.compile``, which make all gradients at once, of any input. What a reentrant checkpoint computes again
-    counts in the pass that it is computed in; nest only those with ``use_reentrant=False``. Compiled autograd, which
-    has no end of a pass, and ``torch.jit.trace`` are refused.
+    counts in the pass that it is computed in, but where it is compiled or such checkpoints are nested: there use
+    ``use_reentrant=False``. Compiled autograd, which has no end of a pass, and ``torch.jit.trace`` are refused.
+
+    Rows have stepped when ``backward()`` returns: ``clip_grad_norm_`` neither sees nor shortens their gradients (a hook
+    on the module's output can), and ``AveragedModel`` averages the dense part alone.
 
     Examples
     --------
@@ -211,7 +226,8 @@ class EmbeddingBag(_TableModule):
         nonfinite: Literal["raise", "skip"] = "raise",
         grad_scaler: Any = None,
     ) -> None:
-        as_choice(mode, "mode", ("sum", "mean"))
+        if isinstance(table, TABLES):  # else that is what is wrong
+            as_choice(mode, "mode", ("sum", "mean"))
         options = {"padding_idx": padding_idx, "output_dtype": output_dtype}
         super().__init__(table, mode, **options, nonfinite=nonfinite, grad_scaler=grad_scaler)
         self._closed = as_flag(include_last_offset, "include_last_offset")

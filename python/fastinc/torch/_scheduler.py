@@ -61,7 +61,8 @@ def scheduler(tables: AnyTable | Iterable[AnyTable], torch_scheduler: Any) -> Ta
     Parameters
     ----------
     tables
-        One or several; the `lr` that their optimizers have now is what a factor of 1 stands for.
+        One or several; the `lr` that their optimizers have now is what a factor of 1 stands for, which is where the
+        torch optimizer began (its `initial_lr`): under OneCycleLR that is ``max_lr / div_factor``.
     torch_scheduler
         Any of ``torch.optim.lr_scheduler``, of the model's dense parameters; of several groups the first one counts.
 
@@ -86,10 +87,12 @@ def scheduler(tables: AnyTable | Iterable[AnyTable], torch_scheduler: Any) -> Ta
     >>> table.optimizer.lr
     0.25
     """
+    if not isinstance(tables, (*TABLES, Iterable)):
+        raise TypeError(f"tables = {type(tables).__name__} must be a table or several; of a module pass module.table")
     several = (tables,) if isinstance(tables, TABLES) else tuple(tables)
     for table in several:
         if not isinstance(table, TABLES):
-            raise TypeError(f"tables has {table!r}, which is no table")
+            raise TypeError(f"tables has a {type(table).__name__}, which is no table; of a module pass module.table")
     if not hasattr(getattr(torch_scheduler, "optimizer", None), "param_groups"):
         raise TypeError(f"torch_scheduler = {torch_scheduler!r} must be one of torch.optim.lr_scheduler")
     return TableScheduler(several, torch_scheduler)

@@ -15,7 +15,7 @@ from fastinc.distributed._owners import owners_of
 from fastinc.table import EmbeddingTable
 from fastinc.torch._gradients import AnyTable, shard_of
 
-__all__ = ["load", "save"]
+__all__ = ["NAMES", "load", "save"]
 
 Tensor = Any
 State = dict[str, Any]
@@ -26,6 +26,8 @@ _UNSIGNED = {"row_versions": "uint64", "frequencies": "uint32"}
 _NUMBERS = ("version", "sightings_counted")
 _LIMITED = ("frequencies", "sightings", "sightings_counted")  # of tables with limits alone
 _REQUIRED = ("ids", "row_versions", "weights", "state", "version")
+#: What a module's state_dict has of its table.
+NAMES = {*_REQUIRED, *_LIMITED}
 
 
 #: Tensors by table, with the version they are of; nothing here keeps table or tensors alive.
@@ -84,9 +86,10 @@ def load(
     others: what else of the module has names in the state_dict, as it is or followed by a dot
     """
     found = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+    found = {name: value for name, value in found.items() if name.partition(".")[0] not in others}
     known = ("weight",) if "weight" in found else (*_REQUIRED, *_LIMITED)
     if strict:
-        unexpected.extend(prefix + name for name in found if name not in known and name.partition(".")[0] not in others)
+        unexpected.extend(prefix + name for name in found if name not in known)
         missing.extend(prefix + name for name in _REQUIRED if "weight" not in found and name not in found)
     shard = shard_of(table)
     try:

@@ -260,10 +260,12 @@ void walk(Shared& s) {
 BOOST_AUTO_TEST_CASE(codes_are_those_of_the_rows_whoever_asks_first) {
   std::vector<std::int64_t> ids(300);
   std::iota(ids.begin(), ids.end(), 0);
-  const std::vector<float> grads(ids.size() * kDim, 0.25f);
+  const std::vector<float> grads(ids.size() * kDim, -0.25f);
+  const Initializer ones{InitializerKind::kConstant, 1.0f, 0.0f, 1};
   for (std::size_t round = 0; round < repeats(200); ++round) {
-    Table table(kDim, std::make_shared<Optimizer>(SgdParams{.lr = 1.0}), Initializer{});
+    Table table(kDim, std::make_shared<Optimizer>(SgdParams{.lr = 1.0}), ones);
     table.update(std::span(ids).first(100), grads.data(), NonFinite::kRaise);
+    Failure failure;
     std::vector<std::thread> threads;
     for (std::size_t writer = 0; writer < 2; ++writer) {
       threads.emplace_back([&, writer] {
@@ -277,11 +279,19 @@ BOOST_AUTO_TEST_CASE(codes_are_those_of_the_rows_whoever_asks_first) {
       threads.emplace_back([&] {
         std::vector<std::uint8_t> codes(ids.size() * (kDim + kQuantizedTail));
         std::vector<float> rows(ids.size() * kDim);
-        table.lookup(ids, rows.data());
         table.lookup_quantized(ids, codes.data());
+        dequantize_rowwise(codes.data(), ids.size(), kDim, rows.data());
+        // 1 at first, and .25 less with every step up: never 0, as copies are that nobody has made yet
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+          const float value = rows[i * kDim];
+          failure.unless(
+              value != 0.0f && std::fmod(value, 0.25f) == 0.0f && all_equal(&rows[i * kDim], kDim, value),
+              "codes: not those of a row");
+        }
       });
     }
     for (std::thread& thread : threads) thread.join();
+    BOOST_REQUIRE_MESSAGE(!failure.failed(), failure.first());
     std::vector<float> rows(ids.size() * kDim);
     std::vector<std::uint8_t> codes(ids.size() * (kDim + kQuantizedTail)), expected(codes.size());
     table.lookup(ids, rows.data());
