@@ -28,6 +28,21 @@ def test_train_distributed(tmp_path):
     assert (tmp_path / "saved" / "manifest.json").exists()
 
 
+def test_train_distributed_goes_on(tmp_path):
+    """From its last checkpoint, as if it had never stopped."""
+    pytest.importorskip("torch")
+    from _ranks import on_ranks
+
+    def train(folder, steps):
+        sizes = ["--batch", "32", "--rows", "200", "--dim", "8", "--save-every", "8"]
+        return on_ranks(2, train_distributed, [*sizes, "--steps", str(steps), "--save", str(tmp_path / folder)])[0]
+
+    at_once = train("at_once", 24)
+    first, rest = train("in_parts", 16), train("in_parts", 24)
+    assert first + rest == at_once
+    assert [path.name for path in (tmp_path / "in_parts").glob("*.pt")] == ["dense-24.pt"]
+
+
 def test_cold_start(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     users = rng.integers(1, 60, 3000)

@@ -16,6 +16,8 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 PRINTED = [
     "(3, 10) (2, 5)",
     "10 12800\n",
+    "3 1000 16\n",
+    "1 1280\n",
     "True True True True\n",
     "300 True\n",
     "rollback at event 15,000: recall@10 0.",
