@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def test_train_distributed(tmp_path):
     assert first == second
     assert np.mean(first[-10:]) < 0.8 * np.mean(first[:10])
     assert (tmp_path / "saved" / "manifest.json").exists()
+
+
+def test_train_distributed_under_torchrun():
+    pytest.importorskip("torch")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    sizes = ["--steps", "10", "--batch", "16", "--rows", "100", "--dim", "8"]
+    done = subprocess.run(
+        [*torchrun, str(EXAMPLES / "train_distributed.py"), *sizes], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rows on 2 ranks" in done.stdout
 
 
 def test_train_distributed_goes_on(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,3 +254,11 @@ def test_a_scheduler_of_a_module_says_what_to_pass():
     for wrong in (module, [module]):
         with pytest.raises(TypeError, match=r"of a module pass module\.table"):
             fi.torch.scheduler(wrong, dense)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="not Linux")
+def test_the_engine_has_no_libtorch():
+    """Nor does the package import torch before somebody asks for fi.torch."""
+    code = "import sys, fastinc; print('torch' in sys.modules, 'libtorch' in open('/proc/self/maps').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
