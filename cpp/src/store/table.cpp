@@ -15,6 +15,7 @@
 #include "store/repeats.h"
 #include "store/row_store.h"
 #include "store/table_checks.h"
+#include "store/table_copy.h"
 
 namespace fastinc {
 namespace {
@@ -347,29 +348,13 @@ double Table::load_factor() const {
 }
 
 TableState Table::export_state() const {
-  const RowStore& store = *store_;
-  const std::size_t dim = store.dim(), state_floats = store.state_shape().floats(dim);
-  const ReadLock lock(store.mutex);  // a state is of one version: writers wait, readers don't
-  const Bounds* const bounds = store.bounds();
-  TableState out;
-  out.version = store.version();
-  out.ids.reserve(store.size());
-  out.row_versions.reserve(store.size());
-  out.weights.reserve(store.size() * dim);
-  out.state.reserve(store.size() * state_floats);
-  for (Slot slot = 0; slot < store.slot_count(); ++slot) {
-    if (store.row_version(slot) == 0) continue;
-    out.ids.push_back(store.id(slot));
-    out.row_versions.push_back(store.row_version(slot));
-    out.weights.insert(out.weights.end(), store.weights(slot), store.weights(slot) + dim);
-    out.state.insert(out.state.end(), store.state(slot), store.state(slot) + state_floats);
-    if (bounds != nullptr && bounds->counts_uses()) out.frequencies.push_back(bounds->frequency(slot));
+  TableCopy copy(*store_);
+  copy.follow();
+  {
+    const ReadLock lock(store_->mutex);  // a state is of one version: writers wait for the last few rows
+    copy.finish();
   }
-  if (bounds != nullptr && bounds->sketch() != nullptr) {
-    out.sightings = bounds->sketch()->counters();
-    out.sightings_counted = bounds->sketch()->additions();
-  }
-  return out;
+  return copy.take();
 }
 
 void Table::import_state(const TableState& in) {
