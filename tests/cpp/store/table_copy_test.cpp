@@ -40,6 +40,7 @@ void change(Table& table, Generator& random, std::size_t ids) {
     for (int i = 0; i < 40; ++i) some.push_back(static_cast<std::int64_t>(random() % ids));
     table.update(some, uniform_floats(random, some.size() * kDim).data(), NonFinite::kRaise);
     some.resize(15);
+    for (std::int64_t& id : some) id = static_cast<std::int64_t>(random() % ids);  // most not written lately
     table.remove(some);
     some.resize(5);  // which come back, in other slots perhaps
     if (random() % 2 == 0) table.load(some, uniform_floats(random, some.size() * kDim).data());
