@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 import fastinc as fi
 
@@ -147,7 +147,7 @@ def test_operators_are_what_torch_asks_of_them():
         weights = torch.rand(3) if keep else None
         tensors = (embedding.grad_anchor.detach(), ids, offsets, weights, torch.empty(0), number)
         arguments = (*tensors, 4, torch.float32, False, keep)
-        torch.library.opcheck(torch.ops.fastinc.read.default, arguments)
+        library.opcheck(torch.ops.fastinc.read.default, arguments)
 
 
 def test_layers_that_are_compiled_one_by_one_share_graphs():

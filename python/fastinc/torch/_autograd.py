@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
+from torch import library
 from torch.autograd.function import once_differentiable
 
 from fastinc import ops
@@ -254,7 +255,7 @@ def _backward_eagerly(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _backward_once = once_differentiable(_backward_eagerly)  # which takes its time: for create_graph=True alone
 
 
-@torch.library.custom_op("fastinc::read", mutates_args=())  # type: ignore[untyped-decorator]
+@library.custom_op("fastinc::read", mutates_args=())  # type: ignore[untyped-decorator]
 def _read(
     anchor: torch.Tensor,
     ids: torch.Tensor,
@@ -289,7 +290,7 @@ def _(
     return ids.new_empty((rows, dim), dtype=dtype), ids.new_empty((kept, dim), dtype=torch.float32)
 
 
-@torch.library.custom_op("fastinc::give", mutates_args=())  # type: ignore[untyped-decorator]
+@library.custom_op("fastinc::give", mutates_args=())  # type: ignore[untyped-decorator]
 def _give(
     grad: torch.Tensor,
     ids: torch.Tensor,
