@@ -37,10 +37,10 @@ FASTINC_RACES std::uint64_t read_row(const RowStore& store, Slot slot, std::size
 TableCopy::TableCopy(const RowStore& store)
     : store_(store), floats_(store.state_shape().floats(store.dim())) {}
 
-void TableCopy::start_again() {
+void TableCopy::start_again(std::uint64_t epoch) {
   state_ = {};
   removed_.clear();
-  epoch_ = store_.epoch();
+  epoch_ = epoch;
   started_ = true;
 }
 
@@ -68,14 +68,15 @@ void TableCopy::note_removed(std::span<const std::int64_t> ids) {
 }
 
 std::size_t TableCopy::catch_up() {
-  const std::uint64_t until = store_.version();
+  const std::uint64_t epoch = store_.epoch(),
+                      until = store_.version();  // in this order: versions are of an epoch
   std::vector<Slot> written;
   std::vector<std::int64_t> removed;
-  const bool follows = started_ && epoch_ == store_.epoch() &&
+  const bool follows = started_ && epoch_ == epoch &&
                        store_.changes().written_since(state_.version, until, written) &&
                        store_.changes().removed_since(state_.version, until, removed);
   if (!follows) {
-    start_again();
+    start_again(epoch);
     written.resize(store_.slot_count());
     std::iota(written.begin(), written.end(), Slot{0});
     removed.clear();

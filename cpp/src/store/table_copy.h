@@ -30,7 +30,7 @@ class TableCopy {
   TableState take();
 
  private:
-  void start_again();
+  void start_again(std::uint64_t epoch);
   void grow(std::size_t slots);
   void read(Slot slot);
   void note_removed(std::span<const std::int64_t> ids);
