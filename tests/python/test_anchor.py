@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import threading
 
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from fastinc.checkpoint import _kinds, _models
+from fastinc.checkpoint._described import describe
+from fastinc.checkpoint._tables import export_core
 
 INF, NAN = float("inf"), float("nan")
 #: A model that has rows in every table, all of which learn at the optimizer's rate.
@@ -41,10 +45,7 @@ def stream(n=600, users=30, items=60, seed=0):
 
 def tables_of(model):
     """Weights of every table, and what it keeps of gradients beside them."""
-    parts = {
-        name: fi.checkpoint._core_table_parts(table, model.optimizer, "")[1]
-        for name, table in model._core.tables.items()
-    }
+    parts = {name: export_core(table, model.optimizer, "")[1] for name, table in model._core.tables.items()}
     return {name: part["weights"] for name, part in parts.items()}, {
         name: part["state"] for name, part in parts.items()
     }
@@ -62,11 +63,12 @@ def anchors_of(model):
 
 def twin_of(model, optimizer):
     """The same rows and histories without anchors, to learn by another optimizer."""
-    parameters, arrays = fi.checkpoint._recommender_parts(model)
-    parameters["params"] |= {"anchor": 0.0, "optimizer": fi.checkpoint._describe(optimizer)}
+    exported = _models.export(model, None)
+    parameters, arrays = exported.parameters, exported.arrays
+    parameters["params"] |= {"anchor": 0.0, "optimizer": describe(optimizer)}
     arrays = {name: array for name, array in arrays.items() if not name.startswith("anchors_")}
     arrays |= {name: np.empty(0, np.float32) for name in arrays if name.endswith(".state")}
-    return fi.checkpoint._build_recommender(json.loads(json.dumps(parameters)), arrays)
+    return _models.build(json.loads(json.dumps(parameters)), arrays)
 
 
 # --- one step -------------------------------------------------------------------------------------------------
@@ -212,14 +214,15 @@ def test_a_checkpoint_goes_on_as_if_it_were_the_model(tmp_path, optimizer):
 
 def test_checkpoints_of_before_there_were_anchors_load(tmp_path, monkeypatch):
     model = whole_model().partial_fit_events(stream())
-    parts = fi.checkpoint._recommender_parts
 
-    def as_before(saved):
-        parameters, arrays = parts(saved)
-        del parameters["params"]["anchor"]
-        return parameters, {name: array for name, array in arrays.items() if name != "items_known_given"}
+    def as_before(saved, mark):
+        change = _models.export(saved, mark)
+        del change.parameters["params"]["anchor"]
+        del change.arrays["items_known_given"]
+        return change
 
-    monkeypatch.setitem(fi.checkpoint._KINDS, "Recommender", (fi.Recommender, as_before, None))
+    kind = dataclasses.replace(_kinds.KINDS["Recommender"], export=as_before)
+    monkeypatch.setitem(_kinds.KINDS, "Recommender", kind)
     fi.checkpoint.save(model, tmp_path)
     monkeypatch.undo()
     again, _ = fi.checkpoint.load(tmp_path)

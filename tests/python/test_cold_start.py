@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 import fastinc as fi
+from fastinc.checkpoint import _kinds, _models
+from fastinc.checkpoint._tables import export_core
 
 KINDS = {"kind": fi.features.Categorical(64)}
 
@@ -24,7 +27,7 @@ def two_tastes(n=3000):
 
 
 def arrays_of(model, table):
-    return fi.checkpoint._core_table_parts(model._core.tables[table], model.optimizer, "")[1]
+    return export_core(model._core.tables[table], model.optimizer, "")[1]
 
 
 def everything(model):
@@ -138,10 +141,10 @@ def test_all_of_it_is_kept(tmp_path):
 def test_checkpoints_of_before_there_were_features_load(tmp_path, monkeypatch):
     users, items, times = two_tastes(200)
     model = model_of().partial_fit(users, items, timestamps=times)
-    parts = fi.checkpoint._recommender_parts
 
-    def as_before(saved):
-        parameters, arrays = parts(saved)
+    def as_before(saved, mark):
+        change = _models.export(saved, mark)
+        parameters = json.loads(json.dumps(change.parameters))
         for name in (
             "popular_negatives",
             "max_grad_norm",
@@ -152,11 +155,12 @@ def test_checkpoints_of_before_there_were_features_load(tmp_path, monkeypatch):
         ):
             del parameters["params"][name]
         del parameters["versions"]["features"]
-        return json.loads(json.dumps(parameters)), {
-            name: array for name, array in arrays.items() if not name.startswith(("features.", "items_known_"))
-        }
+        later = ("features.", "items_known_")
+        arrays = {name: array for name, array in change.arrays.items() if not name.startswith(later)}
+        return dataclasses.replace(change, parameters=parameters, arrays=arrays)
 
-    monkeypatch.setitem(fi.checkpoint._KINDS, "Recommender", (fi.Recommender, as_before, None))
+    kind = dataclasses.replace(_kinds.KINDS["Recommender"], export=as_before)
+    monkeypatch.setitem(_kinds.KINDS, "Recommender", kind)
     fi.checkpoint.save(model, tmp_path)
     monkeypatch.undo()
     again, _ = fi.checkpoint.load(tmp_path)

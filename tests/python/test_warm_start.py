@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from fastinc.checkpoint._tables import export_core
 
 KINDS = {"kind": fi.features.Categorical(64)}
 NAN, INF = np.float32("nan"), np.float32("inf")
@@ -20,7 +21,7 @@ def vectors_of(n, dim=8, seed=0):
 
 
 def parts_of(model, table="items"):
-    return fi.checkpoint._core_table_parts(model._core.tables[table], model.optimizer, "")[1]
+    return export_core(model._core.tables[table], model.optimizer, "")[1]
 
 
 def rows_of(model, items):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -15,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinc import _core, checkpoint, optimizers
-from fastinc import init as initializers
+from fastinc.checkpoint import _disk, _manifest
+from fastinc.checkpoint import save as save_shard
+from fastinc.checkpoint._described import describe_table, rebuild_bounds, rebuild_initializer, rebuild_optimizer
+from fastinc.checkpoint._folder import load_parts
 from fastinc.distributed._arrays import Place
 from fastinc.distributed._exchange import Exchange
 from fastinc.distributed._owners import owners_of
@@ -30,7 +31,6 @@ Int64 = NDArray[np.int64]
 
 _FORMAT = "fastinc-sharded-checkpoint"
 _FORMAT_VERSION = 1
-_MANIFEST = "manifest.json"
 _SHARD = re.compile(r"shard-\d+of\d+-[0-9a-f]{16}")
 #: Arrays of a table's state with an entry a row; the others are of all rows together.
 _OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies")
@@ -76,14 +76,14 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
 
     def begin() -> tuple[Any, list[int]]:
         place.mkdir(parents=True, exist_ok=True)
-        return checkpoint._as_json(position), [int(secrets.token_hex(7), 16)]
+        return _manifest.as_json(position), [int(secrets.token_hex(7), 16)]
 
     position, told = table._agree("save", begin)
     number = int(told[0, 0])  # rank 0's: a crashed save of the same version has another
     names = [f"shard-{rank}of{world}-{number:016x}" for rank in range(world)]
 
     def write_shard() -> tuple[None, list[int]]:
-        checkpoint.save(table.shard, place / names[table.rank])
+        save_shard(table.shard, place / names[table.rank])
         return None, []
 
     def write_manifest() -> tuple[None, list[int]]:
@@ -93,7 +93,7 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
                     raise FileNotFoundError(
                         f"rank {rank}'s shard isn't in rank 0's {place}: all ranks must see one folder"
                     )
-            _write_manifest(place, _described(table, names, position))
+            _manifest.write(place, _FORMAT, _FORMAT_VERSION, _described(table, names, position))
             _sweep(place, names)
         return None, []
 
@@ -102,38 +102,16 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
 
 
 def _described(table: ShardedTable, names: list[str], position: Any) -> dict[str, Any]:
-    manifest = {
-        "format": _FORMAT,
-        "format_version": _FORMAT_VERSION,
-        "fastinc": _core.__version__,
+    parameters = {**describe_table(table.shard), "wire": table.wire, "presum": table.presum}
+    if table.max_rows is not None:
+        parameters["max_rows"] = table.max_rows  # of all ranks
+    return {
         "world_size": table.world_size,
         "version": table.version,
         "position": position,
         "shards": names,
-        "parameters": {
-            "dim": table.dim,
-            "optimizer": checkpoint._describe(table.optimizer),
-            "init": checkpoint._describe(table.init),
-            "wire": table.wire,
-            "presum": table.presum,
-            **checkpoint._describe_bounds(table.shard),
-        },
+        "parameters": parameters,
     }
-    if table.max_rows is not None:
-        manifest["parameters"]["max_rows"] = table.max_rows  # of all ranks
-    manifest["sha256"] = checkpoint._manifest_digest(manifest)
-    return manifest
-
-
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    staged = folder / f".fastinc-manifest-{os.getpid()}-{secrets.token_hex(8)}.tmp"
-    try:
-        checkpoint._write_durably(staged, json.dumps(manifest, indent=1, allow_nan=False).encode())
-        checkpoint._sync_folder(folder)  # the shards' names
-        os.replace(staged, folder / _MANIFEST)
-        checkpoint._sync_folder(folder)
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, names: list[str]) -> None:
@@ -142,7 +120,7 @@ def _sweep(folder: Path, names: list[str]) -> None:
         if _SHARD.fullmatch(path.name) and path.name not in names:
             with contextlib.suppress(OSError):
                 shutil.rmtree(path)
-    checkpoint._sweep(folder)
+    _disk.sweep(folder.glob(_disk.STAGED))
 
 
 def load(folder: str | os.PathLike[str], process_group: Any = None, *, device: str = "cpu") -> tuple[ShardedTable, Any]:
@@ -193,13 +171,13 @@ def load(folder: str | os.PathLike[str], process_group: Any = None, *, device: s
     parameters = manifest["parameters"]
     table = ShardedTable(
         parameters["dim"],
-        checkpoint._rebuild(optimizers, parameters["optimizer"]),
-        checkpoint._rebuild(initializers, parameters["init"]),
+        rebuild_optimizer(parameters["optimizer"]),
+        rebuild_initializer(parameters["init"]),
         process_group=process_group,
         wire=parameters["wire"],
         presum=parameters["presum"],
         device=device,
-        **checkpoint._rebuild_bounds(parameters),
+        **rebuild_bounds(parameters),
     )
 
     def fill() -> tuple[None, list[int]]:
@@ -213,22 +191,8 @@ def load(folder: str | os.PathLike[str], process_group: Any = None, *, device: s
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / _MANIFEST
-    try:
-        manifest = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} holds no checkpoint: {file} doesn't exist") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ValueError(f"{file} is not a {_FORMAT} manifest")
-    if manifest.get("format_version") != _FORMAT_VERSION:
-        raise ValueError(
-            f"{file} has format_version {manifest.get('format_version')!r}; this fastinc ({_core.__version__}) reads "
-            f"{_FORMAT_VERSION}"
-        )
-    if manifest.get("sha256") != checkpoint._manifest_digest(manifest):
-        raise ValueError(f"{file} doesn't match its own SHA-256: it is damaged")
+    manifest = _manifest.read(folder, _FORMAT, _FORMAT_VERSION)
+    file = folder / _manifest.NAME
     for name in manifest["shards"]:
         if not _SHARD.fullmatch(name):
             raise ValueError(f"{file} names the shard {name!r}, which is not inside the checkpoint")
@@ -239,11 +203,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_shard(folder: Path, version: int) -> Arrays:
     """Return the state of one shard: arrays and numbers by name."""
-    manifest = checkpoint._read_manifest(folder)
+    manifest, arrays = load_parts(folder)
     parameters = manifest["parameters"]
     if manifest["kind"] != "EmbeddingTable" or parameters["version"] != version:
         raise ValueError(f"{folder} is of version {parameters.get('version')}; the checkpoint is of version {version}")
-    arrays = checkpoint._read_arrays(folder, manifest["arrays"])
     state = {name.removeprefix("table."): array for name, array in arrays.items()}
     if "sightings_counted" in parameters:
         state["sightings_counted"] = parameters["sightings_counted"]

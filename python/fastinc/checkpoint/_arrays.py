@@ -1,0 +1,70 @@
+"""Arrays by name in safetensors' format, hashed while they are written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+
+from fastinc._extras import require
+
+__all__ = ["Arrays", "Written", "parse", "write"]
+
+Arrays = dict[str, Any]
+
+#: Of what is written and hashed at a time, side by side.
+_CHUNK = 8 << 20
+_DTYPES = {"f4": "F32", "f8": "F64", "i4": "I32", "i8": "I64", "u1": "U8", "u4": "U32", "u8": "U64", "b1": "BOOL"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """How much was written, and its SHA-256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+def _pieces(arrays: Arrays) -> Iterator[memoryview]:
+    """Yield the format's bytes: the header's length, the header, the arrays, the widest types first."""
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        array = arrays[name]
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _DTYPES[array.dtype.str[1:]], "shape": array.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield memoryview(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        flat = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
+        for begin in range(0, len(flat), _CHUNK):
+            yield flat[begin : begin + _CHUNK].data
+
+
+def write(file: IO[bytes], arrays: Arrays) -> Written:
+    """Write arrays by name into a file."""
+    digest, size = hashlib.sha256(), 0
+    with ThreadPoolExecutor(1) as pool:
+        for piece in _pieces(arrays):
+            hashed = pool.submit(digest.update, piece)
+            file.write(piece)
+            hashed.result()
+            size += len(piece)
+    return Written(size, digest.hexdigest())
+
+
+def parse(data: bytes) -> Arrays:
+    """Return the arrays that were written; raise ValueError where that isn't what the bytes are."""
+    safetensors = require("safetensors", extra="checkpoint", purpose="fi.checkpoint")
+    try:
+        arrays: Arrays = require("safetensors.numpy", extra="checkpoint", purpose="fi.checkpoint").load(data)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"not safetensors: {error}") from None
+    return arrays

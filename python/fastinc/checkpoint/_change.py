@@ -1,0 +1,34 @@
+"""What is exported of an object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastinc.checkpoint._arrays import Arrays
+
+__all__ = ["Change", "Parameters"]
+
+Parameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an object is made of, or what has changed of it since a mark.
+
+    Parameters
+    ----------
+    parameters
+        JSON: what makes an object like it, and its numbers.
+    arrays
+        Arrays by name.
+    whole
+        True: this is all of the object, whatever mark was given.
+    mark
+        For the next export of the same object: it then tells what has changed since this one.
+    """
+
+    parameters: Parameters
+    arrays: Arrays
+    whole: bool
+    mark: Any

@@ -1,0 +1,52 @@
+"""The kinds of objects that are saved: how each becomes parameters and arrays, and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastinc.checkpoint import _models, _tables
+from fastinc.checkpoint._arrays import Arrays
+from fastinc.checkpoint._change import Change, Parameters
+from fastinc.recommender import Recommender
+from fastinc.table import EmbeddingTable
+
+__all__ = ["KINDS", "Kind", "kind_of"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is done with objects of a type.
+
+    Parameters
+    ----------
+    type
+        Their class.
+    export
+        Returns what an object is made of at one moment, while others write to it, or what has changed of it since the
+        mark of another export.
+    build
+        Returns a new object of what a whole export gave.
+    apply
+        Takes a change that isn't whole in: the object then is what it was exported from, bit for bit.
+    """
+
+    type: type
+    export: Callable[[Any, Any], Change]
+    build: Callable[[Parameters, Arrays], Any]
+    apply: Callable[[Any, Parameters, Arrays], None]
+
+
+KINDS: dict[str, Kind] = {
+    "EmbeddingTable": Kind(EmbeddingTable, _tables.export, _tables.build, _tables.apply),
+    "Recommender": Kind(Recommender, _models.export, _models.build, _models.apply),
+}
+
+
+def kind_of(obj: Any) -> str:
+    """Return the name of the kind that an object is of."""
+    for name, kind in KINDS.items():
+        if isinstance(obj, kind.type):
+            return name
+    raise TypeError(f"obj = {obj!r} is not an EmbeddingTable or a Recommender")

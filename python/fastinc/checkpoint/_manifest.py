@@ -1,0 +1,81 @@
+"""Manifests: small JSON files that tell what a checkpoint is and carry their own SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from fastinc import _core
+from fastinc.checkpoint import _disk
+
+__all__ = ["NAME", "as_json", "peek", "read", "write"]
+
+NAME = "manifest.json"
+
+
+def as_json(position: Any) -> Any:
+    """Return what JSON makes of `position`; refuse what would not come back as it is."""
+
+    def lists(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [lists(item) for item in value]
+        return {key: lists(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+    try:
+        back = json.loads(json.dumps(position, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"position = {position!r} is not JSON: {error}") from None
+    if back != lists(position):
+        raise TypeError(f"position = {position!r} would come back as {back!r}: JSON's keys are strings")
+    return back
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    text = json.dumps({key: manifest[key] for key in manifest if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(folder: Path, format: str, version: int, manifest: dict[str, Any]) -> None:
+    """Put a manifest into its place in a folder: what it names is there by now."""
+    manifest = {"format": format, "format_version": version, "fastinc": _core.__version__, **manifest}
+    manifest["sha256"] = _digest(manifest)
+    text = json.dumps(manifest, indent=1, allow_nan=False).encode()
+    with _disk.staged(folder, "manifest") as path:
+        _disk.write_file(path, lambda file: file.write(text))
+        _disk.sync_folder(folder)  # the names of what it tells of
+        _disk.publish(path, folder / NAME)
+
+
+def read(folder: Path, format: str, version: int, hints: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return the manifest in a folder; raise ValueError where it is damaged or of another format or version.
+
+    `hints` tells for other formats what reads them.
+    """
+    file = folder / NAME
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{folder} holds no checkpoint: {file} doesn't exist") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != format:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        hint = (hints or {}).get(found, "") if isinstance(found, str) else ""
+        raise ValueError(f"{file} is not a {format} manifest{hint}")
+    theirs = manifest.get("format_version")
+    if theirs != version or isinstance(theirs, bool):
+        raise ValueError(f"{file} has format_version {theirs!r}; this fastinc ({_core.__version__}) reads {version}")
+    if manifest.get("sha256") != _digest(manifest):
+        raise ValueError(f"{file} doesn't match its own SHA-256: it is damaged")
+    return manifest
+
+
+def peek(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest in a folder, whatever it is, or None where there is none that can be read."""
+    try:
+        manifest = json.loads((folder / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
