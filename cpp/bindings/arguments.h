@@ -4,7 +4,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fastinc/ops.h"
@@ -34,6 +36,17 @@ inline PoolMode pool_mode(pybind11::handle mode) {
 template <class T>
 pybind11::array_t<T> to_array(const std::vector<T>& values) {
   return pybind11::array_t<T>(static_cast<pybind11::ssize_t>(values.size()), values.data());
+}
+
+/// The same without a copy.
+template <class T>
+pybind11::array_t<T> to_array(std::vector<T>&& values) {
+  auto owned = std::make_unique<std::vector<T>>(std::move(values));
+  std::vector<T>* const kept = owned.get();
+  const pybind11::capsule owner(owned.get(),
+                                [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
+  owned.release();
+  return pybind11::array_t<T>(static_cast<pybind11::ssize_t>(kept->size()), kept->data(), owner);
 }
 
 template <class T>

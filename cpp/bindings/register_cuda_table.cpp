@@ -175,8 +175,8 @@ py::tuple search(const Table& table, py::handle queries_in, std::int64_t k, cons
 }
 
 py::dict export_state(const Table& table, std::size_t state_floats) {
-  const TableState state = call_table(table, kOnCpu, [&](cuda::Stream) { return table.export_state(); });
-  return to_dict(state, table.bounds(), table.dim(), state_floats);
+  TableState state = call_table(table, kOnCpu, [&](cuda::Stream) { return table.export_state(); });
+  return to_dict(std::move(state), table.bounds(), table.dim(), state_floats);
 }
 
 void import_state(Table& table, const py::dict& in) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "bindings/arguments.h"
 #include "bindings/register.h"
@@ -96,13 +97,35 @@ bool contains_one(const Table& table, std::int64_t id) {
 }
 
 py::dict export_state(const Table& table, std::size_t state_floats) {
-  const TableState state = without_gil([&] { return table.export_state(); });
-  return to_dict(state, table.bounds(), table.dim(), state_floats);
+  TableState state = without_gil([&] { return table.export_state(); });
+  return to_dict(std::move(state), table.bounds(), table.dim(), state_floats);
 }
 
 void import_state(Table& table, const py::dict& in) {
   const TableState state = to_state(in);
   without_gil([&] { table.import_state(state); });
+}
+
+/// since: (epoch, version) or None
+py::dict export_change(const Table& table, std::size_t state_floats, const py::object& since) {
+  std::optional<TableMark> mark;
+  if (!since.is_none()) {
+    const auto [epoch, version] = since.cast<std::pair<std::uint64_t, std::uint64_t>>();
+    mark = {epoch, version};
+  }
+  TableChange change = without_gil([&] { return table.export_change(mark); });
+  return to_dict(std::move(change), table.bounds(), table.dim(), state_floats);
+}
+
+void apply_change(Table& table, const py::dict& in, bool keep_versions) {
+  const TableChange change = to_change(in);
+  const auto versions = keep_versions ? Table::Versions::kKeep : Table::Versions::kNext;
+  without_gil([&] { table.apply(change, versions); });
+}
+
+py::tuple mark(const Table& table) {
+  const TableMark mark = table.mark();
+  return py::make_tuple(mark.epoch, mark.version);
 }
 
 py::tuple changes(const Table& table, std::uint64_t since) {
@@ -146,7 +169,10 @@ void register_table(py::module_& m) {
       .def("stats", [](const Table& table) { return to_dict(table.stats()); })
       .def_property_readonly("load_factor", &Table::load_factor)
       .def("export_state", &export_state, py::arg("state_floats"))
-      .def("import_state", &import_state, py::arg("state"));
+      .def("import_state", &import_state, py::arg("state"))
+      .def("mark", &mark)
+      .def("export_change", &export_change, py::arg("state_floats"), py::arg("since"))
+      .def("apply_change", &apply_change, py::arg("change"), py::arg("keep_versions"));
 }
 
 }  // namespace fastinc::bindings

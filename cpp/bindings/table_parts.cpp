@@ -2,14 +2,17 @@
 
 #include <pybind11/stl.h>
 
+#include <utility>
+
 #include "bindings/arguments.h"
 
 namespace fastinc::bindings {
 namespace {
 
 template <class T>
-py::array_t<T> to_matrix(const std::vector<T>& values, std::size_t rows, std::size_t columns) {
-  return py::array_t<T>({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)}, values.data());
+py::array_t<T> to_matrix(std::vector<T>&& values, std::size_t rows, std::size_t columns) {
+  return to_array(std::move(values))
+      .reshape({static_cast<py::ssize_t>(rows), static_cast<py::ssize_t>(columns)});
 }
 
 }  // namespace
@@ -54,19 +57,40 @@ py::tuple to_tuple(const Changes& c) {
   return py::make_tuple(c.version, to_array(c.updated), to_array(c.removed), c.reset);
 }
 
-py::dict to_dict(const TableState& s, const TableBounds& bounds, std::size_t dim, std::size_t state_floats) {
+py::dict to_dict(TableState&& s, const TableBounds& bounds, std::size_t dim, std::size_t state_floats) {
   py::dict out;
-  out["ids"] = to_array(s.ids);
-  out["row_versions"] = to_array(s.row_versions);
-  out["weights"] = to_matrix(s.weights, s.ids.size(), dim);
-  out["state"] = to_matrix(s.state, s.ids.size(), state_floats);
+  const std::size_t rows = s.ids.size();
+  out["ids"] = to_array(std::move(s.ids));
+  out["row_versions"] = to_array(std::move(s.row_versions));
+  out["weights"] = to_matrix(std::move(s.weights), rows, dim);
+  out["state"] = to_matrix(std::move(s.state), rows, state_floats);
   out["version"] = s.version;
-  if (bounds.eviction == Eviction::kLfu) out["frequencies"] = to_array(s.frequencies);
+  if (bounds.eviction == Eviction::kLfu) out["frequencies"] = to_array(std::move(s.frequencies));
   if (!s.sightings.empty()) {
-    out["sightings"] = to_array(s.sightings);
+    out["sightings"] = to_array(std::move(s.sightings));
     out["sightings_counted"] = s.sightings_counted;
   }
+  if (!s.slots.empty() || !s.free_slots.empty()) {
+    out["slots"] = to_array(std::move(s.slots));
+    out["free_slots"] = to_array(std::move(s.free_slots));
+  }
   return out;
+}
+
+py::dict to_dict(TableChange&& change, const TableBounds& bounds, std::size_t dim, std::size_t state_floats) {
+  py::dict out = to_dict(std::move(change.rows), bounds, dim, state_floats);
+  out["whole"] = change.whole;
+  out["epoch"] = change.mark.epoch;
+  if (!change.whole) out["removed"] = to_array(std::move(change.removed));
+  return out;
+}
+
+TableChange to_change(const py::dict& in) {
+  TableChange change;
+  change.rows = to_state(in);
+  change.whole = false;
+  change.removed = to_vector<std::int64_t>(in, "removed");
+  return change;
 }
 
 TableState to_state(const py::dict& in) {
@@ -81,6 +105,10 @@ TableState to_state(const py::dict& in) {
   if (in.contains("sightings")) {
     s.sightings = to_vector<std::uint8_t>(in, "sightings");
     s.sightings_counted = in["sightings_counted"].cast<std::uint64_t>();
+  }
+  if (in.contains("slots")) {
+    s.slots = to_vector<std::uint32_t>(in, "slots");
+    s.free_slots = to_vector<std::uint32_t>(in, "free_slots");
   }
   return s;
 }

@@ -28,9 +28,12 @@ TableBounds make_bounds(const BoundsSpec& in);
 py::tuple to_tuple(const Changes& changes);
 
 /// A state as arrays by name, and back.
-py::dict to_dict(const TableState& state, const TableBounds& bounds, std::size_t dim,
-                 std::size_t state_floats);
+py::dict to_dict(TableState&& state, const TableBounds& bounds, std::size_t dim, std::size_t state_floats);
 TableState to_state(const py::dict& in);
+
+/// A state of rows that changed, with "whole", "epoch" and, where it isn't whole, "removed"; and back.
+py::dict to_dict(TableChange&& change, const TableBounds& bounds, std::size_t dim, std::size_t state_floats);
+TableChange to_change(const py::dict& in);
 
 template <class Value>
 py::dict to_dict(const std::vector<std::pair<std::string, Value>>& items) {

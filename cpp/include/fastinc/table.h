@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -38,6 +39,23 @@ struct TableState {
   std::vector<std::uint8_t> sightings;      // the sketch's counters, where min_count > 1
   std::uint64_t sightings_counted = 0;
   std::uint64_t version = 0;
+  /// Where rows are, (rows,), and which places are free, the next one to be used last: rows of one version
+  /// are evicted in the order of places. Both empty: rows are in places 0, 1, ...
+  std::vector<std::uint32_t> slots, free_slots;
+};
+
+/// Where a follower of a table is: what it holds is the table of this version. Versions are of an epoch:
+/// being set to a state begins another.
+struct TableMark {
+  std::uint64_t epoch = 0, version = 0;
+};
+
+/// What became of a table since a mark. Of `rows` what isn't by row is all there is, as in a whole state.
+struct TableChange {
+  TableState rows;                    // those written since
+  std::vector<std::int64_t> removed;  // ids there before, gone now; perhaps others that never were
+  bool whole = true;                  // `rows` are all there are
+  TableMark mark;                     // where a follower is then
 };
 
 class RowStore;
@@ -122,6 +140,16 @@ class Table {
   TableState export_state() const;
   /// Replaces everything. Throws std::invalid_argument, unchanged, when the parts don't fit together.
   void import_state(const TableState& state);
+
+  TableMark mark() const;
+  /// Of one version, copied while others write. Whole where the log doesn't reach back to the mark, or the
+  /// mark is of another epoch.
+  TableChange export_change(const std::optional<TableMark>& since) const;
+  /// Take in a change that isn't whole: what another table did since its state was this one's. kKeep: this
+  /// table is that one then, and its epoch another; kNext: its rows are a batch of this table's own, which
+  /// followers are told of. Throws std::invalid_argument, unchanged, when the parts don't fit together.
+  enum class Versions : std::uint8_t { kKeep, kNext };
+  void apply(const TableChange& change, Versions versions);
 
   /// The engine's own modules work on the rows directly: the learner as their writer, searches as readers.
   RowStore& store();

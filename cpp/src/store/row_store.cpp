@@ -91,8 +91,10 @@ RowStore::Bytes RowStore::bytes() const {
 // --- writers
 
 void RowStore::reserve_pages(std::size_t new_rows) {
-  const std::size_t fresh = new_rows > free_.size() ? new_rows - free_.size() : 0;
-  const std::size_t wanted = slot_count_ + fresh;
+  reserve_slots(slot_count_ + (new_rows > free_.size() ? new_rows - free_.size() : 0));
+}
+
+void RowStore::reserve_slots(std::size_t wanted) {
   if (wanted > max_pages_for(rows_.page_shift) << rows_.page_shift || wanted >= kNoSlot) {
     throw std::length_error("table: more than " + std::to_string(kNoSlot) + " rows");
   }
@@ -331,6 +333,34 @@ std::vector<std::int64_t> RowStore::remove(std::span<const std::int64_t> ids, st
   size_ -= gone.size();
   counters.removes += gone.size();
   return gone;
+}
+
+void RowStore::place(std::span<const std::int64_t> ids, std::span<const Slot> slots,
+                     std::span<const Slot> free_slots, std::uint64_t version) {
+  std::size_t count = slot_count_;
+  for (const Slot slot : slots) count = std::max(count, std::size_t{slot} + 1);
+  for (const Slot slot : free_slots) count = std::max(count, std::size_t{slot} + 1);
+  std::vector<Slot> free(free_slots.begin(), free_slots.end());
+  reserve_slots(count);
+  slot_count_.store(count, std::memory_order_release);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const std::uint64_t hash = index_.hash(ids[i]);
+    const Slot before = find(ids[i], hash);
+    if (before == slots[i]) continue;
+    if (before != kNoSlot) {
+      index_.erase(hash, before);
+      retire(before, version);
+    }
+    if (const std::int64_t other = id(slots[i]); find(other) == slots[i]) {
+      index_.erase(index_.hash(other), slots[i]);
+      retire(slots[i], version);
+    }
+    __atomic_store_n(&header(slots[i])->id, ids[i], __ATOMIC_RELAXED);
+    index_.insert(hash, slots[i], *this);
+  }
+  free_ = std::move(free);
+  free_bytes_ = free_.capacity() * sizeof(Slot);
+  size_.store(index_.size(), std::memory_order_release);
 }
 
 void RowStore::clear(std::uint64_t version) {

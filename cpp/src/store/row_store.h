@@ -118,6 +118,14 @@ class RowStore {
   /// Allocate pages for new rows ahead of find_or_create().
   void reserve_rows(std::size_t new_rows) { reserve_pages(new_rows); }
 
+  /// Rows of these ids are in these slots from here on, each once, and only free_slots are free: what was
+  /// there before, or had one of the ids elsewhere, is gone. Not to be seen by readers until set_row().
+  /// Throws std::bad_alloc.
+  void place(std::span<const std::int64_t> ids, std::span<const Slot> slots, std::span<const Slot> free_slots,
+             std::uint64_t version);
+  /// Slots without a row, the next one to be used last.
+  std::span<const Slot> free_slots() const { return free_; }
+
   /// What commit() needs for this many rows. Throws std::bad_alloc, unchanged.
   void reserve_commit(std::size_t written, std::size_t removed);
 
@@ -155,6 +163,7 @@ class RowStore {
 
  private:
   void reserve_pages(std::size_t new_rows);
+  void reserve_slots(std::size_t count);
   void reserve_free(std::size_t more);
   void touch(const Slot* slots, std::size_t n, std::uint64_t version) noexcept;
   void evict(Slot slot, std::uint64_t version) noexcept;

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <mutex>
 #include <numeric>
-#include <shared_mutex>
 #include <stdexcept>
 
 #include "cpu/kernels.h"
@@ -15,12 +14,9 @@
 #include "store/repeats.h"
 #include "store/row_store.h"
 #include "store/table_checks.h"
-#include "store/table_copy.h"
 
 namespace fastinc {
 namespace {
-
-using ReadLock = std::shared_lock<SharedMutex>;
 
 constexpr std::size_t kPoolBlock = 32;  // rows copied whole before they are added
 
@@ -345,44 +341,6 @@ std::vector<std::pair<std::string, std::uint64_t>> Table::stats() const {
 
 double Table::load_factor() const {
   return store_->index().load();
-}
-
-TableState Table::export_state() const {
-  TableCopy copy(*store_);
-  copy.follow();
-  {
-    const ReadLock lock(store_->mutex);  // a state is of one version: writers wait for the last few rows
-    copy.finish();
-  }
-  return copy.take();
-}
-
-void Table::import_state(const TableState& in) {
-  RowStore& store = *store_;
-  const std::size_t n = in.ids.size(), dim = store.dim(), state_floats = store.state_shape().floats(dim);
-  const bool has_sketch = store.bounds() != nullptr && store.bounds()->sketch() != nullptr;
-  check_state(in, dim, state_floats, bounds(), has_sketch ? store.bounds()->sketch()->width() : 0);
-  std::vector<Slot> slots(n);
-  const WriteTurn turn(store.mutex);
-  store.reserve_rows(n);
-  store.clear(in.version);
-  store.find(in.ids, slots.data());
-  store.create(in.ids, slots.data(), in.version);
-  parallel_ranges(n, dim, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-    for (std::size_t i = begin; i < end; ++i) {
-      store.set_row(slots[i], in.weights.data() + i * dim, in.state.data() + i * state_floats,
-                    in.row_versions[i]);
-    }
-  });
-  if (Bounds* const b = store.bounds(); b != nullptr) {
-    for (std::size_t i = 0; i < in.frequencies.size(); ++i) b->set_frequency(slots[i], in.frequencies[i]);
-  }
-  store.restart(in.version);  // rows have keys of their own now
-  if (Bounds* const b = store.bounds(); b != nullptr && b->sketch() != nullptr) {
-    b->sketch()->restore(in.sightings, in.sightings_counted);
-  }
-  store.counters.inserts = store.counters.removes = store.counters.evictions = store.counters.skipped = 0;
-  store.counters.hits = store.counters.misses = 0;
 }
 
 }  // namespace fastinc

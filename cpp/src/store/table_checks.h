@@ -22,5 +22,8 @@ std::size_t checked_dim(std::size_t dim);
 ///   sightings: how many counters its admission has
 void check_state(const TableState& state, std::size_t dim, std::size_t state_floats,
                  const TableBounds& bounds, std::size_t sightings);
+/// The same for a change.
+void check_change(const TableChange& change, std::size_t dim, std::size_t state_floats,
+                  const TableBounds& bounds, std::size_t sightings);
 
 }  // namespace fastinc

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <thread>
+#include <utility>
 
 #include "cpu/threads.h"
 #include "store/bounds.h"
@@ -34,28 +35,74 @@ FASTINC_RACES std::uint64_t read_row(const RowStore& store, Slot slot, std::size
 
 }  // namespace
 
-TableCopy::TableCopy(const RowStore& store)
-    : store_(store), floats_(store.state_shape().floats(store.dim())) {}
+TableCopy::TableCopy(const RowStore& store, const std::optional<TableMark>& since)
+    : store_(store), floats_(store.state_shape().floats(store.dim())) {
+  if (!since) return;
+  started_ = true;
+  whole_ = false;
+  epoch_ = since->epoch;
+  state_.version = since->version;
+}
+
+void TableCopy::Places::grow(std::size_t slots) {
+  if (slots <= slots_) return;
+  const std::size_t room = std::max(slots, 2 * slots_);
+  LazyMemory larger(room * sizeof(std::uint32_t));
+  const auto* const from = static_cast<const std::uint32_t*>(memory_.data());
+  auto* const to = static_cast<std::uint32_t*>(larger.data());
+  for (std::size_t slot = 0; slot < slots_; ++slot) {
+    if (from[slot] != 0) to[slot] = from[slot];
+  }
+  memory_ = std::move(larger);
+  slots_ = room;
+}
 
 void TableCopy::start_again(std::uint64_t epoch) {
   state_ = {};
+  slots_.clear();
+  places_ = {};
   removed_.clear();
   epoch_ = epoch;
-  started_ = true;
+  started_ = whole_ = true;
 }
 
-void TableCopy::grow(std::size_t slots) {
-  if (slots <= state_.ids.size()) return;
-  state_.ids.resize(slots);
-  state_.row_versions.resize(slots);
-  state_.weights.resize(slots * store_.dim());
-  state_.state.resize(slots * floats_);
+/// What happened after the copy's version. False where the log doesn't reach back that far.
+bool TableCopy::list_changed(std::uint64_t until, std::vector<Slot>& written,
+                             std::vector<std::int64_t>& removed) const {
+  if (state_.version > until || !store_.changes().removed_since(state_.version, until, removed)) return false;
+  if (store_.changes().written_since(state_.version, until, written)) {
+    std::sort(written.begin(), written.end());
+    written.erase(std::unique(written.begin(), written.end()), written.end());
+    return true;
+  }
+  for (Slot slot = 0, end = static_cast<Slot>(store_.slot_count()); slot < end; ++slot) {
+    if (store_.read_header(slot).second > state_.version) written.push_back(slot);
+  }
+  // slots that lost their rows hold what removed_ tells of
+  for (std::size_t place = 0; place < slots_.size(); ++place) written.push_back(slots_[place]);
+  std::sort(written.begin(), written.end());
+  written.erase(std::unique(written.begin(), written.end()), written.end());
+  return true;
 }
 
-void TableCopy::read(Slot slot) {
-  state_.row_versions[slot] =
-      read_row(store_, slot, floats_, &state_.ids[slot], state_.weights.data() + slot * store_.dim(),
-               state_.state.data() + slot * floats_);
+/// Every slot has a place, and the copy room for its row.
+void TableCopy::make_room(std::span<const Slot> written) {
+  if (!written.empty()) places_.grow(std::size_t{written.back()} + 1);
+  for (const Slot slot : written) {
+    if (places_[slot] != 0) continue;
+    slots_.push_back(slot);
+    places_[slot] = static_cast<std::uint32_t>(slots_.size());
+  }
+  state_.ids.resize(slots_.size());
+  state_.row_versions.resize(slots_.size());
+  state_.weights.resize(slots_.size() * store_.dim());
+  state_.state.resize(slots_.size() * floats_);
+}
+
+void TableCopy::read(std::size_t place) {
+  state_.row_versions[place] =
+      read_row(store_, slots_[place], floats_, &state_.ids[place],
+               state_.weights.data() + place * store_.dim(), state_.state.data() + place * floats_);
 }
 
 void TableCopy::note_removed(std::span<const std::int64_t> ids) {
@@ -72,28 +119,23 @@ std::size_t TableCopy::catch_up() {
                       until = store_.version();  // in this order: versions are of an epoch
   std::vector<Slot> written;
   std::vector<std::int64_t> removed;
-  const bool follows = started_ && epoch_ == epoch &&
-                       store_.changes().written_since(state_.version, until, written) &&
-                       store_.changes().removed_since(state_.version, until, removed);
-  if (!follows) {
+  if (!started_ || epoch_ != epoch || !list_changed(until, written, removed)) {
     start_again(epoch);
     written.resize(store_.slot_count());
     std::iota(written.begin(), written.end(), Slot{0});
     removed.clear();
-  } else {
-    std::sort(written.begin(), written.end());
-    written.erase(std::unique(written.begin(), written.end()), written.end());
   }
-  grow(written.empty() ? 0 : std::size_t{written.back()} + 1);
+  make_room(written);
   note_removed(removed);
   parallel_ranges(written.size(), store_.dim() + floats_,
                   [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
-                    for (std::size_t i = begin; i < end; ++i) read(written[i]);
+                    for (std::size_t i = begin; i < end; ++i) read(places_[written[i]] - 1);
                   });
   if (!removed_.empty()) {
     for (const Slot slot : written) {
-      if (state_.row_versions[slot] == 0) continue;
-      if (const auto at = removed_.find(state_.ids[slot]); at != removed_.end()) at->second = slot;
+      const std::size_t place = places_[slot] - 1;
+      if (state_.row_versions[place] == 0) continue;
+      if (const auto at = removed_.find(state_.ids[place]); at != removed_.end()) at->second = slot;
     }
   }
   state_.version = until;
@@ -108,44 +150,83 @@ void TableCopy::follow() {
 
 void TableCopy::finish() {
   catch_up();
-  const Bounds* const bounds = store_.bounds();
-  if (bounds == nullptr) return;
-  if (bounds->counts_uses()) {
-    state_.frequencies.resize(state_.ids.size());
-    for (Slot slot = 0; slot < state_.ids.size(); ++slot) state_.frequencies[slot] = bounds->frequency(slot);
+  if (store_.bounds() != nullptr) finish_bounds();
+}
+
+void TableCopy::finish_bounds() {
+  const Bounds& bounds = *store_.bounds();
+  if (bounds.counts_uses()) {
+    state_.frequencies.resize(slots_.size());
+    for (std::size_t i = 0; i < slots_.size(); ++i) state_.frequencies[i] = bounds.frequency(slots_[i]);
   }
-  if (bounds->sketch() != nullptr) {
-    state_.sightings = bounds->sketch()->counters();
-    state_.sightings_counted = bounds->sketch()->additions();
+  if (bounds.sketch() != nullptr) {
+    state_.sightings = bounds.sketch()->counters();
+    state_.sightings_counted = bounds.sketch()->additions();
+  }
+  if (bounds.config().evicts()) {
+    state_.free_slots.assign(store_.free_slots().begin(), store_.free_slots().end());
   }
 }
 
-bool TableCopy::is_kept(std::size_t slot) const {
-  if (state_.row_versions[slot] == 0) return false;
-  const auto at = removed_.find(state_.ids[slot]);
-  return at == removed_.end() || at->second == slot;
+bool TableCopy::is_kept(std::size_t place) const {
+  if (state_.row_versions[place] == 0) return false;
+  const auto at = removed_.find(state_.ids[place]);
+  return at == removed_.end() || at->second == slots_[place];
 }
 
-TableState TableCopy::take() {
-  const std::size_t dim = store_.dim();
-  std::size_t kept = 0;
-  for (std::size_t slot = 0; slot < state_.ids.size(); ++slot) {
-    if (!is_kept(slot)) continue;
-    if (kept != slot) {
-      state_.ids[kept] = state_.ids[slot];
-      state_.row_versions[kept] = state_.row_versions[slot];
-      std::copy_n(state_.weights.data() + slot * dim, dim, state_.weights.data() + kept * dim);
-      std::copy_n(state_.state.data() + slot * floats_, floats_, state_.state.data() + kept * floats_);
-      if (!state_.frequencies.empty()) state_.frequencies[kept] = state_.frequencies[slot];
+namespace {
+
+/// Entries, of `width` values each, in this order; the others are dropped.
+template <class T>
+void gather(std::vector<T>& values, std::span<const std::uint32_t> order, std::size_t width, bool ascending) {
+  if (ascending) {  // in its own memory: an entry only moves to the front
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      if (order[i] != i) std::copy_n(values.data() + order[i] * width, width, values.data() + i * width);
     }
-    ++kept;
+    values.resize(order.size() * width);
+    return;
   }
-  state_.ids.resize(kept);
-  state_.row_versions.resize(kept);
-  state_.weights.resize(kept * dim);
-  state_.state.resize(kept * floats_);
-  if (!state_.frequencies.empty()) state_.frequencies.resize(kept);
-  return std::move(state_);
+  std::vector<T> out(order.size() * width);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    std::copy_n(values.data() + order[i] * width, width, out.data() + i * width);
+  }
+  values = std::move(out);
+}
+
+}  // namespace
+
+/// In slot order, without what isn't there any more.
+void TableCopy::sort_rows() {
+  std::vector<std::uint32_t> order;
+  for (std::size_t place = 0; place < slots_.size(); ++place) {
+    if (is_kept(place)) order.push_back(static_cast<std::uint32_t>(place));
+  }
+  const auto by_slot = [&](std::uint32_t a, std::uint32_t b) { return slots_[a] < slots_[b]; };
+  const bool ascending = std::is_sorted(order.begin(), order.end(), by_slot);
+  if (!ascending) std::sort(order.begin(), order.end(), by_slot);
+  gather(slots_, order, 1, ascending);
+  gather(state_.ids, order, 1, ascending);
+  gather(state_.row_versions, order, 1, ascending);
+  gather(state_.weights, order, store_.dim(), ascending);
+  gather(state_.state, order, floats_, ascending);
+  if (!state_.frequencies.empty()) gather(state_.frequencies, order, 1, ascending);
+}
+
+TableChange TableCopy::take() {
+  sort_rows();
+  const bool in_order = whole_ && state_.free_slots.empty();  // they are 0, 1, ...
+  if (store_.bounds() != nullptr && store_.bounds()->config().evicts() && !in_order) {
+    state_.slots = std::move(slots_);
+  }
+  TableChange change;
+  change.mark = {epoch_, state_.version};
+  change.whole = whole_;
+  for (const auto& [id, slot] : removed_) {
+    if (!whole_ && slot == kNoSlot) change.removed.push_back(id);
+  }
+  std::sort(change.removed.begin(), change.removed.end());
+  change.rows = std::move(state_);
+  return change;
 }
 
 }  // namespace fastinc

@@ -2,7 +2,10 @@
 #include "store/table_copy.h"
 
 #include <map>
+#include <memory>
 #include <mutex>
+#include <span>
+#include <stdexcept>
 #include <vector>
 
 #include "fastinc/table.h"
@@ -62,7 +65,7 @@ void check_followed(const TableBounds& bounds) {
       const WriteTurn turn(table.store().mutex);
       copy.finish();
     }
-    const TableState got = copy.take();
+    const TableState got = copy.take().rows;
     change(table, random, 300);  // nothing to it any more
     TableCopy at_once(table.store());
     at_once.finish();
@@ -90,7 +93,7 @@ BOOST_AUTO_TEST_CASE(it_is_what_the_table_is) {
     copy.finish();  // nobody else writes
     TableCopy anew(table.store());
     anew.finish();
-    const TableState got = copy.take(), expected = anew.take();
+    const TableState got = copy.take().rows, expected = anew.take().rows;
     BOOST_CHECK_EQUAL(got.version, expected.version);
     BOOST_CHECK(got.ids == expected.ids);
     BOOST_CHECK(got.row_versions == expected.row_versions);
@@ -105,6 +108,125 @@ BOOST_AUTO_TEST_CASE(limits_and_other_states_between) {
   lru.eviction = Eviction::kLru;
   lfu.eviction = Eviction::kLfu;
   for (const TableBounds& bounds : {TableBounds{}, lru, lfu}) check_followed(bounds);
+}
+
+namespace {
+
+std::vector<TableBounds> all_bounds() {
+  TableBounds lru, lfu, rare, forever;
+  lru.max_rows = lfu.max_rows = 120;
+  lru.eviction = Eviction::kLru;
+  lfu.eviction = Eviction::kLfu;
+  rare.min_count = 2;
+  rare.sketch_width = 256;
+  forever.ttl = 1e6;
+  return {TableBounds{}, lru, lfu, rare, forever};
+}
+
+std::unique_ptr<Table> make_table(const TableBounds& bounds) {
+  return std::make_unique<Table>(kDim, std::make_shared<Optimizer>(AdagradParams{.lr = 0.1}), Initializer{},
+                                 bounds);
+}
+
+void check_same(const Table& a, const Table& b) {
+  const TableState x = a.export_state(), y = b.export_state();
+  BOOST_CHECK_EQUAL(x.version, y.version);
+  BOOST_CHECK(rows_of(x) == rows_of(y));
+  BOOST_CHECK(x.sightings == y.sightings);
+  BOOST_CHECK_EQUAL(x.sightings_counted, y.sightings_counted);
+  BOOST_CHECK(x.slots == y.slots);
+  BOOST_CHECK(x.free_slots == y.free_slots);
+  if (!x.slots.empty()) {
+    BOOST_CHECK(x.ids == y.ids);
+    BOOST_CHECK(x.frequencies == y.frequencies);
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(changes_make_the_table_that_they_are_of) {
+  for (const TableBounds& bounds : all_bounds()) {
+    for (unsigned seed = 0; seed < repeats(60); ++seed) {
+      Generator random(seed);
+      const auto leader = make_table(bounds);
+      auto follower = make_table(bounds);
+      change(*leader, random, 300);
+      follower->import_state(leader->export_state());
+      TableMark mark = leader->mark();
+      for (unsigned round = 0; round < 5; ++round) {
+        for (unsigned n = 0; n < round * seed % 4; ++n) change(*leader, random, 300);
+        if (seed % 5 == 0 && round == 2) leader->import_state(leader->export_state());  // another epoch
+        const TableChange made = leader->export_change(mark);
+        BOOST_CHECK_EQUAL(made.whole, seed % 5 == 0 && round == 2);
+        mark = made.mark;
+        if (made.whole) {
+          follower->import_state(made.rows);
+        } else {
+          follower->apply(made, Table::Versions::kKeep);
+        }
+        check_same(*leader, *follower);
+      }
+      // It is that table: the same befalls both, evictions among rows of one version too.
+      Generator again = random;
+      change(*leader, random, 300);
+      change(*follower, again, 300);
+      check_same(*leader, *follower);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(changes_as_batches_of_ones_own) {
+  for (const TableBounds& bounds : all_bounds()) {
+    Generator random(3);
+    const auto leader = make_table(bounds), replica = make_table(bounds);
+    change(*leader, random, 300);
+    replica->import_state(leader->export_state());
+    TableMark mark = leader->mark();
+    std::uint64_t seen = replica->version();
+    std::map<std::int64_t, std::vector<float>> held;  // by a follower of the replica
+    const auto row = [&](const Table& table, std::int64_t id) {
+      std::vector<float> out(kDim);
+      table.lookup(std::span(&id, 1), out.data());
+      return out;
+    };
+    for (const std::int64_t id : replica->ids()) held[id] = row(*replica, id);
+    for (unsigned round = 0; round < repeats(40); ++round) {
+      change(*leader, random, 300);
+      const TableChange made = leader->export_change(mark);
+      mark = made.mark;
+      replica->apply(made, Table::Versions::kNext);
+      BOOST_CHECK_EQUAL(replica->version(), seen + 1);
+      const Changes told = replica->changes(seen);
+      BOOST_CHECK(!told.reset);
+      seen = told.version;
+      for (const std::int64_t id : told.removed) held.erase(id);
+      for (const std::int64_t id : told.updated) held[id] = row(*replica, id);
+      std::map<std::int64_t, std::vector<float>> expected;
+      for (const std::int64_t id : leader->ids()) expected[id] = row(*leader, id);
+      BOOST_CHECK(held == expected);
+      BOOST_CHECK_EQUAL(replica->size(), leader->size());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(changes_of_another_table_are_refused) {
+  TableBounds lru;
+  lru.max_rows = 120;
+  lru.eviction = Eviction::kLru;
+  Generator random(5);
+  const auto leader = make_table(lru), other = make_table(lru);
+  change(*leader, random, 300);
+  const TableMark mark = leader->mark();
+  change(*leader, random, 300);
+  TableChange made = leader->export_change(mark);
+  BOOST_CHECK_THROW(other->apply(made, Table::Versions::kKeep), std::invalid_argument);
+  BOOST_CHECK_EQUAL(other->size(), 0u);
+  made.rows.ids[0] = made.rows.ids[1];
+  BOOST_CHECK_THROW(leader->apply(made, Table::Versions::kNext), std::invalid_argument);
+  made = leader->export_change(mark);
+  made.removed.push_back(made.rows.ids[0]);
+  BOOST_CHECK_THROW(leader->apply(made, Table::Versions::kNext), std::invalid_argument);
+  BOOST_CHECK_THROW(leader->apply(leader->export_change({}), Table::Versions::kKeep), std::invalid_argument);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
