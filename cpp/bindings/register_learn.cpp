@@ -4,7 +4,9 @@
 #include <memory>
 #include <mutex>
 #include <shared_mutex>
+#include <utility>
 
+#include "bindings/arguments.h"
 #include "bindings/model.h"
 #include "bindings/register.h"
 #include "bindings/tensor.h"
@@ -93,6 +95,40 @@ py::list decode_strings(SharedIdMap& map, py::handle codes_in) {
   py::list ids;
   for (const std::string_view key : keys_of(map, codes.span())) ids.append(py::str(key.data(), key.size()));
   return ids;
+}
+
+/// The keys of codes begin .. end - 1 one after another, and where each ends: strings as UTF-8.
+py::tuple export_keys(SharedIdMap& shared, std::size_t begin, std::size_t end) {
+  std::vector<std::uint8_t> bytes;
+  std::vector<std::int64_t> ends;
+  without_gil([&] {
+    const std::shared_lock lock(shared.mutex);
+    for (std::size_t code = begin; code < std::min(end, shared.map.size()); ++code) {
+      const std::string_view key = shared.map.key(static_cast<std::int64_t>(code));
+      bytes.insert(bytes.end(), key.begin(), key.end());
+      ends.push_back(static_cast<std::int64_t>(bytes.size()));
+    }
+  });
+  return py::make_tuple(to_array(std::move(bytes)), to_array(std::move(ends)));
+}
+
+/// Add keys that export_keys() gave. Throws py::value_error, unchanged, for what can't be.
+void add_keys(SharedIdMap& shared, const py::array_t<std::uint8_t, py::array::c_style>& bytes,
+              const py::array_t<std::int64_t, py::array::c_style>& ends) {
+  const char* const text = reinterpret_cast<const char*>(bytes.data());
+  const std::span<const std::int64_t> at(ends.data(), static_cast<std::size_t>(ends.size()));
+  const std::int64_t last = at.empty() ? 0 : at.back();
+  if (!std::is_sorted(at.begin(), at.end()) || (!at.empty() && at.front() < 0) || last != bytes.size()) {
+    throw py::value_error("ids: ends don't fit the text");
+  }
+  without_gil([&] {
+    const std::unique_lock lock(shared.mutex);
+    std::size_t begin = 0;
+    for (const std::int64_t end : at) {
+      shared.map.find_or_add({text + begin, static_cast<std::size_t>(end) - begin});
+      begin = static_cast<std::size_t>(end);
+    }
+  });
 }
 
 /// Events learned while readers wait: some ms. Turns end where groups of events do.
@@ -203,6 +239,8 @@ void register_id_map(py::module_& m) {
            })
       .def("encode_integers", &encode_integers, py::arg("ids"), py::arg("add"))
       .def("encode_strings", &encode_strings, py::arg("ids"), py::arg("add"))
+      .def("export_keys", &export_keys, py::arg("begin"), py::arg("end"))
+      .def("add_keys", &add_keys, py::arg("keys"), py::arg("ends"))
       .def(
           "truncate",
           [](SharedIdMap& shared, std::size_t size) {

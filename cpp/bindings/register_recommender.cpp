@@ -8,6 +8,7 @@
 
 #include "bindings/arguments.h"
 #include "bindings/model.h"
+#include "bindings/recommender_state.h"
 #include "bindings/register.h"
 #include "bindings/tensor.h"
 #include "fastinc/recommender.h"
@@ -204,93 +205,6 @@ py::dict explain(const Recommender& model, std::int64_t user, std::int64_t item,
   return out;
 }
 
-/// What a state is made of beside its histories: visit(name, value). Those that states of before may lack
-/// come last.
-template <class State, class Visit>
-void for_each_counter(State& state, Visit visit) {
-  visit("item_count", state.item_count);
-  visit("event_count", state.event_count);
-  visit("skipped", state.skipped);
-  visit("latest_time", state.latest_time);
-  visit("label_sum", state.label_sum);
-  visit("label_count", state.label_count);
-}
-template <class State, class Visit>
-void for_each_later_counter(State& state, Visit visit) {
-  visit("boost", state.boost);
-  visit("boost_until", state.boost_until);
-  visit("frozen", state.frozen);
-  visit("limited", state.limited);
-  visit("explored", state.explored);
-}
-
-/// What the anchors of each table are called in a state: visit(its number, their rows, their values).
-template <class Visit>
-void for_each_anchored(const Recommender& model, Visit visit) {
-  std::size_t i = 0;
-  for (const auto& [name, table] : model.tables()) {
-    visit(i++, "anchors_" + name + "_rows", "anchors_" + name + "_values");
-  }
-}
-
-py::dict export_state(const Recommender& model) {
-  const RecommenderState s = locked<&Recommender::export_state>(model);
-  py::dict out;
-  out["history_offsets"] = to_array(s.history_offsets);
-  out["history_items"] = to_array(s.history_items);
-  out["history_times"] = to_array(s.history_times);
-  out["items_known_events"] = to_array(s.item_events);
-  out["items_known_seen"] = to_array(s.seen_items);
-  out["items_known_last"] = to_array(s.last_items);
-  out["items_known_features"] = to_array(s.features.items);
-  out["items_known_numbers"] = to_array(s.features.numbers);
-  out["items_known_offsets"] = to_array(s.features.offsets);
-  out["items_known_buckets"] = to_array(s.features.buckets);
-  out["items_known_given"] = to_array(s.features.given);
-  for_each_anchored(model, [&](std::size_t i, const std::string& rows, const std::string& values) {
-    if (s.anchors[i].rows.empty()) return;
-    out[py::str(rows)] = to_array(s.anchors[i].rows);
-    out[py::str(values)] = to_array(s.anchors[i].values);
-  });
-  const auto give = [&](const char* name, const auto& value) { out[name] = value; };
-  for_each_counter(s, give);
-  for_each_later_counter(s, give);
-  return out;
-}
-
-void import_state(Recommender& model, const py::dict& in) {
-  RecommenderState s;
-  s.history_offsets = to_vector<std::int64_t>(in, "history_offsets");
-  s.history_items = to_vector<std::int32_t>(in, "history_items");
-  s.history_times = to_vector<double>(in, "history_times");
-  if (in.contains("items_known_events")) {  // states of before lack them
-    s.item_events = to_vector<std::uint32_t>(in, "items_known_events");
-    s.seen_items = to_vector<std::uint32_t>(in, "items_known_seen");
-    s.last_items = to_vector<std::uint32_t>(in, "items_known_last");
-    s.features.items = to_vector<std::int64_t>(in, "items_known_features");
-    s.features.numbers = to_vector<float>(in, "items_known_numbers");
-    s.features.offsets = to_vector<std::int64_t>(in, "items_known_offsets");
-    s.features.buckets = to_vector<std::int64_t>(in, "items_known_buckets");
-  }
-  if (in.contains("items_known_given")) {
-    s.features.given = to_vector<std::int64_t>(in, "items_known_given");
-  }
-  for_each_anchored(model, [&](std::size_t i, const std::string& rows, const std::string& values) {
-    s.anchors.resize(i + 1);
-    if (!in.contains(rows)) return;
-    s.anchors[i].rows = to_vector<std::uint32_t>(in, rows.c_str());
-    s.anchors[i].values = to_vector<float>(in, values.c_str());
-  });
-  const auto take = [&](const char* name, auto& value) {
-    value = in[name].cast<std::remove_reference_t<decltype(value)>>();
-  };
-  for_each_counter(s, take);
-  for_each_later_counter(s, [&](const char* name, auto& value) {
-    if (in.contains(name)) take(name, value);
-  });
-  change_model(model, [&] { model.import_state(s); });
-}
-
 std::shared_ptr<Snapshot> snapshot(const Recommender& model) {
   return read_model(model, [&] {
     return std::const_pointer_cast<Snapshot>(model.snapshot());  // nothing that Python gets can change it
@@ -311,8 +225,8 @@ void register_snapshots(py::module_& m) {
 
 void register_recommender(py::module_& m) {
   register_snapshots(m);
-  py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>>(m, "Recommender")
-      .def(py::init(&make_recommender), py::arg("optimizer"), py::arg("config"))
+  py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>> model(m, "Recommender");
+  model.def(py::init(&make_recommender), py::arg("optimizer"), py::arg("config"))
       .def_property_readonly("items", &Recommender::items)
       .def_property_readonly("tables",
                              [](const Recommender& model) {
@@ -349,9 +263,8 @@ void register_recommender(py::module_& m) {
       .def_property(
           "frozen", &locked<&Recommender::frozen>,
           [](Recommender& model, bool frozen) { change_model(model, [&] { model.set_frozen(frozen); }); })
-      .def("export_state", &export_state)
-      .def("import_state", &import_state, py::arg("state"))
       .def("memory_usage", &memory_usage);
+  register_recommender_state(m, model);
 }
 
 }  // namespace fastinc::bindings

@@ -88,8 +88,8 @@ py::dict to_dict(TableChange&& change, const TableBounds& bounds, std::size_t di
 TableChange to_change(const py::dict& in) {
   TableChange change;
   change.rows = to_state(in);
-  change.whole = false;
-  change.removed = to_vector<std::int64_t>(in, "removed");
+  change.whole = !in.contains("removed");
+  if (!change.whole) change.removed = to_vector<std::int64_t>(in, "removed");
   return change;
 }
 

@@ -34,8 +34,13 @@ class Histories {
   }
 
   void ensure_user(std::int64_t user) {
-    if (static_cast<std::size_t>(user) >= users_.size()) users_.resize(static_cast<std::size_t>(user) + 1);
+    const std::size_t count = static_cast<std::size_t>(user) + 1;
+    if (count > pushes_.size()) pushes_.resize(count);
+    if (count > users_.size()) users_.resize(count);
   }
+
+  /// How often push() was called for a user, below size(), modulo 2^32.
+  std::uint32_t pushes(std::size_t user) const { return pushes_[user]; }
 
   /// Room for more entries of a user: so many push() can't fail.
   void reserve(std::int64_t user, std::size_t more = 1) {
@@ -48,6 +53,7 @@ class Histories {
 
   void push(std::int64_t user, std::int64_t item, double time) {
     ensure_user(user);
+    ++pushes_[static_cast<std::size_t>(user)];
     User& u = users_[static_cast<std::size_t>(user)];
     const HistoryEntry entry{static_cast<std::int32_t>(item), time};
     if (u.entries.size() < capacity_) {
@@ -59,7 +65,7 @@ class Histories {
   }
 
   std::size_t bytes() const {
-    std::size_t total = users_.capacity() * sizeof(User);
+    std::size_t total = users_.capacity() * sizeof(User) + pushes_.capacity() * sizeof(std::uint32_t);
     for (const User& u : users_) total += u.entries.capacity() * sizeof(HistoryEntry);
     return total;
   }
@@ -67,8 +73,9 @@ class Histories {
   /// Forget the users from `size` on.
   void truncate(std::size_t size) {
     if (size < users_.size()) users_.resize(size);
+    if (size < pushes_.size()) pushes_.resize(size);
   }
-  void clear() { users_.clear(); }
+  void clear() { truncate(0); }
 
  private:
   struct User {
@@ -79,6 +86,7 @@ class Histories {
 
   std::size_t capacity_;
   std::vector<User> users_;
+  std::vector<std::uint32_t> pushes_;  // by user
 };
 
 }  // namespace fastinc

@@ -86,6 +86,33 @@ struct RecommenderState {
   std::vector<AnchorState> anchors;  // of each table, as Recommender::tables() has them; or none
 };
 
+/// Where a follower of a recommender is: what it holds of it.
+struct RecommenderMark {
+  std::uint64_t identity = 0;              // of the state that the model was set to
+  std::vector<TableMark> tables;           // as Recommender::tables() has them
+  std::vector<std::uint32_t> pushes;       // items that each user has had
+  std::vector<std::uint32_t> item_events;  // of each item
+  std::size_t seen = 0;                    // items that had events
+  std::uint64_t last = 0, features = 0;    // what the last items and the features count
+  std::vector<std::uint8_t> given;         // by item
+  std::vector<std::uint64_t> anchors;      // what those of each table count
+};
+
+/// What became of a recommender since a mark. Where it isn't whole: of `state`, the counters are all there
+/// are, histories are of history_users and what they had since, item_events of changed_items, and seen_items
+/// and last_items are those that came; features are those set since.
+struct RecommenderChange {
+  bool whole = true;
+  RecommenderState state;
+  std::size_t user_count = 0;
+  std::vector<std::int64_t> history_users;   // (n,) whose histories these are; offsets: (n + 1,)
+  std::vector<std::uint32_t> changed_items;  // (n,)
+  bool given_changed = true;                 // features.given are all that there are
+  std::vector<bool> anchors_changed;         // of each table: they are all that there are
+  std::vector<TableChange> tables;           // as Recommender::tables() has them
+  std::shared_ptr<const RecommenderMark> mark;
+};
+
 /// What a score is the sum of.
 struct Explanation {
   std::vector<std::int64_t> items;  // (n,) of the user's history, the most recent first
@@ -200,6 +227,15 @@ class Recommender : public StreamModel {
   /// move on. Throws std::invalid_argument, unchanged, for another model's.
   void restore(const Snapshot& from);
 
+  /// Of one moment, copied while others have the model learn: this one takes `mutex` itself. since: null for
+  /// everything.
+  RecommenderChange export_change(std::shared_ptr<const RecommenderMark> since) const;
+  /// Where one is who holds all of the model.
+  std::shared_ptr<const RecommenderMark> mark() const;
+  /// Take in a change that isn't whole, of a model in this one's state: see Table::apply. Throws
+  /// std::invalid_argument where the parts don't fit together; the model is of no use then.
+  void apply(const RecommenderChange& change, Table::Versions versions);
+
   RecommenderState export_state() const;
   /// Call after the tables' import_state. Throws std::invalid_argument, unchanged, when parts don't fit.
   void import_state(const RecommenderState& state);
@@ -214,6 +250,12 @@ class Recommender : public StreamModel {
   void start_items(std::span<std::uint32_t> items) noexcept;
   void restart_unseen(std::size_t events) noexcept;
   void append_history(std::int64_t user, std::vector<std::int64_t>& out) const;
+  friend class ModelCopy;
+  static std::uint64_t new_identity();
+  RecommenderMark mark_here() const;
+  void set_counters(const RecommenderState& state) noexcept;
+  void apply_histories(const RecommenderChange& change);
+  void apply_features(const RecommenderChange& change);
   Catalogue catalogue_of(const RecommenderState& state) const;
   ItemFeatures features_of(const RecommenderState& state) const;
 

@@ -75,6 +75,8 @@ class Table {
 
   std::size_t dim() const;
   std::size_t size() const;
+  /// Of optimizer state, a row.
+  std::size_t state_floats() const;
   std::uint64_t version() const;
   Initializer initializer() const;
   TableBounds bounds() const;

@@ -1,6 +1,7 @@
 #include "learn/anchors.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <string>
 
@@ -11,7 +12,13 @@
 
 namespace fastinc {
 
+void Anchors::count_change() noexcept {
+  static std::atomic<std::uint64_t> last{0};
+  changes_ = ++last;
+}
+
 Anchors::Anchors(const RowStore& store, std::size_t count) : dim_(store.dim()), places_(count) {
+  count_change();
   std::iota(places_.begin(), places_.end(), 0u);
   values_.resize(count * dim_);
   parallel_ranges(count, dim_, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
@@ -48,6 +55,7 @@ void Anchors::reserve(std::span<const std::uint32_t> rows) {
 }
 
 void Anchors::set(std::span<const std::uint32_t> rows, const float* values) noexcept {
+  count_change();
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const std::size_t row = rows[i];
     if (row >= places_.size()) places_.resize(row + 1, Anchoring::kNone);
@@ -61,6 +69,7 @@ void Anchors::set(std::span<const std::uint32_t> rows, const float* values) noex
 
 void Anchors::drop(std::size_t begin, std::size_t end) noexcept {
   end = std::min(end, places_.size());
+  if (begin < end) count_change();
   for (std::size_t row = begin; row < end; ++row) places_[row] = Anchoring::kNone;
 }
 

@@ -32,13 +32,19 @@ class Anchors {
   /// What the kernels take; valid until the next change.
   Anchoring view(float strength) const { return {places_.data(), places_.size(), values_.data(), strength}; }
 
+  /// Another number for everything that these anchors ever were, and 0 where there never were any.
+  std::uint64_t changes() const { return changes_; }
+
   AnchorState export_state() const;
   std::size_t bytes() const {
     return places_.capacity() * sizeof(std::uint32_t) + values_.capacity() * sizeof(float);
   }
 
  private:
+  void count_change() noexcept;
+
   std::size_t dim_;
+  std::uint64_t changes_ = 0;
   std::vector<std::uint32_t> places_;  // by row
   std::vector<float> values_;          // (anchors, dim)
 };

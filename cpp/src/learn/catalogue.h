@@ -17,6 +17,8 @@ class Catalogue {
 
   std::size_t size() const { return events_.size(); }
   std::uint32_t events(std::size_t item) const { return events_[item]; }
+  /// Of every item.
+  std::span<const std::uint32_t> events() const { return events_; }
   /// In order of their first event.
   std::span<const std::uint32_t> seen() const { return seen_; }
   /// In no order that tells anything.
@@ -50,6 +52,25 @@ class Catalogue {
     }
     if (events_[item] != 1) return false;
     seen_.push_back(static_cast<std::uint32_t>(item));
+    return true;
+  }
+
+  /// Items 0 .. items - 1 are known; those in `seen`, in this order, had their first events; `changed` have
+  /// so many by now. False, and anything may be there, where the three don't fit together.
+  bool advance(std::size_t items, std::span<const std::uint32_t> seen, std::span<const std::uint32_t> changed,
+               std::span<const std::uint32_t> events) {
+    if (items < size() || changed.size() != events.size()) return false;
+    reserve(items);
+    announce(items);
+    for (const std::uint32_t item : seen) {
+      if (item >= items || events_[item] != 0 || !count_event(item)) return false;
+    }
+    for (std::size_t i = 0; i < changed.size(); ++i) {
+      const std::size_t item = changed[i];
+      if (item >= items || events[i] < events_[item] || (events[i] > 0) != (events_[item] > 0)) return false;
+      while (events_[item] < std::min(events[i], new_below_)) count_event(item);
+      events_[item] = events[i];
+    }
     return true;
   }
 

@@ -98,22 +98,40 @@ Catalogue Recommender::catalogue_of(const RecommenderState& state) const {
   return catalogue;
 }
 
-ItemFeatures Recommender::features_of(const RecommenderState& state) const {
-  ItemFeatures features(config_.feature_numbers, config_.feature_buckets);
+namespace {
+
+/// Take the features of a state into those there are; with `given`, what was given is what the state says.
+void fill_features(ItemFeatures& features, const RecommenderState& state, bool given) {
   const FeatureBatch batch = state.features.batch();
   features.check(batch);
   const auto is_there = [&](std::int64_t item) {
     return item >= 0 && static_cast<std::uint64_t>(item) < state.item_count;
   };
-  const auto& given = state.features.given;
-  require(std::all_of(batch.items.begin(), batch.items.end(), is_there),
-          "recommender state: features of an item that isn't there");
-  require(std::all_of(given.begin(), given.end(), is_there),
+  const auto all_there = [&](const auto& items) { return std::all_of(items.begin(), items.end(), is_there); };
+  require(all_there(batch.items), "recommender state: features of an item that isn't there");
+  require(all_there(state.features.given),
           "recommender state: a vector was given to an item that isn't there");
   features.reserve(batch, state.item_count);
-  features.set(batch);
-  features.give(std::vector<std::uint32_t>(given.begin(), given.end()));
+  if (!batch.items.empty()) features.set(batch);
+  if (!given || features.rows() == 0) return;  // nothing starts from features
+  std::vector<std::uint8_t> flags;
+  for (const std::int64_t item : state.features.given) {
+    if (static_cast<std::size_t>(item) >= flags.size()) flags.resize(static_cast<std::size_t>(item) + 1, 0);
+    flags[static_cast<std::size_t>(item)] = 1;
+  }
+  features.set_given(std::move(flags));
+}
+
+}  // namespace
+
+ItemFeatures Recommender::features_of(const RecommenderState& state) const {
+  ItemFeatures features(config_.feature_numbers, config_.feature_buckets);
+  fill_features(features, state, true);
   return features;
+}
+
+void Recommender::apply_features(const RecommenderChange& change) {
+  fill_features(*features_, change.state, change.given_changed);
 }
 
 }  // namespace fastinc

@@ -51,6 +51,7 @@ void ItemFeatures::reserve(const FeatureBatch& batch, std::size_t items) {
   grow(place_, items);
   if (rows() > 0) grow(given_, items);
   grow(items_, count);
+  grow(stamps_, count);
   grow(categories_, count);
   grow(step_shares_, count);
   grow(values_, count * (1 + numbers_));
@@ -65,17 +66,20 @@ void ItemFeatures::reserve(const FeatureBatch& batch, std::size_t items) {
 }
 
 void ItemFeatures::set(const FeatureBatch& batch) {
+  ++changes_;
   for (std::size_t i = 0; i < batch.items.size(); ++i) {
     const auto item = static_cast<std::size_t>(batch.items[i]);
     if (item >= place_.size()) place_.resize(item + 1, kNone);
     if (place_[item] == kNone) {
       place_[item] = static_cast<std::uint32_t>(items_.size());
       items_.push_back(static_cast<std::uint32_t>(item));
+      stamps_.push_back(0);
       categories_.emplace_back();
       step_shares_.push_back(0.0f);
       values_.push_back(1.0f);
       values_.resize(values_.size() + numbers_);
     }
+    stamps_[place_[item]] = changes_;
     std::copy_n(batch.numbers.data() + i * numbers_, numbers_,
                 values_.data() + place_[item] * (1 + numbers_) + 1);
     double squares = 1.0 + static_cast<double>(reserved_[i].size());
@@ -113,24 +117,26 @@ void ItemFeatures::map(std::size_t item, const RowSet& rows, float* out) const n
   kernels().accumulate_rows(rows, categories.data(), categories.size(), ones_.data(), out);
 }
 
-FeatureState ItemFeatures::export_state() const {
-  FeatureState state;
-  state.items.assign(items_.begin(), items_.end());
+void ItemFeatures::append_changed(std::uint64_t since, FeatureState& state) const {
+  if (state.offsets.empty()) state.offsets.push_back(0);
   for (std::size_t i = 0; i < items_.size(); ++i) {
+    if (stamps_[i] <= since) continue;
+    state.items.push_back(items_[i]);
     const auto begin = values_.begin() + static_cast<std::ptrdiff_t>(i * (1 + numbers_) + 1);
     state.numbers.insert(state.numbers.end(), begin, begin + static_cast<std::ptrdiff_t>(numbers_));
-  }
-  state.offsets.push_back(0);
-  for (const std::vector<std::uint32_t>& categories : categories_) {
-    for (const std::uint32_t row : categories) {
+    for (const std::uint32_t row : categories_[i]) {
       state.buckets.push_back(static_cast<std::int64_t>(row - 1 - numbers_));
     }
     state.offsets.push_back(static_cast<std::int64_t>(state.buckets.size()));
   }
+}
+
+std::vector<std::int64_t> ItemFeatures::given_items() const {
+  std::vector<std::int64_t> items;
   for (std::size_t item = 0; item < given_.size(); ++item) {
-    if (given_[item] != 0) state.given.push_back(static_cast<std::int64_t>(item));
+    if (given_[item] != 0) items.push_back(static_cast<std::int64_t>(item));
   }
-  return state;
+  return items;
 }
 
 std::size_t ItemFeatures::bytes() const {
@@ -138,7 +144,7 @@ std::size_t ItemFeatures::bytes() const {
                       (values_.capacity() + step_shares_.capacity()) * sizeof(float) +
                       categories_.capacity() * sizeof(std::vector<std::uint32_t>);
   bytes += first_rows_.capacity() * sizeof(std::uint32_t) + ones_.capacity() * sizeof(float);
-  bytes += given_.capacity();
+  bytes += given_.capacity() + stamps_.capacity() * sizeof(std::uint64_t);
   for (const std::vector<std::uint32_t>& categories : categories_) {
     bytes += categories.capacity() * sizeof(std::uint32_t);
   }

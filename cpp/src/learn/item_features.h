@@ -53,7 +53,12 @@ class ItemFeatures {
   /// What rows of the features table make of the item. out: (rows.dim,)
   void map(std::size_t item, const RowSet& rows, float* out) const noexcept;
 
-  FeatureState export_state() const;
+  /// Counts what set() was called for.
+  std::uint64_t changes() const { return changes_; }
+  /// Append the features that were set after so many changes, items in order of their first.
+  void append_changed(std::uint64_t since, FeatureState& state) const;
+  /// Items whose vectors were given.
+  std::vector<std::int64_t> given_items() const;
   std::size_t bytes() const;
 
  private:
@@ -65,6 +70,8 @@ class ItemFeatures {
   std::vector<std::uint32_t> place_;       // by item: where its features are
   std::vector<std::uint8_t> given_;        // by item
   std::vector<std::uint32_t> items_;
+  std::vector<std::uint64_t> stamps_;  // (items with features,) changes() when they were set
+  std::uint64_t changes_ = 0;
   std::vector<float> values_;       // (items with features, 1 + numbers) 1 and the numbers
   std::vector<float> step_shares_;  // (items with features,)
   std::vector<std::vector<std::uint32_t>> categories_;  // (items with features,) rows

@@ -25,6 +25,7 @@ class RecentItems {
   void push(std::uint32_t item) {
     if (capacity_ == 0) return;
     ++counts_[item];
+    ++pushes_;
     if (events_.size() < capacity_) {
       events_.push_back(item);
       return;
@@ -35,6 +36,8 @@ class RecentItems {
   }
 
   std::size_t size() const { return events_.size(); }
+  /// How often push() was called.
+  std::uint64_t pushes() const { return pushes_; }
   /// From the oldest on.
   std::uint32_t operator[](std::size_t i) const {
     const std::size_t at = next_ + i;
@@ -53,6 +56,7 @@ class RecentItems {
 
  private:
   std::size_t capacity_, next_ = 0;
+  std::uint64_t pushes_ = 0;
   std::vector<std::uint32_t> events_;
   std::vector<std::uint32_t> counts_;  // by item
 };

@@ -82,12 +82,12 @@ void validate(const RecommenderConfig& c) {
   validate(c.schedule);
 }
 
-std::uint64_t new_identity() {
+}  // namespace
+
+std::uint64_t Recommender::new_identity() {
   static std::atomic<std::uint64_t> last{0};
   return ++last;
 }
-
-}  // namespace
 
 Recommender::Recommender(const RecommenderConfig& config, std::shared_ptr<Optimizer> optimizer)
     : StreamModel(config.history_size), config_(config), identity_(new_identity()) {
@@ -334,77 +334,6 @@ void Recommender::similar_items(std::span<const std::int64_t> items, std::size_t
       codes[i * k + r] = r < found ? ranked[r].second : -1;
     }
   }
-}
-
-RecommenderState Recommender::export_state() const {
-  RecommenderState state;
-  state.history_offsets.push_back(0);
-  for (std::size_t u = 0; u < histories_.size(); ++u) {
-    const auto user = static_cast<std::int64_t>(u);
-    for (std::size_t l = histories_.length(user); l-- > 0;) {
-      state.history_items.push_back(histories_.recent(user, l).item);
-      state.history_times.push_back(histories_.recent(user, l).time);
-    }
-    state.history_offsets.push_back(static_cast<std::int64_t>(state.history_items.size()));
-  }
-  state.item_count = item_count_;
-  state.event_count = event_count_;
-  state.skipped = skipped_;
-  state.limited = limited_;
-  state.latest_time = latest_time_;
-  state.label_sum = label_sum_;
-  state.label_count = label_count_;
-  state.boost = boost_;
-  state.boost_until = boost_until_;
-  state.frozen = frozen_;
-  state.explored = explored_;
-  for (std::size_t j = 0; j < catalogue_->size(); ++j) state.item_events.push_back(catalogue_->events(j));
-  state.seen_items.assign(catalogue_->seen().begin(), catalogue_->seen().end());
-  state.last_items = group_->last().in_order();
-  state.features = features_->export_state();
-  for (const Anchors& anchors : tables_->anchors()) state.anchors.push_back(anchors.export_state());
-  return state;
-}
-
-void Recommender::import_state(const RecommenderState& state) {
-  const std::vector<std::int64_t>& offsets = state.history_offsets;
-  require(!offsets.empty() && offsets.front() == 0 && std::is_sorted(offsets.begin(), offsets.end()) &&
-              static_cast<std::size_t>(offsets.back()) == state.history_items.size() &&
-              state.history_items.size() == state.history_times.size(),
-          "recommender state: history offsets, items and times don't fit together");
-  require(std::isfinite(static_cast<float>(state.boost)) && state.boost > 0.0,
-          "recommender state: boost = " + number_text(state.boost) + " must be finite and > 0");
-  const std::size_t users = offsets.size() - 1;
-  require(tables_->have(state.item_count, users),
-          "recommender state: the tables don't hold the rows the counters tell of");
-  Catalogue catalogue = catalogue_of(state);
-  ItemFeatures features = features_of(state);
-  std::vector<Anchors> anchors = tables_->anchors_of(state.anchors);
-  RecentItems last = group_->last_of(state.last_items, state.item_count);
-  Histories histories(config_.history_size);
-  for (std::size_t u = 0; u < users; ++u) {
-    histories.ensure_user(static_cast<std::int64_t>(u));
-    for (auto i = static_cast<std::size_t>(offsets[u]); i < static_cast<std::size_t>(offsets[u + 1]); ++i) {
-      histories.push(static_cast<std::int64_t>(u), state.history_items[i], state.history_times[i]);
-    }
-  }
-  histories_ = std::move(histories);
-  item_count_ = state.item_count;
-  event_count_ = state.event_count;
-  skipped_ = state.skipped;
-  limited_ = state.limited;
-  latest_time_ = state.latest_time;
-  label_sum_ = state.label_sum;
-  label_count_ = state.label_count;
-  boost_ = state.boost;
-  boost_until_ = state.boost_until;
-  frozen_ = state.frozen;
-  explored_ = state.explored;
-  *catalogue_ = std::move(catalogue);
-  *features_ = std::move(features);
-  tables_->replace_anchors(std::move(anchors));
-  group_->set_last(std::move(last));
-  identity_ = new_identity();
 }
 
 std::vector<std::pair<std::string, std::size_t>> Recommender::memory_usage() const {

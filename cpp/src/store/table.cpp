@@ -44,6 +44,10 @@ std::size_t Table::size() const {
   return store_->size();
 }
 
+std::size_t Table::state_floats() const {
+  return store_->state_shape().floats(store_->dim());
+}
+
 std::uint64_t Table::version() const {
   return store_->version();
 }

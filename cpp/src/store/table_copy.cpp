@@ -35,8 +35,8 @@ FASTINC_RACES std::uint64_t read_row(const RowStore& store, Slot slot, std::size
 
 }  // namespace
 
-TableCopy::TableCopy(const RowStore& store, const std::optional<TableMark>& since)
-    : store_(store), floats_(store.state_shape().floats(store.dim())) {
+TableCopy::TableCopy(const RowStore& store, const std::optional<TableMark>& since, bool removes)
+    : store_(store), floats_(store.state_shape().floats(store.dim())), removes_(removes) {
   if (!since) return;
   started_ = true;
   whole_ = false;
@@ -69,7 +69,8 @@ void TableCopy::start_again(std::uint64_t epoch) {
 /// What happened after the copy's version. False where the log doesn't reach back that far.
 bool TableCopy::list_changed(std::uint64_t until, std::vector<Slot>& written,
                              std::vector<std::int64_t>& removed) const {
-  if (state_.version > until || !store_.changes().removed_since(state_.version, until, removed)) return false;
+  if (state_.version > until) return false;
+  if (removes_ && !store_.changes().removed_since(state_.version, until, removed)) return false;
   if (store_.changes().written_since(state_.version, until, written)) {
     std::sort(written.begin(), written.end());
     written.erase(std::unique(written.begin(), written.end()), written.end());

@@ -20,7 +20,8 @@ namespace fastinc {
 class TableCopy {
  public:
   /// Throws std::bad_alloc, as all that follows.
-  explicit TableCopy(const RowStore& store, const std::optional<TableMark>& since = {});
+  /// removes = false: no row ever goes, so that a change is never whole for want of the log.
+  explicit TableCopy(const RowStore& store, const std::optional<TableMark>& since = {}, bool removes = true);
 
   /// Copy what was written and removed since the last time, or all there is. Returns how many rows it was.
   std::size_t catch_up();
@@ -57,6 +58,7 @@ class TableCopy {
 
   const RowStore& store_;
   const std::size_t floats_;  // of a row's state
+  const bool removes_;
   bool started_ = false, whole_ = true;
   std::uint64_t epoch_ = 0;
   Places places_;
