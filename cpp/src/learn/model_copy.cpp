@@ -40,29 +40,32 @@ void ModelCopy::start(std::shared_ptr<const RecommenderMark> since) {
   }
 }
 
-void ModelCopy::follow() {
-  for (const auto& table : tables_) table->follow();
+void ModelCopy::prepare() {
   for (std::size_t user = 0, users = 1; user < users;) {
     const std::shared_lock lock(model_.mutex);
-    if (model_.identity_ != mark_->identity) return;  // finish() begins anew
+    if (model_.identity_ != mark_->identity) return;  // begin() starts anew
     user = copy_histories(user, kPiece);
     users = model_.user_count();
   }
-  const std::shared_lock lock(model_.mutex);
+  std::shared_lock lock(model_.mutex);
   if (model_.identity_ != mark_->identity) return;
   copy_features();
   for (std::size_t i = 0; i < ModelTables::kCount; ++i) copy_anchors(i);
+  lock.unlock();
+  for (const auto& table : tables_) table->prepare();
 }
 
-void ModelCopy::finish() {
+void ModelCopy::begin() {
   if (model_.identity_ != mark_->identity) start(nullptr);  // it was set to another state
-  for (const auto& table : tables_) table->finish();
   copy_histories(0, SIZE_MAX);
   copy_features();
   for (std::size_t i = 0; i < ModelTables::kCount; ++i) copy_anchors(i);
   finish_catalogue();
   finish_counters();
   *mark_ = model_.mark_here();
+  if (tables_.empty()) return;
+  const ModelTables::Locks locks = model_.tables_->lock();
+  for (const auto& table : tables_) table->begin();
 }
 
 std::size_t ModelCopy::copy_histories(std::size_t begin, std::size_t most_entries) {
@@ -189,7 +192,10 @@ RecommenderChange ModelCopy::take() {
   change.whole = is_whole();
   take_histories(change);
   if (change.state.features.offsets.empty()) change.state.features.offsets.push_back(0);
-  for (const auto& table : tables_) change.tables.push_back(table->take());
+  for (const auto& table : tables_) {
+    table->copy();
+    change.tables.push_back(table->take());
+  }
   change.mark = std::move(mark_);
   return change;
 }

@@ -18,11 +18,11 @@ class ModelCopy {
   /// All that changed since the mark, or everything. Throws std::bad_alloc, as all that follows.
   ModelCopy(const Recommender& model, std::shared_ptr<const RecommenderMark> since, bool with_tables = true);
 
-  /// Most of it. The caller doesn't hold the model's mutex.
-  void follow();
-  /// The rest. The caller holds it, shared.
-  void finish();
-  /// After finish(), once.
+  /// Most of it but the rows. The caller doesn't hold the model's mutex.
+  void prepare();
+  /// The rest of it. The caller holds it, exclusively where there are tables.
+  void begin();
+  /// The rows. After begin(), once.
   RecommenderChange take();
 
  private:

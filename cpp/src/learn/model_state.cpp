@@ -33,16 +33,16 @@ void check_state(const RecommenderState& state) {
 
 RecommenderState Recommender::export_state() const {
   ModelCopy copy(*this, nullptr, /*with_tables=*/false);
-  copy.finish();
+  copy.begin();
   return std::move(copy.take().state);
 }
 
 RecommenderChange Recommender::export_change(std::shared_ptr<const RecommenderMark> since) const {
   ModelCopy copy(*this, std::move(since));
-  copy.follow();
+  copy.prepare();
   {
-    const std::shared_lock lock(mutex);
-    copy.finish();
+    const std::unique_lock lock(mutex);
+    copy.begin();
   }
   return copy.take();
 }

@@ -189,6 +189,7 @@ void ModelTables::step(const Steps& steps) noexcept {
   const auto rows_of = [&](std::size_t t) {
     return steps.gradients[t] != nullptr ? steps.gradients[t]->rows() : std::span<const std::uint32_t>{};
   };
+  for (std::size_t t = 0; t < kCount; ++t) parts_[t].table->store().preserve(rows_of(t));
   std::size_t floats = 0;
   for (std::size_t t = 0; t < kCount; ++t) floats += rows_of(t).size() * parts_[t].table->dim();
   floats *= kFloatsEach;

@@ -22,6 +22,16 @@ std::size_t round_up(std::size_t bytes) {
 
 }  // namespace
 
+void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(FASTINC_HAVE_MMAP) && defined(MADV_HUGEPAGE)
+  const auto begin = reinterpret_cast<std::uintptr_t>(data);
+  const std::size_t skip = (kHugePage - begin % kHugePage) % kHugePage;
+  if (bytes >= skip + kHugePage) {
+    madvise(static_cast<char*>(data) + skip, (bytes - skip) / kHugePage * kHugePage, MADV_HUGEPAGE);
+  }
+#endif
+}
+
 #if defined(FASTINC_HAVE_MMAP)
 
 LazyMemory::LazyMemory(std::size_t bytes, bool huge_from_start) : bytes_(round_up(bytes)) {

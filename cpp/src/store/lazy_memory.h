@@ -5,6 +5,9 @@
 
 namespace fastinc {
 
+/// Memory that is about to be touched, all of it, would do well with huge pages. A wish: it may fail.
+void advise_huge_pages(void* data, std::size_t bytes) noexcept;
+
 class LazyMemory {
  public:
   LazyMemory() = default;

@@ -13,6 +13,7 @@
 #include "fastinc/table.h"
 #include "math/random.h"
 #include "store/table_checks.h"
+#include "store/table_copy.h"
 
 namespace fastinc {
 namespace {
@@ -260,12 +261,14 @@ void RowStore::quantize(const Kernels& kernel, Slot slot) {
 
 /// Nobody's row any more.
 void RowStore::retire(Slot slot, std::uint64_t version) {
+  preserve({&slot, 1});
   RowHeader* const row = header(slot);
   end_write(row, next_stamp(begin_write(row), version) & ~kLive);
   if (rows_.has_codes()) end_codes(codes(slot), begin_codes(codes(slot)), false);
 }
 
 void RowStore::set_row(Slot slot, const float* from, const float* from_state, std::uint64_t version) {
+  preserve({&slot, 1});
   RowHeader* const row = header(slot);
   const std::uint64_t stamp = begin_write(row);
   std::copy_n(from, dim(), weights(slot));
@@ -335,6 +338,14 @@ std::vector<std::int64_t> RowStore::remove(std::span<const std::int64_t> ids, st
   return gone;
 }
 
+void RowStore::preserve_all(std::span<const Slot> slots) noexcept {
+  for (TableCopy* const copy : copies_) {
+    parallel_ranges(slots.size(), 2 * stride_, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
+      copy->keep(slots.subspan(begin, end - begin));
+    });
+  }
+}
+
 void RowStore::place(std::span<const std::int64_t> ids, std::span<const Slot> slots,
                      std::span<const Slot> free_slots, std::uint64_t version) {
   std::size_t count = slot_count_;
@@ -364,6 +375,7 @@ void RowStore::place(std::span<const std::int64_t> ids, std::span<const Slot> sl
 }
 
 void RowStore::clear(std::uint64_t version) {
+  for (TableCopy* const copy : copies_) copy->keep_all();
   epoch_.fetch_add(1, std::memory_order_acq_rel);
   index_.clear();
   for (Slot slot = 0; slot < slot_count(); ++slot) retire(slot, version);

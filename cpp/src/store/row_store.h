@@ -22,6 +22,7 @@
 namespace fastinc {
 
 struct Kernels;
+class TableCopy;
 
 /// Writers hold `mutex` exclusively, and so there is one at a time. What is marked "any thread" needs no
 /// lock: pages and index entries stay where they are, and a row's header tells if what was read is one state
@@ -129,6 +130,15 @@ class RowStore {
   /// What commit() needs for this many rows. Throws std::bad_alloc, unchanged.
   void reserve_commit(std::size_t written, std::size_t removed);
 
+  /// These rows are about to change: copies that are being made have them as they are. Slots may repeat, or
+  /// be kNoSlot. What else changes or removes rows does so itself.
+  void preserve(std::span<const Slot> slots) noexcept {
+    if (!copies_.empty()) preserve_all(slots);
+  }
+  /// A copy of this version that rows are kept for, from now on or no longer.
+  void note_copy(TableCopy* copy) const { copies_.push_back(copy); }
+  void forget_copy(TableCopy* copy) const { std::erase(copies_, copy); }
+
   /// Set a row as it is; state null: fresh. weights: (dim,), state: (floats,)
   void set_row(Slot slot, const float* weights, const float* state, std::uint64_t version);
 
@@ -162,6 +172,7 @@ class RowStore {
   Bytes bytes() const;
 
  private:
+  void preserve_all(std::span<const Slot> slots) noexcept;
   void reserve_pages(std::size_t new_rows);
   void reserve_slots(std::size_t count);
   void reserve_free(std::size_t more);
@@ -200,6 +211,7 @@ class RowStore {
   std::vector<Slot> created_;       // of the batch at hand
   std::vector<std::int64_t> evicted_;
   std::size_t most_expired_ = 0;
+  mutable std::vector<TableCopy*> copies_;  // being made
   bool unfinished_ = false;
   std::atomic<bool> has_codes_{false};  // for readers; writers see rows_
   std::atomic<std::size_t> size_{0}, slot_count_{0}, free_bytes_{0};

@@ -191,6 +191,7 @@ std::size_t Table::update(std::span<const std::int64_t> ids, const float* grads,
   const EvictionGuard guard(store, version);
   begin_batch(store, batch.ids);
   store.find(batch.ids, slots.data());
+  store.preserve(slots);
   if (store.bounds() != nullptr) refuse_rare(*store.bounds(), batch, slots, store.dim());
   store.create(batch.ids, slots.data(), version);
   const std::size_t rows = step_rows(params, store.rows(), store.slot_count(), std::span<const Slot>(slots),

@@ -1,7 +1,6 @@
 // A table's state, whole or since a mark, out and in.
 #include <algorithm>
 #include <mutex>
-#include <shared_mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -69,11 +68,12 @@ TableMark Table::mark() const {
 
 TableChange Table::export_change(const std::optional<TableMark>& since) const {
   TableCopy copy(*store_, since);
-  copy.follow();
+  copy.prepare();
   {
-    const std::shared_lock lock(store_->mutex);  // a state is of one version: writers wait for the last rows
-    copy.finish();
+    const std::unique_lock lock(store_->mutex);  // writers wait for the last few rows to be listed
+    copy.begin();
   }
+  copy.copy();
   return copy.take();
 }
 

@@ -1,11 +1,18 @@
 // A copy that is made while the table is written to is the table at one version.
 #include "store/table_copy.h"
 
+#include <algorithm>
+#include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
+#include <optional>
 #include <span>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "fastinc/table.h"
@@ -50,65 +57,61 @@ void change(Table& table, Generator& random, std::size_t ids) {
   }
 }
 
+void check_same(const TableState& x, const TableState& y) {
+  BOOST_CHECK_EQUAL(x.version, y.version);
+  BOOST_CHECK(rows_of(x) == rows_of(y));
+  BOOST_CHECK(x.sightings == y.sightings);
+  BOOST_CHECK_EQUAL(x.sightings_counted, y.sightings_counted);
+  BOOST_CHECK(x.slots == y.slots);
+  BOOST_CHECK(x.free_slots == y.free_slots);
+  if (x.slots.empty()) return;
+  BOOST_CHECK(x.ids == y.ids);
+  BOOST_CHECK(x.frequencies == y.frequencies);
+}
+
+/// A copy is the table when the copy began, whatever happened before and after.
 void check_followed(const TableBounds& bounds) {
   for (unsigned seed = 0; seed < repeats(60); ++seed) {
     Generator random(seed);
     Table table(kDim, std::make_shared<Optimizer>(AdagradParams{.lr = 0.1}), Initializer{}, bounds);
     change(table, random, 300);
-    TableCopy copy(table.store());
+    const TableMark mark = table.mark();
+    if (seed % 3 == 0) change(table, random, 300);
+    TableCopy copy(table.store()), delta(table.store(), mark);
     for (unsigned round = 0; round < seed % 5; ++round) {
-      copy.catch_up();
+      copy.prepare();
+      delta.prepare();
       if (round == 2 && seed % 7 == 0) table.import_state(table.export_state());  // another epoch
       change(table, random, 300);
     }
-    {
+    const TableState expected = table.export_state();
+    for (TableCopy* const one : {&copy, &delta}) {
       const WriteTurn turn(table.store().mutex);
-      copy.finish();
+      one->begin();
     }
-    const TableState got = copy.take().rows;
-    change(table, random, 300);  // nothing to it any more
-    TableCopy at_once(table.store());
-    at_once.finish();
-    BOOST_CHECK_EQUAL(rows_of(got).size(), got.ids.size());
-    BOOST_CHECK_LT(got.version, table.version());
+    change(table, random, 300);
+    if (seed % 11 == 0) table.import_state(table.export_state());
+    for (TableCopy* const one : {&copy, &delta}) one->copy();
+    change(table, random, 300);
+    const TableChange got = copy.take(), changed = delta.take();
+    change(table, random, 300);
+    check_same(got.rows, expected);
+    BOOST_CHECK_LT(got.rows.version, table.version());
+    BOOST_CHECK_EQUAL(changed.rows.version, expected.version);
+    for (const auto& [id, row] : rows_of(changed.rows)) BOOST_CHECK(rows_of(expected).at(id) == row);
+    if (changed.whole) {
+      check_same(changed.rows, expected);
+    } else {
+      for (const std::int64_t id : changed.removed) BOOST_CHECK(!rows_of(expected).contains(id));
+    }
     // What a table that was set to the copy goes on from is what the table was.
     Table twin(kDim, std::make_shared<Optimizer>(AdagradParams{.lr = 0.1}), Initializer{}, bounds);
-    twin.import_state(got);
-    BOOST_CHECK(rows_of(twin.export_state()) == rows_of(got));
+    twin.import_state(got.rows);
+    check_same(twin.export_state(), expected);
   }
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_CASE(it_is_what_the_table_is) {
-  for (unsigned seed = 0; seed < repeats(100); ++seed) {
-    Generator random(seed);
-    Table table(kDim, std::make_shared<Optimizer>(AdagradParams{.lr = 0.1}), Initializer{});
-    TableCopy copy(table.store());
-    for (unsigned round = 0; round < 1 + seed % 6; ++round) {
-      change(table, random, 300);
-      copy.catch_up();
-    }
-    change(table, random, 300);
-    copy.finish();  // nobody else writes
-    TableCopy anew(table.store());
-    anew.finish();
-    const TableState got = copy.take().rows, expected = anew.take().rows;
-    BOOST_CHECK_EQUAL(got.version, expected.version);
-    BOOST_CHECK(got.ids == expected.ids);
-    BOOST_CHECK(got.row_versions == expected.row_versions);
-    BOOST_CHECK(got.weights == expected.weights);
-    BOOST_CHECK(got.state == expected.state);
-  }
-}
-
-BOOST_AUTO_TEST_CASE(limits_and_other_states_between) {
-  TableBounds lru, lfu;
-  lru.max_rows = lfu.max_rows = 120;
-  lru.eviction = Eviction::kLru;
-  lfu.eviction = Eviction::kLfu;
-  for (const TableBounds& bounds : {TableBounds{}, lru, lfu}) check_followed(bounds);
-}
 
 namespace {
 
@@ -129,20 +132,44 @@ std::unique_ptr<Table> make_table(const TableBounds& bounds) {
 }
 
 void check_same(const Table& a, const Table& b) {
-  const TableState x = a.export_state(), y = b.export_state();
-  BOOST_CHECK_EQUAL(x.version, y.version);
-  BOOST_CHECK(rows_of(x) == rows_of(y));
-  BOOST_CHECK(x.sightings == y.sightings);
-  BOOST_CHECK_EQUAL(x.sightings_counted, y.sightings_counted);
-  BOOST_CHECK(x.slots == y.slots);
-  BOOST_CHECK(x.free_slots == y.free_slots);
-  if (!x.slots.empty()) {
-    BOOST_CHECK(x.ids == y.ids);
-    BOOST_CHECK(x.frequencies == y.frequencies);
-  }
+  check_same(a.export_state(), b.export_state());
 }
 
 }  // namespace
+
+BOOST_AUTO_TEST_CASE(it_is_the_table_when_it_began) {
+  for (const TableBounds& bounds : all_bounds()) check_followed(bounds);
+}
+
+// Rows of every batch have one value: a copy in which two batches are half there would show it.
+BOOST_AUTO_TEST_CASE(it_is_of_one_version_while_others_write) {
+  constexpr std::size_t kRows = 3000;
+  Ids ids(kRows);
+  std::iota(ids.begin(), ids.end(), 0);
+  Table table(kDim, std::make_shared<Optimizer>(AdagradParams{.lr = 0.1}), Initializer{});
+  const auto write = [&](float value) { table.load(ids, std::vector<float>(kRows * kDim, value).data()); };
+  write(1.0f);
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (std::size_t n = 2; n < repeats(400); ++n) {
+      write(static_cast<float>(n));
+      table.remove({{static_cast<std::int64_t>(n), static_cast<std::int64_t>(n + 1)}});
+    }
+    done = true;
+  });
+  TableMark mark = table.mark();
+  while (!done) {
+    for (const auto& since : {std::optional<TableMark>(), std::optional<TableMark>(mark)}) {
+      const TableChange change = table.export_change(since);
+      mark = change.mark;
+      BOOST_CHECK(std::adjacent_find(change.rows.weights.begin(), change.rows.weights.end(),
+                                     std::not_equal_to<>()) == change.rows.weights.end());
+      const std::size_t rows = change.rows.ids.size();
+      if (change.whole) BOOST_CHECK(rows == kRows || rows == kRows - 2);
+    }
+  }
+  writer.join();
+}
 
 BOOST_AUTO_TEST_CASE(changes_make_the_table_that_they_are_of) {
   for (const TableBounds& bounds : all_bounds()) {
