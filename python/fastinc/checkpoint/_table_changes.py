@@ -5,28 +5,34 @@ Reading and setting the whole state costs in proportion to the rows there are; w
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastinc._cuda_table import AnyTable
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.table import EmbeddingTable
 
-__all__ = ["changed", "mark", "merge"]
+__all__ = ["Mark", "changed", "mark", "merge"]
+
+#: What holds a table's rows, and its version: setting an object's state gives it another one to hold them.
+Mark = tuple["weakref.ref[AnyTable]", int]
 
 #: Arrays of a table's state with an entry a row; the others are of all rows together.
-_OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies")
+_OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies", "slots")
 
 
-def mark(table: EmbeddingTable) -> int:
+def mark(table: EmbeddingTable) -> Mark:
     """Return what :func:`changed` is asked for later."""
-    return table.version
+    return weakref.ref(table._core), table.version
 
 
-def changed(table: EmbeddingTable, since: int, version: int, state: Arrays) -> Arrays | None:
-    """Return what of a table's state at `version` is newer than `since`, or None: nobody knows."""
-    if version < since:
+def changed(table: EmbeddingTable, mark: Mark, version: int, state: Arrays) -> Arrays | None:
+    """Return what of a table's state at `version` is newer than a mark, or None: nobody knows."""
+    core, since = mark
+    if core() is not table._core or version < since:
         return None
     try:
         _, updated, removed, reset = table._core.changes(since)

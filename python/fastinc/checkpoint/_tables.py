@@ -47,7 +47,7 @@ def export(table: EmbeddingTable, mark: Any) -> Change:
     parameters = {**describe_table(table), **numbers}
     change = None if mark is None else _table_changes.changed(table, mark, numbers["version"], arrays)
     named = {_PREFIX + name: array for name, array in (arrays if change is None else change).items()}
-    return Change(parameters, named, change is None, numbers["version"])
+    return Change(parameters, named, change is None, (_table_changes.mark(table)[0], numbers["version"]))
 
 
 def build(parameters: Parameters, arrays: Arrays) -> EmbeddingTable:

@@ -172,6 +172,7 @@ class Writer:
     def _extend_segment(self, file: _disk.File, pieces: list[Any]) -> None:
         try:
             if not file.is_named():
+                self.chain = None  # nothing may lead there now: all of it is written next
                 raise FileNotFoundError(f"somebody else removed the segment that {self.folder} ended with")
             for piece in pieces:
                 file.write(piece)
@@ -185,6 +186,7 @@ class Writer:
     def add_base(self, change: Change, told: Told) -> Entry:
         """Put all of an object after the end."""
         number, chain = self.number + 1, secrets.token_bytes(32)
+        self.rotate()  # should this fail and leave a base behind, a segment that begins with its number supersedes it
         _disk.remove(_directory.segment_path(self.folder, number))  # of an append that failed
         with self.base(number, chain, change, told, appended=True) as put:
             size = put()
