@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastinc.checkpoint import _directory
-from fastinc.checkpoint._parts import size_of
+from fastinc.checkpoint._parts import MALFORMED, size_of
 from fastinc.checkpoint._records import heads
-from fastinc.checkpoint._restoring import MALFORMED, GoneError, read_manifest
+from fastinc.checkpoint._restoring import GoneError, read_manifest
 
 __all__ = ["Entry", "entries"]
 

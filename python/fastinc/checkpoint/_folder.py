@@ -9,7 +9,7 @@ from typing import Any
 from fastinc.checkpoint import _directory, _disk, _manifest, _restoring
 from fastinc.checkpoint._compression import as_compression
 from fastinc.checkpoint._kinds import KINDS, kind_of
-from fastinc.checkpoint._parts import load_parts, write_parts
+from fastinc.checkpoint._parts import MALFORMED, load_parts, malformed, write_parts
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
 
@@ -109,5 +109,5 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     manifest, arrays = load_parts(folder)
     try:
         return KINDS[manifest["kind"]].build(manifest["parameters"], arrays), manifest["position"]
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{folder / _manifest.NAME} is damaged: {type(error).__name__} {error}") from error
+    except MALFORMED as error:
+        raise malformed(folder, error) from error

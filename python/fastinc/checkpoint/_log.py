@@ -319,7 +319,7 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
             with self._locked():
                 writer = self._writing()
                 number, chain = writer.number, writer.chain
-            if number == 0 or _restoring.chain_of(self._folder, number) == chain:
+            if number == 0 or (chain is not None and _restoring.chain_of(self._folder, number) == chain):
                 return None
             state = _restoring.restore(self._folder, number)
             if state is None or state.chain != chain:

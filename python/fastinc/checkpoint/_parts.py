@@ -13,8 +13,10 @@ from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change
 from fastinc.checkpoint._compression import unshrink
 
-__all__ = ["FORMAT", "VERSION", "load_parts", "size_of", "write_parts"]
+__all__ = ["FORMAT", "MALFORMED", "VERSION", "load_parts", "malformed", "size_of", "write_parts"]
 
+#: What reading something that isn't what it says it is may raise beside ValueError.
+MALFORMED = (LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError)
 FORMAT = "fastinc-checkpoint"
 VERSION = 1
 _ARRAYS_NAME = re.compile(r"arrays-[0-9a-f]{16}\.safetensors(\.zst)?")
@@ -84,10 +86,18 @@ def load_parts(folder: Path) -> tuple[dict[str, Any], Arrays]:
     """Return the manifest and the arrays in a folder, verified."""
     manifest = _manifest.read(folder, FORMAT, VERSION, _HINTS)
     try:
-        return manifest, _read_arrays(folder, manifest["arrays"])
-    except FileNotFoundError:
-        manifest = _manifest.read(folder, FORMAT, VERSION, _HINTS)  # a save may have replaced both meanwhile
-        return manifest, _read_arrays(folder, manifest["arrays"])
+        try:
+            return manifest, _read_arrays(folder, manifest["arrays"])
+        except FileNotFoundError:
+            manifest = _manifest.read(folder, FORMAT, VERSION, _HINTS)  # a save may have replaced both meanwhile
+            return manifest, _read_arrays(folder, manifest["arrays"])
+    except MALFORMED as error:
+        raise malformed(folder, error) from error
+
+
+def malformed(folder: Path, error: Exception) -> ValueError:
+    """Return what to raise where a manifest is whole, and doesn't tell what it should."""
+    return ValueError(f"{folder / _manifest.NAME} is damaged: {type(error).__name__} {error}")
 
 
 def size_of(folder: Path) -> int:

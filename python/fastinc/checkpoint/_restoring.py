@@ -14,15 +14,14 @@ from fastinc.checkpoint._change import Parameters
 from fastinc.checkpoint._compression import unshrink
 from fastinc.checkpoint._directory import Listing
 from fastinc.checkpoint._kinds import KINDS
-from fastinc.checkpoint._parts import FORMAT, VERSION, load_parts
-from fastinc.checkpoint._records import Record, Tail, records
+from fastinc.checkpoint._parts import FORMAT, MALFORMED, VERSION, load_parts, malformed
+from fastinc.checkpoint._records import Record, Tail, read_head, records
 
-__all__ = ["MALFORMED", "DamageWarning", "GoneError", "State", "chain_of", "load_base", "read_manifest", "restore"]
+__all__ = ["DamageWarning", "GoneError", "State", "chain_of", "load_base", "read_manifest", "restore"]
 
-#: What reading something that isn't what it says it is may raise beside ValueError.
-MALFORMED = (LookupError, TypeError, RuntimeError, AttributeError, ArithmeticError)
 #: How often a folder is looked at again whose files are replaced while they are read.
 _ATTEMPTS = 16
+_NO_LIMIT = 1 << 63
 
 
 class DamageWarning(UserWarning):
@@ -52,6 +51,8 @@ class State:
         What it is.
     number, position, time
         Of the append that it is the state of.
+    appended
+        The base that it began with was appended, and isn't of a compaction.
     chain
         What the next record must name as the one before it: 32 bytes.
     described
@@ -66,6 +67,7 @@ class State:
     position: Any
     time: float
     chain: bytes
+    appended: bool
     described: Parameters
     damage: list[str] = field(default_factory=list)
 
@@ -145,8 +147,11 @@ def load_base(folder: Path, number: int, there: Listing) -> State | None:
             raise GoneError from None
         raise ValueError(f"{path} is damaged: {error}") from None
     except MALFORMED as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__} {error}") from error
-    return State(obj, manifest["kind"], number, told["position"], told["time"], told["chain"], described)
+        raise malformed(path, error) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    numbers = {name: told[name] for name in ("position", "time", "chain", "appended")}
+    return State(obj, manifest["kind"], number, **numbers, described=described)
 
 
 def restore(folder: Path, target: int | None = None) -> State | None:
@@ -210,9 +215,10 @@ def _follow(folder: Path, there: Listing, state: State, target: int | None, dama
 
     Where a damaged base was, the state may end: nothing else leads to what was appended as a base.
     """
+    base = state.number
     for first, limit in there.segment_limits():
-        if limit is not None and limit <= state.number + 1:
-            continue
+        if (limit is not None and limit <= state.number + 1) or (state.appended and first <= base):
+            continue  # nothing after the state: a segment begins after each base that is appended
         if state.number == target:
             return None
         path = _directory.segment_path(folder, first)
@@ -220,17 +226,9 @@ def _follow(folder: Path, there: Listing, state: State, target: int | None, dama
             if state.number + 1 in damaged:
                 return None
             raise ValueError(f"record {state.number + 1} is missing before {path}; {_ways_out(state)}")
-        tail = Tail()
-        with _directory.open_segment(folder, first) as file:
-            for record in records(file, file.size, tail):
-                if record.offset == 0 and record.number != first:
-                    raise ValueError(f"{path} begins with record {record.number}; {_ways_out(state)}")
-                if limit is not None and record.number >= limit:
-                    break
-                if record.number > state.number:
-                    _apply(state, record, path)
-                if state.number == target:
-                    return None
+        tail = _apply_segment(folder, first, state, min(limit or _NO_LIMIT, (target or _NO_LIMIT) + 1))
+        if state.number == target:
+            return None
         if limit is None:
             return _end(folder, path, tail, state)
         if state.number + 1 < limit:
@@ -241,6 +239,26 @@ def _follow(folder: Path, there: Listing, state: State, target: int | None, dama
                 f"{path} is damaged at record {state.number + 1}, offset {tail.offset}: {reason}; {_ways_out(state)}"
             )
     return None
+
+
+def _apply_segment(folder: Path, first: int, state: State, limit: int) -> Tail:
+    """Take a segment's increments after the state in, up to a limit; return how it ended.
+
+    Damage to those that the state has already is nobody's business.
+    """
+    path, tail, start = _directory.segment_path(folder, first), Tail(), 0
+    with _directory.open_segment(folder, first) as file:
+        while True:
+            for record in records(file, file.size, tail, start):
+                if record.offset == 0 and record.number != first:
+                    raise ValueError(f"{path} begins with record {record.number}; {_ways_out(state)}")
+                if record.number >= limit:
+                    return tail
+                if record.number > state.number:
+                    _apply(state, record, path)
+            if tail.resumes is None or read_head(file, tail.resumes, file.size).number > state.number + 1:
+                return tail
+            start = tail.resumes
 
 
 def _apply(state: State, record: Record, path: Path) -> None:

@@ -97,7 +97,7 @@ class Writer:
             try:
                 manifest = read_manifest(self.folder, base, there)
             except (ValueError, GoneError):
-                if base >= number:
+                if base > number:
                     number, chain = base, None
                 continue
             if manifest is not None and base >= number:
