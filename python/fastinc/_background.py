@@ -28,11 +28,14 @@ class Background:
         The object.
     method
         A function of the object, called as ``method(owner)``. It must not raise.
+    name
+        The thread's.
     """
 
-    def __init__(self, owner: Any, method: Callable[[Any], None]) -> None:
+    def __init__(self, owner: Any, method: Callable[[Any], None], name: str = "fastinc-live-index") -> None:
         self._owner = weakref.ref(owner)
         self._method = method
+        self._name = name
         self._closed = False
         self.renew()
         _all.add(self)
@@ -54,7 +57,7 @@ class Background:
             self._work.set()
             if self._thread is not None and self._thread.is_alive():
                 return
-            thread = threading.Thread(target=self._run, name="fastinc-live-index", daemon=True)
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no thread to be had, or the interpreter ends: searches do without

@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from fastinc._extras import require
+from fastinc.checkpoint._compression import shrink
+from fastinc.checkpoint._disk import File
 
-__all__ = ["Arrays", "Written", "parse", "write"]
+__all__ = ["Arrays", "Written", "parse", "pieces", "write"]
 
 Arrays = dict[str, Any]
 
@@ -24,13 +26,14 @@ _DTYPES = {"f4": "F32", "f8": "F64", "i4": "I32", "i8": "I64", "u1": "U8", "u4":
 
 @dataclass(frozen=True)
 class Written:
-    """How much was written, and its SHA-256 in hexadecimal."""
+    """How much was written, its SHA-256 in hexadecimal, and how much it was before it was compressed."""
 
     bytes: int
     sha256: str
+    plain_bytes: int
 
 
-def _pieces(arrays: Arrays) -> Iterator[memoryview]:
+def pieces(arrays: Arrays) -> Iterator[memoryview]:
     """Yield the format's bytes: the header's length, the header, the arrays, the widest types first."""
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header: dict[str, Any] = {}
@@ -48,16 +51,23 @@ def _pieces(arrays: Arrays) -> Iterator[memoryview]:
             yield flat[begin : begin + _CHUNK].data
 
 
-def write(file: IO[bytes], arrays: Arrays) -> Written:
+def write(file: File, arrays: Arrays, compression: str | None = None) -> Written:
     """Write arrays by name into a file."""
-    digest, size = hashlib.sha256(), 0
+    digest, size, plain = hashlib.sha256(), 0, 0
+
+    def counted() -> Iterator[memoryview]:
+        nonlocal plain
+        for piece in pieces(arrays):
+            plain += len(piece)
+            yield piece
+
     with ThreadPoolExecutor(1) as pool:
-        for piece in _pieces(arrays):
+        for piece in shrink(counted(), compression):
             hashed = pool.submit(digest.update, piece)
             file.write(piece)
             hashed.result()
             size += len(piece)
-    return Written(size, digest.hexdigest())
+    return Written(size, digest.hexdigest(), plain)
 
 
 def parse(data: bytes) -> Arrays:

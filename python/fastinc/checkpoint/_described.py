@@ -17,6 +17,7 @@ __all__ = [
     "rebuild_bounds",
     "rebuild_initializer",
     "rebuild_optimizer",
+    "without_rate",
 ]
 
 
@@ -77,3 +78,9 @@ def describe_table(table: EmbeddingTable) -> dict[str, Any]:
         "init": describe(table.init),
         **describe_bounds(table),
     }
+
+
+def without_rate(described: dict[str, Any]) -> dict[str, Any]:
+    """Return a description without the optimizer's learning rate, which changes while a model learns."""
+    optimizer = {name: value for name, value in described["optimizer"].items() if name != "lr"}
+    return {**described, "optimizer": optimizer}

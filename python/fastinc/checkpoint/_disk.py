@@ -1,34 +1,163 @@
 """What checkpoints and logs do to the disk: nothing else in fastinc writes them.
 
 A name shows a whole file or none: files are written under another name, synced, and renamed. A name is there after a
-power cut once its folder is synced, too.
+power cut once its folder is synced, too. What can't be finished is taken back, so that an error means the state before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-__all__ = ["STAGED", "make_folder", "publish", "staged", "sweep", "sync_folder", "write_file"]
+__all__ = [
+    "STAGED",
+    "File",
+    "Reader",
+    "create",
+    "make_folder",
+    "open_lock",
+    "publish",
+    "read_file",
+    "remove",
+    "rename",
+    "staged",
+    "sweep",
+    "sync_folder",
+    "tell_holder",
+    "truncate",
+    "write_file",
+]
 
 #: What names for files that are about to be renamed look like.
 STAGED = ".fastinc-*.tmp"
 #: Seconds after which nobody can still be about to name a file.
 _STALE = 3600.0
+#: Where a file system has no hard links, what is replaced can't be kept at hand.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES)
+
+
+class File:
+    """A file that is written: without a buffer, so that every error is the error of the call that met it."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._descriptor = descriptor
+        self.path = path
+
+    def write(self, data: Any) -> int:
+        """Write all of these bytes."""
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):
+            count = os.write(self._descriptor, view[done:])
+            if count == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            done += count
+        return done
+
+    def sync(self) -> None:
+        """Have what was written on disk, and how long the file is."""
+        os.fdatasync(self._descriptor)
+
+    def truncate(self, size: int) -> None:
+        """Cut the file off."""
+        os.ftruncate(self._descriptor, size)
+
+    def is_named(self) -> bool:
+        """Tell whether the file still has a name."""
+        return os.fstat(self._descriptor).st_nlink > 0
+
+    def close(self) -> None:
+        """Close the file; what is to be on disk was synced before."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+class Reader:
+    """A regular file that is read at any place; symbolic links are refused."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK):
+                raise ValueError(f"{path} is a symbolic link, which is not followed") from None
+            raise
+        self.path = path
+        told = os.fstat(self._descriptor)
+        if not stat.S_ISREG(told.st_mode):
+            os.close(self._descriptor)
+            raise ValueError(f"{path} is not a regular file")
+        self.size = told.st_size
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, offset: int, count: int) -> bytes:
+        """Return bytes from an offset on: fewer where the file ends."""
+        pieces = []
+        while count > 0:
+            piece = os.pread(self._descriptor, min(count, 1 << 30), offset)
+            if not piece:
+                break
+            pieces.append(piece)
+            offset, count = offset + len(piece), count - len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def refresh(self) -> int:
+        """Look again how long the file is, which may be growing."""
+        self.size = os.fstat(self._descriptor).st_size
+        return self.size
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def read_file(path: Path) -> bytes:
+    """Return a regular file's bytes; symbolic links are refused."""
+    with Reader(path) as file:
+        return file(0, file.size)
+
+
+def create(path: Path) -> File:
+    """Make a file that isn't there yet."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return File(os.open(path, flags, 0o666), path)
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock's file, made if need be, and return its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def tell_holder(descriptor: int, text: bytes) -> None:
+    """Write into a lock's file who has it."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text, 0)
 
 
 def sync_folder(folder: Path) -> None:
     """Have the names in a folder on disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -38,8 +167,27 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
         sync_folder(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder of files, if it is there; a symbolic link goes itself."""
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if is_folder:
+        for name in os.listdir(path):
+            os.unlink(path / name)
+        os.rmdir(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -49,26 +197,72 @@ def staged(folder: Path, what: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # left behind: `sweep` is for that
+            remove(path)
 
 
-def write_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_file(path: Path, write: Callable[[File], object]) -> None:
     """Write a new file and have it on disk."""
-    with open(path, "xb") as file:
+    file = create(path)
+    try:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
+        file.sync()
+    finally:
+        file.close()
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut off what is in a file beyond a size, and have that on disk."""
+    file = File(os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC), path)
+    try:
+        file.truncate(size)
+        file.sync()
+    finally:
+        file.close()
+
+
+def rename(path: Path, name: Path) -> None:
+    """Rename a file that is on disk."""
+    os.replace(path, name)
 
 
 def publish(path: Path, name: Path) -> None:
-    """Rename a file that is on disk, and have the new name on disk."""
-    os.replace(path, name)
-    sync_folder(name.parent)
+    """Rename what is on disk, and have the new name on disk; where that fails, the name shows what it did before.
+
+    A file may take the place of another, a folder may not.
+    """
+    with staged(name.parent, "previous") as previous:
+        had = _link(name, previous)
+        os.replace(path, name)
+        try:
+            sync_folder(name.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if had:
+                    os.replace(previous, name)
+                else:
+                    os.replace(name, path)
+            raise
 
 
-def sweep(paths: Iterable[Path]) -> None:
-    """Remove those of these files that a killed process left behind an hour ago or more."""
+def _link(name: Path, other: Path) -> bool:
+    """Give a file another name; tell whether it now has it."""
+    try:
+        if not stat.S_ISREG(os.lstat(name).st_mode):
+            return False
+        os.link(name, other, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
+
+
+def sweep(paths: Iterable[Path], older: float = _STALE) -> None:
+    """Remove those of these files and folders that a killed process left behind, an hour ago or more."""
     for leftover in paths:
         with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > _STALE:
-                leftover.unlink()
+            if time.time() - os.lstat(leftover).st_mtime >= older:
+                remove(leftover)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastinc.checkpoint import _models, _tables
+from fastinc.checkpoint import _models, _table_changes, _tables
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
 from fastinc.recommender import Recommender
@@ -30,17 +30,27 @@ class Kind:
         Returns a new object of what a whole export gave.
     apply
         Takes a change that isn't whole in: the object then is what it was exported from, bit for bit.
+    mark
+        Returns the mark of an object as it is now, or None: the next export is whole.
+    describe
+        Returns what of an export's parameters no increment changes: where it isn't what it was, all is written.
     """
 
     type: type
     export: Callable[[Any, Any], Change]
     build: Callable[[Parameters, Arrays], Any]
     apply: Callable[[Any, Parameters, Arrays], None]
+    mark: Callable[[Any], Any]
+    describe: Callable[[Parameters], Parameters]
 
 
 KINDS: dict[str, Kind] = {
-    "EmbeddingTable": Kind(EmbeddingTable, _tables.export, _tables.build, _tables.apply),
-    "Recommender": Kind(Recommender, _models.export, _models.build, _models.apply),
+    "EmbeddingTable": Kind(
+        EmbeddingTable, _tables.export, _tables.build, _tables.apply, _table_changes.mark, _tables.describe_change
+    ),
+    "Recommender": Kind(
+        Recommender, _models.export, _models.build, _models.apply, _models.mark, _models.describe_change
+    ),
 }
 
 

@@ -10,11 +10,11 @@ from fastinc import features, schedules
 from fastinc._ids import IdMap
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
-from fastinc.checkpoint._described import describe, rebuild_optimizer
+from fastinc.checkpoint._described import describe, rebuild_optimizer, without_rate
 from fastinc.checkpoint._tables import export_core, fill_core
 from fastinc.recommender import Recommender
 
-__all__ = ["apply", "build", "export"]
+__all__ = ["apply", "build", "describe_change", "export", "mark"]
 
 #: What the arrays of a recommender's state are called.
 _STATE_ARRAYS = ("history_", "items_known_", "anchors_")
@@ -89,5 +89,14 @@ def build(parameters: Parameters, arrays: Arrays) -> Recommender:
 
 
 def apply(model: Recommender, parameters: Parameters, arrays: Arrays) -> None:
-    """Take a change in."""
-    raise NotImplementedError
+    """Take a change in: there are none, an export is of all of a model."""
+    raise ValueError("a recommender's changes are always whole")
+
+
+def mark(model: Recommender) -> None:
+    """Return what a later export starts from: nothing, it is of all of a model."""
+
+
+def describe_change(parameters: Parameters) -> Parameters:
+    """Return what of an export's parameters no increment changes."""
+    return without_rate(parameters["params"])

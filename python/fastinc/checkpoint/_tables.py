@@ -7,13 +7,24 @@ from typing import Any
 import numpy as np
 
 from fastinc._cuda_table import AnyTable
+from fastinc.checkpoint import _table_changes
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
-from fastinc.checkpoint._described import describe_table, rebuild_bounds, rebuild_initializer, rebuild_optimizer
+from fastinc.checkpoint._described import (
+    describe_table,
+    rebuild_bounds,
+    rebuild_initializer,
+    rebuild_optimizer,
+    without_rate,
+)
 from fastinc.optimizers import Optimizer
 from fastinc.table import EmbeddingTable
 
-__all__ = ["apply", "build", "export", "export_core", "fill_core"]
+__all__ = ["apply", "build", "describe_change", "export", "export_core", "fill_core"]
+
+_PREFIX = "table."
+#: What a table counts: in its parameters beside what describes it.
+_NUMBERS = ("version", "sightings_counted")
 
 
 def export_core(core: AnyTable, optimizer: Optimizer, prefix: str) -> tuple[dict[str, int], Arrays]:
@@ -31,9 +42,12 @@ def fill_core(core: AnyTable, arrays: Arrays, numbers: dict[str, int], prefix: s
 
 
 def export(table: EmbeddingTable, mark: Any) -> Change:
-    """Return all of a table."""
-    numbers, arrays = export_core(table._core, table.optimizer, "table.")
-    return Change({**describe_table(table), **numbers}, arrays, True, None)
+    """Return all of a table, or what changed since a mark."""
+    numbers, arrays = export_core(table._core, table.optimizer, "")
+    parameters = {**describe_table(table), **numbers}
+    change = None if mark is None else _table_changes.changed(table, mark, numbers["version"], arrays)
+    named = {_PREFIX + name: array for name, array in (arrays if change is None else change).items()}
+    return Change(parameters, named, change is None, (_table_changes.mark(table)[0], numbers["version"]))
 
 
 def build(parameters: Parameters, arrays: Arrays) -> EmbeddingTable:
@@ -44,13 +58,25 @@ def build(parameters: Parameters, arrays: Arrays) -> EmbeddingTable:
         rebuild_initializer(parameters["init"]),
         **rebuild_bounds(parameters),
     )
-    numbers: dict[str, int] = {
-        name: parameters[name] for name in ("version", "sightings_counted") if name in parameters
-    }
-    fill_core(table._core, arrays, numbers, "table.")
+    fill_core(table._core, arrays, _numbers(parameters), _PREFIX)
     return table
 
 
 def apply(table: EmbeddingTable, parameters: Parameters, arrays: Arrays) -> None:
     """Take a change in."""
-    raise NotImplementedError
+    _, state = export_core(table._core, table.optimizer, "")
+    change = {name[len(_PREFIX) :]: array for name, array in arrays.items() if name.startswith(_PREFIX)}
+    fill_core(table._core, _table_changes.merge(state, change), _numbers(parameters), "")
+    for name, value in rebuild_optimizer(parameters["optimizer"]).get_params().items():
+        if getattr(table.optimizer, name) != value:
+            setattr(table.optimizer, name, value)
+
+
+def describe_change(parameters: Parameters) -> Parameters:
+    """Return what of an export's parameters no increment changes."""
+    described = {name: value for name, value in parameters.items() if name not in _NUMBERS}
+    return without_rate(described)
+
+
+def _numbers(parameters: Parameters) -> dict[str, int]:
+    return {name: parameters[name] for name in _NUMBERS if name in parameters}

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinc.checkpoint import _disk, _manifest
+from fastinc.checkpoint import _directory, _disk, _manifest
 from fastinc.checkpoint import save as save_shard
 from fastinc.checkpoint._described import describe_table, rebuild_bounds, rebuild_initializer, rebuild_optimizer
-from fastinc.checkpoint._folder import load_parts
+from fastinc.checkpoint._parts import load_parts
 from fastinc.distributed._arrays import Place
 from fastinc.distributed._exchange import Exchange
 from fastinc.distributed._owners import owners_of
@@ -75,6 +75,7 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
     place, world = Path(folder), table.world_size
 
     def begin() -> tuple[Any, list[int]]:
+        _directory.refuse_log(place)
         place.mkdir(parents=True, exist_ok=True)
         return _manifest.as_json(position), [int(secrets.token_hex(7), 16)]
 

@@ -1,0 +1,94 @@
+"""One writer to a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+
+from fastinc.checkpoint import _disk
+from fastinc.checkpoint._directory import LOCK
+
+__all__ = ["DirectoryLock", "is_held"]
+
+#: Seconds to ask for: somebody who looks whether the lock is held has it for a moment.
+_PATIENCE = 0.25
+
+_held: set[int] = set()
+_forking = threading.Lock()
+
+
+def _close_in_child() -> None:
+    """A child that lives on must not hold what its dead parent held."""
+    for descriptor in list(_held):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+    _forking.release()
+
+
+os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_close_in_child)
+
+
+class DirectoryLock:
+    """The right to write to a folder: until it is released, the process ends, or its machine does.
+
+    Raises
+    ------
+    RuntimeError
+        Somebody else has it; the message names the folder and their process.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with _forking:
+            descriptor = _disk.open_lock(folder / LOCK)
+            _held.add(descriptor)
+        self._descriptor, self._process = descriptor, os.getpid()
+        try:
+            if not _try_lock(descriptor):
+                holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "of another process"
+                raise RuntimeError(f"{folder} has a writer already: {holder}; a log has one at a time")
+            _disk.tell_holder(descriptor, f"pid {os.getpid()}\n".encode())
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the right back."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0 and self._process == os.getpid():
+            _held.discard(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    deadline = time.monotonic() + _PATIENCE
+    while not _is_granted(descriptor, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_granted(descriptor: int, which: int) -> bool:
+    try:
+        fcntl.flock(descriptor, which | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_held(folder: Path) -> bool:
+    """Tell whether anybody writes to a folder now."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _is_granted(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
