@@ -165,7 +165,10 @@ std::shared_ptr<RecommenderMark> mark(const Recommender& model) {
 
 void register_recommender_state(py::module_& m,
                                 py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>>& model) {
-  py::class_<RecommenderMark, std::shared_ptr<RecommenderMark>>(m, "RecommenderMark");
+  py::class_<RecommenderMark, std::shared_ptr<RecommenderMark>>(m, "RecommenderMark")
+      .def_property_readonly("user_count", [](const RecommenderMark& mark) { return mark.pushes.size(); })
+      .def_property_readonly("item_count",
+                             [](const RecommenderMark& mark) { return mark.item_events.size(); });
   model.def("export_state", &export_state)
       .def("import_state", &import_state, py::arg("state"))
       .def("mark", &mark)

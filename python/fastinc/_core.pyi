@@ -168,6 +168,10 @@ def schedule_factor(schedule: tuple[str, float, float, float], n: int) -> float:
 
 class RecommenderMark:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @property
+    def user_count(self) -> int: ...
+    @property
+    def item_count(self) -> int: ...
 
 class Recommender(StreamModel):
     def __init__(

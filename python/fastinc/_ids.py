@@ -79,6 +79,12 @@ class IdMap:
             self.kind = "str" if array.dtype == object else "int"
         return codes
 
+    def add_keys(self, text: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        """Add strings, given as UTF-8 one after another and where each ends."""
+        self._core.add_keys(text, ends)
+        if len(ends) > 0:
+            self.kind = "str"
+
     def truncate(self, size: int) -> None:
         """Forget all codes from `size` on."""
         self._core.truncate(size)

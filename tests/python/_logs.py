@@ -11,6 +11,7 @@ import numpy as np
 
 import fastinc as fi
 from fastinc.checkpoint import _disk
+from fastinc.checkpoint._tables import export_change, split_change
 
 
 def new_table(dim=2, **limits):
@@ -104,3 +105,8 @@ def failing(at, fault=errno.EIO, *, forever=False):
         yield disk
     finally:
         _disk.os = os
+
+
+def table_arrays(core, optimizer):
+    """Return the arrays that an engine's table is made of, by name."""
+    return split_change(export_change(core, optimizer, None)[0], "")[1]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from _logs import table_arrays
 from fastinc.checkpoint import _kinds, _models
 from fastinc.checkpoint._described import describe
-from fastinc.checkpoint._tables import export_core
 
 INF, NAN = float("inf"), float("nan")
 #: A model that has rows in every table, all of which learn at the optimizer's rate.
@@ -45,7 +45,7 @@ def stream(n=600, users=30, items=60, seed=0):
 
 def tables_of(model):
     """Weights of every table, and what it keeps of gradients beside them."""
-    parts = {name: export_core(table, model.optimizer, "")[1] for name, table in model._core.tables.items()}
+    parts = {name: table_arrays(table, model.optimizer) for name, table in model._core.tables.items()}
     return {name: part["weights"] for name, part in parts.items()}, {
         name: part["state"] for name, part in parts.items()
     }

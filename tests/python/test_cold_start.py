@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from _logs import table_arrays
 from fastinc.checkpoint import _kinds, _models
-from fastinc.checkpoint._tables import export_core
 
 KINDS = {"kind": fi.features.Categorical(64)}
 
@@ -27,7 +27,7 @@ def two_tastes(n=3000):
 
 
 def arrays_of(model, table):
-    return export_core(model._core.tables[table], model.optimizer, "")[1]
+    return table_arrays(model._core.tables[table], model.optimizer)
 
 
 def everything(model):

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import fastinc as fi
 from _logs import learn, new_table, quiet, state_of
-from fastinc.checkpoint import _directory, _records, _table_changes
+from fastinc.checkpoint import _directory, _records
 
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
 LIMITS = [{}, {"max_rows": 6}, {"max_rows": 6, "eviction": "lfu"}, {"admission": fi.MinCount(2, width=64)}]
@@ -157,12 +157,3 @@ def test_changes_since_any_mark_lead_from_there_to_here(limits, steps):
         else:
             kind.apply(twin, change.parameters, change.arrays)
         assert state_of(twin) == state_of(table)
-
-
-def test_rows_stay_in_place_and_new_ones_come_last():
-    state = {"ids": np.array([5, 3, 9, 1]), "weights": np.arange(4.0), "sightings": np.zeros(2)}
-    change = {"ids": np.array([9, 7, 5]), "weights": np.array([90.0, 70.0, 50.0]), "sightings": np.ones(2)}
-    merged = _table_changes.merge(state, {**change, "removed": np.array([3, 100])})
-    assert merged["ids"].tolist() == [5, 9, 1, 7]
-    assert merged["weights"].tolist() == [50.0, 90.0, 3.0, 70.0]
-    assert merged["sightings"].tolist() == [1.0, 1.0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastinc as fi
-from fastinc.checkpoint._tables import export_core
+from _logs import table_arrays
 
 KINDS = {"kind": fi.features.Categorical(64)}
 NAN, INF = np.float32("nan"), np.float32("inf")
@@ -21,7 +21,7 @@ def vectors_of(n, dim=8, seed=0):
 
 
 def parts_of(model, table="items"):
-    return export_core(model._core.tables[table], model.optimizer, "")[1]
+    return table_arrays(model._core.tables[table], model.optimizer)
 
 
 def rows_of(model, items):

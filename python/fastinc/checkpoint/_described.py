@@ -17,6 +17,7 @@ __all__ = [
     "rebuild_bounds",
     "rebuild_initializer",
     "rebuild_optimizer",
+    "set_rate",
     "without_rate",
 ]
 
@@ -78,6 +79,12 @@ def describe_table(table: EmbeddingTable) -> dict[str, Any]:
         "init": describe(table.init),
         **describe_bounds(table),
     }
+
+
+def set_rate(optimizer: Optimizer, description: dict[str, Any]) -> None:
+    """Give an optimizer the learning rate that was described, where it has another."""
+    if "lr" in description and getattr(optimizer, "lr", None) != description["lr"]:
+        optimizer.lr = description["lr"]  # type: ignore[attr-defined]
 
 
 def without_rate(described: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastinc.checkpoint import _models, _table_changes, _tables
+from fastinc.checkpoint import _models, _tables
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
 from fastinc.recommender import Recommender
@@ -29,7 +29,8 @@ class Kind:
     build
         Returns a new object of what a whole export gave.
     apply
-        Takes a change that isn't whole in: the object then is what it was exported from, bit for bit.
+        Takes a change that isn't whole in: the object then is what it was exported from, bit for bit. With
+        ``keep_versions=False`` the rows are a batch of the object's own, so that what follows it is in step at once.
     mark
         Returns the mark of an object as it is now, or None: the next export is whole.
     describe
@@ -39,14 +40,14 @@ class Kind:
     type: type
     export: Callable[[Any, Any], Change]
     build: Callable[[Parameters, Arrays], Any]
-    apply: Callable[[Any, Parameters, Arrays], None]
+    apply: Callable[..., None]
     mark: Callable[[Any], Any]
     describe: Callable[[Parameters], Parameters]
 
 
 KINDS: dict[str, Kind] = {
     "EmbeddingTable": Kind(
-        EmbeddingTable, _tables.export, _tables.build, _tables.apply, _table_changes.mark, _tables.describe_change
+        EmbeddingTable, _tables.export, _tables.build, _tables.apply, _tables.mark, _tables.describe_change
     ),
     "Recommender": Kind(
         Recommender, _models.export, _models.build, _models.apply, _models.mark, _models.describe_change

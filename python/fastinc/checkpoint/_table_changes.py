@@ -1,6 +1,6 @@
-"""What changed of a table since a version, by way of all of its state: for every table, as fast as none should be.
+"""What changed of a CUDA table since a version, by way of all of its state.
 
-Reading and setting the whole state costs in proportion to the rows there are; what comes out, to those that changed.
+Reading that costs in proportion to the rows there are; what comes out, to those that changed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ import weakref
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastinc._cuda_table import AnyTable
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.table import EmbeddingTable
 
-__all__ = ["Mark", "changed", "mark", "merge"]
+__all__ = ["Mark", "export", "mark"]
 
 #: What holds a table's rows, and its version: setting an object's state gives it another one to hold them.
 Mark = tuple["weakref.ref[AnyTable]", int]
@@ -25,11 +24,19 @@ _OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies", "slots")
 
 
 def mark(table: EmbeddingTable) -> Mark:
-    """Return what :func:`changed` is asked for later."""
+    """Return what :func:`export` is asked for later."""
     return weakref.ref(table._core), table.version
 
 
-def changed(table: EmbeddingTable, mark: Mark, version: int, state: Arrays) -> Arrays | None:
+def export(table: EmbeddingTable, since: Any) -> tuple[dict[str, Any], Any, bool]:
+    """Return what changed of a table since a mark, or all of it; its mark then; whether it is all."""
+    element, row = table.optimizer.state_floats_per_row
+    state = table._core.export_state(element * table.dim + row)
+    change = None if since is None else _changed(table, since, state["version"], state)
+    return state if change is None else change, (mark(table)[0], state["version"]), change is None
+
+
+def _changed(table: EmbeddingTable, mark: Mark, version: int, state: Arrays) -> Arrays | None:
     """Return what of a table's state at `version` is newer than a mark, or None: nobody knows."""
     core, since = mark
     if core() is not table._core or version < since:
@@ -44,28 +51,3 @@ def changed(table: EmbeddingTable, mark: Mark, version: int, state: Arrays) -> A
     gone = np.setdiff1d(np.concatenate([removed, updated]), state["ids"])
     newer = np.flatnonzero(state["row_versions"] > since)
     return {name: array[newer] if name in _OF_ROWS else array for name, array in state.items()} | {"removed": gone}
-
-
-def merge(state: Arrays, change: Arrays) -> Arrays:
-    """Return a table's state with a change in it: rows stay where they are, new ones come last."""
-    kept = np.flatnonzero(np.isin(state["ids"], change["removed"], invert=True))
-    state = {name: array[kept] if name in _OF_ROWS else array for name, array in state.items()}
-    known, at = _places(state["ids"], change["ids"])
-    new = np.setdiff1d(np.arange(len(change["ids"])), known)
-    merged = {**state, **{name: array for name, array in change.items() if name not in (*_OF_ROWS, "removed")}}
-    for name in _OF_ROWS:
-        if name in state:
-            rows = state[name].copy()
-            rows[at] = change[name][known]
-            merged[name] = np.concatenate([rows, change[name][new]])
-    return merged
-
-
-def _places(ids: NDArray[np.int64], wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which of the wanted ids are there, and where."""
-    order: Any = np.argsort(ids, kind="stable")
-    if len(ids) == 0:
-        return order, order
-    at = order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)]
-    known = np.flatnonzero(ids[at] == wanted)
-    return known, at[known]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 
-from fastinc._cuda_table import AnyTable
+from fastinc import _core
 from fastinc.checkpoint import _table_changes
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
@@ -15,39 +16,54 @@ from fastinc.checkpoint._described import (
     rebuild_bounds,
     rebuild_initializer,
     rebuild_optimizer,
+    set_rate,
     without_rate,
 )
 from fastinc.optimizers import Optimizer
 from fastinc.table import EmbeddingTable
 
-__all__ = ["apply", "build", "describe_change", "export", "export_core", "fill_core"]
+__all__ = ["apply", "build", "describe_change", "export", "export_change", "join_change", "mark", "split_change"]
 
 _PREFIX = "table."
 #: What a table counts: in its parameters beside what describes it.
 _NUMBERS = ("version", "sightings_counted")
 
 
-def export_core(core: AnyTable, optimizer: Optimizer, prefix: str) -> tuple[dict[str, int], Arrays]:
-    """Return a table's numbers by name, and its arrays by prefixed name."""
+def export_change(core: _core.Table, optimizer: Optimizer, mark: Any) -> tuple[dict[str, Any], Any]:
+    """Return what changed of a CPU table since a mark, or all of it, and its mark then."""
     element, row = optimizer.state_floats_per_row
-    state = core.export_state(element * core.dim + row)
-    numbers = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
-    return numbers, {prefix + name: array for name, array in state.items() if name not in numbers}
+    change = core.export_change(element * core.dim + row, mark)
+    return change, (change.pop("epoch"), change["version"])
 
 
-def fill_core(core: AnyTable, arrays: Arrays, numbers: dict[str, int], prefix: str) -> None:
-    """Set a table to what was exported."""
-    state = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
-    core.import_state({**state, **numbers})
+def split_change(change: dict[str, Any], prefix: str) -> tuple[dict[str, int], Arrays]:
+    """Return the numbers of an export by name, and its arrays by prefixed name."""
+    arrays = {prefix + name: value for name, value in change.items() if isinstance(value, np.ndarray)}
+    return {name: change[name] for name in _NUMBERS if name in change}, arrays
+
+
+def join_change(arrays: Arrays, numbers: dict[str, int], prefix: str) -> dict[str, Any]:
+    """Return what :func:`split_change` was given."""
+    return {**{name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}, **numbers}
 
 
 def export(table: EmbeddingTable, mark: Any) -> Change:
     """Return all of a table, or what changed since a mark."""
-    numbers, arrays = export_core(table._core, table.optimizer, "")
-    parameters = {**describe_table(table), **numbers}
-    change = None if mark is None else _table_changes.changed(table, mark, numbers["version"], arrays)
-    named = {_PREFIX + name: array for name, array in (arrays if change is None else change).items()}
-    return Change(parameters, named, change is None, (_table_changes.mark(table)[0], numbers["version"]))
+    if not isinstance(table._core, _core.Table):
+        change, mark, whole = _table_changes.export(table, mark)
+    else:
+        core, since = (None, None) if mark is None else mark
+        same = core is not None and core() is table._core
+        change, told = export_change(table._core, table.optimizer, since if same else None)
+        mark, whole = (weakref.ref(table._core), told), change["whole"]
+    numbers, arrays = split_change(change, _PREFIX)
+    return Change({**describe_table(table), **numbers}, arrays, whole, mark)
+
+
+def mark(table: EmbeddingTable) -> Any:
+    """Return the mark of a table as it is now."""
+    core = table._core  # setting an object's state gives it another one
+    return (weakref.ref(core), core.mark()) if isinstance(core, _core.Table) else _table_changes.mark(table)
 
 
 def build(parameters: Parameters, arrays: Arrays) -> EmbeddingTable:
@@ -58,18 +74,17 @@ def build(parameters: Parameters, arrays: Arrays) -> EmbeddingTable:
         rebuild_initializer(parameters["init"]),
         **rebuild_bounds(parameters),
     )
-    fill_core(table._core, arrays, _numbers(parameters), _PREFIX)
+    table._core.import_state(join_change(arrays, _numbers(parameters), _PREFIX))
     return table
 
 
-def apply(table: EmbeddingTable, parameters: Parameters, arrays: Arrays) -> None:
-    """Take a change in."""
-    _, state = export_core(table._core, table.optimizer, "")
-    change = {name[len(_PREFIX) :]: array for name, array in arrays.items() if name.startswith(_PREFIX)}
-    fill_core(table._core, _table_changes.merge(state, change), _numbers(parameters), "")
-    for name, value in rebuild_optimizer(parameters["optimizer"]).get_params().items():
-        if getattr(table.optimizer, name) != value:
-            setattr(table.optimizer, name, value)
+def apply(table: EmbeddingTable, parameters: Parameters, arrays: Arrays, keep_versions: bool = True) -> None:
+    """Take a change in; without `keep_versions` its rows are a batch of the table's own."""
+    change = join_change(arrays, _numbers(parameters), _PREFIX)
+    if not isinstance(table._core, _core.Table):
+        raise TypeError("changes are taken in by tables on the CPU")
+    table._core.apply_change(change, keep_versions)
+    set_rate(table.optimizer, parameters["optimizer"])
 
 
 def describe_change(parameters: Parameters) -> Parameters:
