@@ -115,6 +115,10 @@ class Reader:
             offset, count = offset + len(piece), count - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def is_at(self, path: Path) -> bool:
+        """Tell whether this is the file that has a name now."""
+        return os.path.samestat(os.fstat(self._descriptor), path.lstat())
+
     def refresh(self) -> int:
         """Look again how long the file is, which may be growing."""
         self.size = os.fstat(self._descriptor).st_size

@@ -80,8 +80,11 @@ class State:
         """Tell whether a record is the next."""
         return record.number == self.number + 1 and record.previous == self.chain
 
-    def apply(self, record: Record) -> None:
-        """Take the next record in; ValueError where it isn't the next, or can't be of this object."""
+    def apply(self, record: Record, keep_versions: bool = True) -> None:
+        """Take the next record in; ValueError where it isn't the next, or can't be of this object.
+
+        Without `keep_versions` its rows are a batch of the object's own, which is in use.
+        """
         if not self.follows(record):
             raise ValueError(f"record {record.number} doesn't follow on the state at number {self.number}")
         meta = record.meta
@@ -91,7 +94,7 @@ class State:
             arrays = _arrays.parse(unshrink(record.payload, meta.get("compression"), meta.get("plain_bytes")))
             time = float(meta["time"])
             position = meta["position"]
-            KINDS[self.kind].apply(self.obj, meta["parameters"], arrays)
+            KINDS[self.kind].apply(self.obj, meta["parameters"], arrays, keep_versions)
         except MALFORMED as error:
             raise ValueError(f"record {record.number} is malformed: {type(error).__name__} {error}") from error
         except ValueError as error:
