@@ -5,7 +5,21 @@ that every event is in the saved state exactly once, whatever is killed when.
 """
 
 from fastinc.stream._files import FileSource
+from fastinc.stream._kafka import KafkaSource
 from fastinc.stream._open import open
+from fastinc.stream._redis import RedisSource
 from fastinc.stream._source import Batch, GapError, Rejected, Source
+from fastinc.stream._trainer import Progress, train
 
-__all__ = ["Batch", "FileSource", "GapError", "Rejected", "Source", "open"]
+__all__ = [
+    "Batch",
+    "FileSource",
+    "GapError",
+    "KafkaSource",
+    "Progress",
+    "RedisSource",
+    "Rejected",
+    "Source",
+    "open",
+    "train",
+]

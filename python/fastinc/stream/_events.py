@@ -16,7 +16,7 @@ from fastinc.datasets._text import INTEGER, id_fault, number_fault
 from fastinc.datasets.events import FLOAT32_MAX
 from fastinc.stream._source import Batch, Rejected
 
-__all__ = ["BatchBuilder", "Event", "EventParser", "MalformedError", "text_of"]
+__all__ = ["BatchBuilder", "Event", "EventParser", "MalformedError", "id_column", "text_of"]
 
 Event = tuple[Any, Any, "float | None", "float | None"]
 #: Of each role: "int" or "str" for ids, whether there is one for labels and timestamps; None: not known yet.
@@ -208,7 +208,8 @@ def _range_fault(value: float, role: str) -> str | None:
     return f"{number} is out of range" if role == "label" and abs(number) > FLOAT32_MAX else None
 
 
-def _id_column(ids: list[Any]) -> npt.NDArray[Any]:
+def id_column(ids: list[Any]) -> npt.NDArray[Any]:
+    """Return ids of one kind as an array."""
     if not ids or isinstance(ids[0], int):
         return np.array(ids, dtype=np.int64)
     column = np.empty(len(ids), dtype=object)  # NumPy's own strings have the width of the longest
@@ -240,8 +241,8 @@ class BatchBuilder:
         """Return the rows as columns."""
         users, items, labels, timestamps = zip(*self._events, strict=True) if self._events else ((), (), (), ())
         return Batch(
-            users=_id_column(list(users)),
-            items=_id_column(list(items)),
+            users=id_column(list(users)),
+            items=id_column(list(items)),
             labels=np.array(labels, dtype=np.float32) if labels and labels[0] is not None else None,
             timestamps=np.array(timestamps, dtype=np.float64) if timestamps and timestamps[0] is not None else None,
             wheres=self._wheres,

@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastinc.stream._files import FileSource
+from fastinc.stream._kafka import KafkaSource
+from fastinc.stream._redis import RedisSource
 from fastinc.stream._source import Source
 
 __all__ = ["open"]
@@ -59,11 +61,7 @@ def open(url: str | os.PathLike[str], **options: Any) -> Source:
     if scheme == "file":
         return FileSource(unquote(urlsplit(text).path), **options)
     if scheme in ("redis", "rediss", "unix"):
-        from fastinc.stream._redis import RedisSource
-
         return RedisSource(text, **options)
     if scheme == "kafka":
-        from fastinc.stream._kafka import KafkaSource
-
         return KafkaSource(text, **options)
     raise ValueError(f"url = {text!r}: {scheme}:// is no stream; file, redis, rediss, unix and kafka are, and paths")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -19,8 +20,10 @@ __all__ = ["RedisSource"]
 EntryId = tuple[int, int]
 
 #: Errors of a server that is not ready, or of a group that has to be made again: they pass.
-_PASSING = ("NOGROUP", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MISCONF", "OOM", "READONLY", "UNBLOCKED")
-_PASSING += ("NOREPLICAS", "BUSY")
+_PASSING = re.compile(
+    r"(.* caused error: )?"
+    r"(NOGROUP|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|READONLY|UNBLOCKED|NOREPLICAS|BUSY)\b"
+)
 #: Seconds that one read waits at most in the server, and that an answer may take.
 _BLOCK = 1.0
 _ANSWER = 5.0
@@ -136,7 +139,7 @@ class RedisSource(Source):
         passing = isinstance(error, (self._errors.ConnectionError, self._errors.TimeoutError, OSError))
         if isinstance(error, (self._errors.ReadOnlyError, self._errors.OutOfMemoryError)):
             passing = True
-        if refused or not (passing or str(error).startswith(_PASSING)):
+        if refused or not (passing or _PASSING.match(str(error))):
             raise ValueError(f"{self.name}: {error}") from error
         self._ready = False
         self._client.connection_pool.disconnect()
@@ -156,6 +159,8 @@ class RedisSource(Source):
             self._added = info["entries-added"] - (0 if self._start == "$" else info["length"])
         if made and self._last is None:
             self._last = begin
+        if self._last is None:
+            self._tell_of_history()
         if self._saved is not None:
             self._acknowledge_saved(self._saved)
         self._ready, self._new = True, False
@@ -180,6 +185,13 @@ class RedisSource(Source):
         if self._last is not None:
             log.warning("%s: the group was gone; it begins again at %s", self.name, id_text(begin))
         return True
+
+    def _tell_of_history(self) -> None:
+        groups = self._client.xinfo_groups(self._stream)
+        read = next((parse_id(g["last-delivered-id"]) for g in groups if g["name"] == self._group.encode()), (0, 0))
+        if read > (0, 0):
+            text = "%s: the group was read up to %s before, by nobody whose position is known: it goes on after that"
+            log.warning(text, self.name, id_text(read))
 
     def _acknowledge_saved(self, saved: EntryId) -> None:
         """Acknowledge what is pending and in the saved state: an acknowledgement was lost."""
@@ -246,7 +258,10 @@ class RedisSource(Source):
         with self._client.pipeline(transaction=True) as both:
             both.xinfo_stream(self._stream)
             both.xreadgroup(self._group, self._consumer, {self._stream: ">"}, most)
-            info, reply = both.execute()
+            info, reply = both.execute(raise_on_error=False)
+        for answer in (reply, info):
+            if isinstance(answer, Exception):
+                raise answer
         self._check_count(info)
         entries = self._entries(reply)
         wait = int(1000 * min(seconds, _BLOCK))
