@@ -25,8 +25,9 @@ def usable_column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDA
     bad = np.asarray(array.is_null())
     if role in ("user", "item"):
         if kinds.is_uint64(array.type):
-            large = np.asarray(pc.fill_null(pc.greater(array, np.iinfo(np.int64).max), False))
-            return np.asarray(pc.fill_null(array, 0)).astype(np.int64), bad | large
+            values = np.asarray(pc.fill_null(array, 0))
+            large = values > np.iinfo(np.int64).max
+            return np.where(large, 0, values).astype(np.int64), bad | large
         if kinds.is_integer(array.type):
             return np.asarray(pc.fill_null(array.cast(pa.int64()), 0)), bad
         if kinds.is_string(array.type) or kinds.is_large_string(array.type) or kinds.is_string_view(array.type):

@@ -153,7 +153,7 @@ class EventParser:
         label = self._number("label", roles, values, text)
         timestamp = self._number("timestamp", roles, values, text)
         if None in self._kinds.values():
-            found = {"user": type(user).__name__, "item": type(item).__name__}
+            found: Kinds = {"user": type(user).__name__, "item": type(item).__name__}
             found |= {"label": label is not None, "timestamp": timestamp is not None}
             self._kinds = {role: found[role] if kind is None else kind for role, kind in self._kinds.items()}
         return user, item, label, timestamp

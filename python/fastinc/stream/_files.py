@@ -111,17 +111,14 @@ class FileSource(Source):
         self._known = {name for name, _ in files}
         return next((entry for entry in files if entry[0] > self._file), None)
 
-    def _open(self, name: str, path: Path) -> bool:
-        """Open a file; False where nothing says yet what is going to be in it."""
+    def _reader_of(self, name: str, path: Path) -> LineReader | ParquetReader | None:
+        """Open a file; None where nothing says yet what is going to be in it."""
         kind = self._format or _FORMATS.get(path.suffix[1:].lower()) or _by_content(path)
         if kind is None and self._follow:
-            return False
+            return None
         if kind == "parquet":
-            self._reader = ParquetReader(path, name, self._parser)
-        else:
-            self._reader = LineReader(path, name, self._parser, json=kind == "json")
-        self._file = name
-        return True
+            return ParquetReader(path, name, self._parser)
+        return LineReader(path, name, self._parser, json=kind == "json")
 
     def close(self) -> None:
         """Close the file."""
@@ -145,23 +142,19 @@ class FileSource(Source):
         path = dict(self._files()).get(name)
         if path is None:
             raise GapError(f"{self.name}: {name}, which was being read, is not there")
-        kinds, before = self._parser.state, (self._reader, self._file, self._ended)
-        self._parser.restore(position.get("kinds"))
+        reader = self._reader_of(name, path)
+        if reader is None:
+            raise GapError(f"{path} is empty, and was not when it was read")
         try:
-            self._reader, self._ended = None, False
-            if not self._open(name, path):
-                raise GapError(f"{path} is empty, and was not when it was read")
-            assert self._reader is not None
-            self._reader.seek(position)
+            reader.seek(position)
+            self._parser.restore(position.get("kinds"))
         except BaseException:
-            if self._reader is not None:
-                self._reader.close()
-            self._reader, self._file, self._ended = before
-            self._parser.restore(kinds)
+            reader.close()
             raise
-        if before[0] is not None:
-            before[0].close()
-        self._known = set()
+        if self._reader is not None:
+            self._reader.close()
+        self._reader, self._file = reader, name
+        self._known, self._ended = set(), False
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""
@@ -189,8 +182,10 @@ class FileSource(Source):
             following = None if self._single else self._next_file()
             if self._reader is None:
                 entry = self._files()[0] if self._single else following
-                if entry is None or not self._open(*entry):
+                self._reader = None if entry is None else self._reader_of(*entry)
+                if entry is None or self._reader is None:
                     return False
+                self._file = entry[0]
                 continue
             final = following is not None or not self._follow
             at_end = self._reader.read(builder, most, final)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastinc._arguments import as_choice, as_share, as_whole
@@ -29,19 +29,19 @@ def _numbers(text: str) -> list[int]:
 class KafkaSource(Source):
     """Events in a Kafka topic, as JSON objects; see `fastinc.stream.open`, which makes one of a URL.
 
-    Needs the extra ``kafka``. All partitions are read (or those that are named), by assignment: there is no rebalancing,
-    and every reader needs a group of its own, which is only where offsets are committed for others to see. What counts
-    is the position that is saved with the model. Events of one partition come in order; those of several come as they
-    are fetched, so only topics of one partition give the same bytes again when they are read again. Messages whose
-    offset is before the position are recognised and left out.
+    Needs the extra ``kafka``. All partitions are read (or those that are named), by assignment: there is no
+    rebalancing, and every reader needs a group of its own, which is only where offsets are committed for others to see.
+    What counts is the position that is saved with the model. Events of one partition come in order; those of several
+    come as they are fetched, so only topics of one partition give the same bytes again when they are read again.
+    Messages whose offset is before the position are recognised and left out.
 
     The client fetches ahead up to 16 MiB, and one fetch of up to 4 MiB more (or a single larger message).
 
     Parameters
     ----------
     url
-        ``kafka://broker:9092,broker:9092/topic``. Its query may hold the options below (but `columns` and `config`), and
-        settings of librdkafka, such as ``security.protocol=ssl``.
+        ``kafka://broker:9092,broker:9092/topic``. Its query may hold the options below (but `columns` and `config`),
+        and settings of librdkafka, such as ``security.protocol=ssl``.
     group
         The consumer group's name; "fastinc" by default.
     partitions
@@ -82,7 +82,13 @@ class KafkaSource(Source):
     ) -> None:
         events = {"ids": ids, "labels": labels, "timestamps": timestamps}
         given = {"group": group, "partitions": partitions, "start": start, "on_gap": on_gap, **events}
-        known = {"group": str, "partitions": _numbers, "start": str, "retry_seconds": float, **EVENT_OPTIONS}
+        known: dict[str, Callable[[str], Any]] = {
+            "group": str,
+            "partitions": _numbers,
+            "start": str,
+            "retry_seconds": float,
+            **EVENT_OPTIONS,
+        }
         parts, options, settings = split_options(url, {**given, "retry_seconds": retry_seconds}, known)
         self._topic = parts.path.strip("/")
         if not self._topic or "/" in self._topic or not parts.netloc or "@" in parts.netloc:
@@ -227,8 +233,8 @@ class KafkaSource(Source):
     def _failed(self, error: Any) -> None:
         """Make ready for another attempt after an error that passes; raise others."""
         kinds = self._kafka.KafkaError
-        for_ever = (kinds.TOPIC_AUTHORIZATION_FAILED, kinds.GROUP_AUTHORIZATION_FAILED, kinds._AUTHENTICATION)
-        for_ever += (kinds.TOPIC_EXCEPTION, kinds.CLUSTER_AUTHORIZATION_FAILED)
+        for_ever = [kinds.TOPIC_AUTHORIZATION_FAILED, kinds.GROUP_AUTHORIZATION_FAILED, kinds._AUTHENTICATION]
+        for_ever += [kinds.TOPIC_EXCEPTION, kinds.CLUSTER_AUTHORIZATION_FAILED]
         if error.fatal() or error.code() in for_ever:
             raise ValueError(f"{self.name}: {error.str()}")
         self._ready = False

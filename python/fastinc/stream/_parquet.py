@@ -113,7 +113,8 @@ class ParquetReader:
 
     def _from(self, first: int) -> Iterator[tuple[str | None, dict[str, int], tuple[Any, ...]]]:
         """Yield rows from one on: what is wrong with it, the places of roles, and the values."""
-        groups, begin = [], 0
+        groups: list[int] = []
+        begin = 0
         for group in range(self._file.metadata.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
             if groups or begin + rows > first:
@@ -128,7 +129,8 @@ class ParquetReader:
 
     def _converted(self, batch: Any) -> Iterator[tuple[str | None, dict[str, int], tuple[Any, ...]]]:
         roles: dict[str, int] = {}
-        columns, faults = [], [None] * batch.num_rows
+        columns: list[list[Any]] = []
+        faults: list[str | None] = [None] * batch.num_rows
         for role, name in self._columns.items():
             array = batch.column(batch.schema.get_field_index(name))
             values, wrong = usable_column(self._path, role, name, array)

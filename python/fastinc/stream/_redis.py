@@ -107,7 +107,13 @@ class RedisSource(Source):
         labels: bool | None = None,
         timestamps: bool | None = None,
     ) -> None:
-        given = {"stream": stream, "group": group, "consumer": consumer, "start": start, "payload": payload}
+        given: dict[str, Any] = {
+            "stream": stream,
+            "group": group,
+            "consumer": consumer,
+            "start": start,
+            "payload": payload,
+        }
         given |= {"on_gap": on_gap, "retry_seconds": retry_seconds}
         events = {"ids": ids, "labels": labels, "timestamps": timestamps}
         parts, options, rest = split_options(url, {**given, **events}, {**_OPTIONS, **EVENT_OPTIONS})
