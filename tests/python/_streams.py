@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+import fastinc as fi
+
 DEADLINE = 60.0  # seconds; generous: a loaded machine of two cores
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
 
@@ -112,3 +114,16 @@ def need_redis():
         assert not os.environ.get("FASTINC_REQUIRE_REDIS"), "there is no redis-server"
         pytest.skip("there is no redis-server")
     pytest.importorskip("redis")
+
+
+def state_of(model, folder):
+    """Return everything a checkpoint of a model holds, as bytes and JSON."""
+    fi.checkpoint.save(model, folder)
+    (arrays,) = folder.glob("arrays-*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return arrays.read_bytes(), manifest["parameters"]
+
+
+def letters_of(path):
+    """Return the dead letters in a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -56,10 +56,10 @@ class DeadLetters:
             line = json.dumps({"where": letter.where, "reason": letter.reason, "raw": letter.raw}) + "\n"
             self._file.write(line.encode("ascii"))
             self._size += len(line)
+        self._file.flush()  # for whoever watches
 
     def sync(self) -> dict[str, Any]:
         """Have all letters on disk; return the position behind them, as JSON."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return {"file": self._path.name, "bytes": self._size}
 

@@ -45,7 +45,7 @@ class Progress:
     rejected
         Malformed or refused, earlier runs included.
     checkpoints
-        Made by this call.
+        Made by this call; the first one before anything is read.
     seconds
         Since this call began.
     learned
@@ -102,7 +102,7 @@ def train(
     log
         A `fastinc.checkpoint.Log`: its `append` is called with the model and ``position=``.
     position
-        What `log.restore()` returned with the model; None: the stream begins, and so does the log.
+        What `log.restore()` returned with the model; None: the stream begins, and so does the log, which must be empty.
     checkpoint_every, checkpoint_seconds
         Save after so many events read, and (unless None) when something was read and the last time is so long ago.
     batch_size
@@ -221,11 +221,17 @@ class _Trainer:
             self._letters.close()
 
     def begin(self, position: Any) -> None:
-        """Go to where the model is; what begins is saved at once, so that dead letters can be counted from there."""
-        if position is None:
-            self._checkpoint()
-        elif self._at is not None:
+        """Go to where the model is, and save before the first read.
+
+        The log is then known to be nobody else's: who reads the same entries for the same consumer would take them
+        away. And dead letters can be counted from there.
+        """
+        entries = getattr(self._log, "entries", None)
+        if position is None and entries is not None and entries():
+            raise ValueError(f"position = None, but {self._log!r} has a model: pass what its restore() returns")
+        if self._at is not None:
             self._source.seek(self._at)
+        self._checkpoint()
 
     def run(self, batch_size: int, limit: int | None, linger: float | None, stop: Callable[[], bool]) -> None:
         while not stop() and (limit is None or self._read < limit):

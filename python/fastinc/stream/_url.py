@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 __all__ = ["EVENT_OPTIONS", "joined", "split_options", "without_password"]
 
@@ -71,9 +71,9 @@ def split_options(
 
 def joined(parts: SplitResult, query: Mapping[str, str]) -> str:
     """Return a URL with another query."""
-    return urlunsplit(parts._replace(query=urlencode(query)))
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if query else ''}{urlencode(query)}"  # as unix:///path
 
 
 def without_password(parts: SplitResult) -> str:
     """Return a URL for messages."""
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return joined(parts._replace(netloc=parts.netloc.rpartition("@")[2]), {})
