@@ -124,6 +124,12 @@ def state_of(model, folder):
     return arrays.read_bytes(), manifest["parameters"]
 
 
+def saved_events(folder):
+    """Return how many events are in the newest state of a log; 0 while there is none."""
+    restored = fi.checkpoint.Log(folder).restore()
+    return 0 if restored is None else restored[1]["events"]
+
+
 def letters_of(path):
     """Return the dead letters in a file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
