@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -455,3 +456,16 @@ def test_wrong_arguments(tmp_path, files):
         assert len(source.read(1, timeout=0)) == 1
     with pytest.raises(ValueError, match="is closed"):
         source.read(1, timeout=0.0)
+
+
+def test_a_large_file_is_not_held(tmp_path):
+    """Whatever a file's size: what a source holds is a chunk and a line."""
+    file = tmp_path / "events.csv"
+    file.write_text("user,item\n" + "123456,654321\n" * 300_000)
+    with fi.stream.open(file) as source:
+        tracemalloc.start()
+        try:
+            assert sum(len(batch) for batch in iter(lambda: source.read(1000, timeout=0.0), None)) == 300_000
+            assert tracemalloc.get_traced_memory()[1] < 1_000_000 < file.stat().st_size
+        finally:
+            tracemalloc.stop()
