@@ -359,8 +359,10 @@ def test_saves_come_after_so_many_events_and_before_the_source_is_told():
     assert source.calls == expected
     assert (done.events, done.held, done.checkpoints) == (248, 2, 4)
     assert log.positions[-1]["held"]["users"] == [248, 249]
-    source = Endless()
-    fi.stream.train(new_model(), source, Kept(source), position=log.positions[-1], max_events=8)
+    source, model = Endless(), new_model().partial_fit(np.arange(248), np.arange(248))
+    with pytest.raises(ValueError, match="248 events were learned, and the model has 0"):
+        fi.stream.train(new_model(), source, Kept(source), position=log.positions[-1])
+    fi.stream.train(model, source, Kept(source), position=log.positions[-1], max_events=8)
     assert source.calls[0] == ("seek", 250)
     assert source.calls[1] == ("append", 250)
 

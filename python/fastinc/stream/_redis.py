@@ -54,13 +54,14 @@ class RedisSource(Source):
     A model that is to learn *all* events needs a group of its own, with one consumer: the entries of a group are shared
     out among its consumers. Entries stay pending in the group until they are in a saved state. After a restart they
     come again, and those that are in it are recognised by the saved position (and acknowledged), also when the server
-    lost what it knew of the group. Don't claim entries for this consumer (XCLAIM): those before its position count as
-    applied.
+    lost what it knew of the group. The position is what counts: an older state that was restored gets the entries after
+    it once more, if its consumer is the group's only one. Don't claim entries for this consumer (XCLAIM): those before
+    its position count as applied.
 
     A lost connection is waited for, at growing intervals up to 10 seconds. Entries that were trimmed (MAXLEN) before
     they were read, and a server that has lost entries which were read, are a gap: see `on_gap`. It is seen by counting
     entries, which takes Redis 7, and a group that has no other consumer. Entries deleted one by one are counted as
-    `lost` and rejected where they were pending, and else seen as a gap.
+    `lost` and rejected where they come as pending, and else seen as a gap.
 
     Nothing is read ahead: the client holds the entries of one read.
 
@@ -119,6 +120,9 @@ class RedisSource(Source):
         parts, options, rest = split_options(url, {**given, **events}, {**_OPTIONS, **EVENT_OPTIONS})
         if not options.get("stream"):
             raise ValueError(f"stream is needed, as in {without_password(parts)}?stream=NAME")
+        for name in ("protocol", "decode_responses", "retry_on_timeout", "retry_on_error"):
+            if name in rest:
+                raise ValueError(f"{name} = {rest[name]!r} in the URL is not yours to set")
         self._stream: str = options["stream"]
         self._group: str = options.get("group", "fastinc")
         self._consumer: str = options.get("consumer", "fastinc")
@@ -137,6 +141,7 @@ class RedisSource(Source):
         self._missing = 0  # entries that are known to be gone; those of them that are pending come without fields
         self._unacknowledged: list[EntryId] = []
         self._ready = self._new = False  # the group is there; all that was pending has been read
+        self._sought = False  # and since then there has been no connection
 
     # --- the connection ------------------------------------------------------------------------------------
 
@@ -144,8 +149,7 @@ class RedisSource(Source):
         """Make ready for another attempt after an error that passes; raise others as ValueError."""
         refused = isinstance(error, (self._errors.AuthenticationError, self._errors.AuthorizationError))
         passing = isinstance(error, (self._errors.ConnectionError, self._errors.TimeoutError, OSError))
-        if isinstance(error, (self._errors.ReadOnlyError, self._errors.OutOfMemoryError)):
-            passing = True
+        passing = passing or type(error).__name__ in ("ReadOnlyError", "OutOfMemoryError")
         if refused or not (passing or _PASSING.match(str(error))):
             raise ValueError(f"{self.name}: {error}") from error
         self._ready = False
@@ -172,8 +176,18 @@ class RedisSource(Source):
             self._tell_of_history()
         if self._saved is not None:
             self._acknowledge_saved(self._saved)
-        self._ready, self._new = True, False
+        self._new = self._sought and not made and self._take_group_along()
+        self._ready, self._sought = True, False
         self._backoff.succeeded()
+
+    def _take_group_along(self) -> bool:
+        """Have the group go on from the position, wherever it is: a state of before may have been restored."""
+        assert self._last is not None
+        if self._alone():
+            self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
+            return True
+        log.warning("%s: the group has other consumers: what was acknowledged after the position is gone", self.name)
+        return False
 
     def _stream_info(self) -> dict[str, Any] | None:
         try:
@@ -232,7 +246,7 @@ class RedisSource(Source):
         self._last = self._saved = last
         self._added = added
         self._unacknowledged = []
-        self._ready = False
+        self._ready, self._sought = False, True
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""

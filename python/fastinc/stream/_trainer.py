@@ -200,6 +200,11 @@ class _Trainer:
         saved = {} if position is None else _saved(position)
         self._at: Any = saved.get("source")  # of the source, after all that was read
         self._events, self._rejected = saved.get("events", 0), saved.get("rejected", 0)
+        if model.n_events < self._events:
+            raise ValueError(
+                f"position: {self._events} events were learned, and the model has {model.n_events}: "
+                "pass the model that was saved with it"
+            )
         self._pending.load(saved.get("held"))
         self._began = self._checkpointed = self._last_event = time.monotonic()
         self._learned_before = self._events
