@@ -80,8 +80,14 @@ tidy: $(VENV)/test  ## clang-tidy over the engine (needs clang and clang-tidy)
 	$(CMAKE) cmake --preset tidy
 	$(CMAKE) cmake --build --preset tidy
 
-test-python: $(VENV)/test $(VENV)/data  ## Python tests; those of CUDA run under the emulator, where test-cpp built it
-	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module OMP_NUM_THREADS=1 \
+# The tests of streams start servers of their own; PyPI has none.
+$(VENV)/redis: $(VENV)/created
+	command -v redis-server || (apt-get update && apt-get install -y --no-install-recommends redis-server)
+	touch $@
+
+test-python: $(VENV)/test $(VENV)/data $(VENV)/redis  ## Python tests; those of CUDA run under the emulator, where test-cpp built it
+	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module FASTINC_REQUIRE_REDIS=1 \
+		OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # The oldest torch that fi.torch is for, in an environment of its own: gigabytes, for PyPI's brings CUDA along.

@@ -14,7 +14,7 @@ An event arrives, a few embedding rows change, and the very next request is answ
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastinc import baselines, checkpoint, datasets, drift, evaluate, features, init, ops, replica, schedules
+from fastinc import baselines, checkpoint, datasets, drift, evaluate, features, init, ops, replica, schedules, stream
 from fastinc._core import __version__
 from fastinc._runtime import get_isa, get_num_threads, info, set_isa, set_num_threads
 from fastinc.bounds import TTL, MinCount
@@ -63,6 +63,7 @@ __all__ = [
     "schedules",
     "set_isa",
     "set_num_threads",
+    "stream",
     "torch",
 ]
 

@@ -90,10 +90,15 @@ class StreamModel:
                 "(and drop events that aren't positive)"
             )
 
+    def _checked(self, users: Any, items: Any, labels: Any, timestamps: Any) -> tuple[Any, Any, Any, Any]:
+        """Return the columns of events as arrays, or raise what `partial_fit` would; nothing is learned."""
+        users, items = self._user_ids.check(users), self._item_ids.check(items)
+        return self._check_columns(users, items, labels, timestamps)
+
     def _learn(self, users: Any, items: Any, labels: Any, timestamps: Any) -> None:
         """Check everything, then learn in parts: Ctrl-C gets in between, and what fails leaves no unlearned ids."""
-        users, items = self._user_ids.check(users), self._item_ids.check(items)
-        columns = self._check_columns(users, items, labels, timestamps)
+        columns = self._checked(users, items, labels, timestamps)
+        users = columns[0]
         begin = 0
         while begin < len(users):
             part = slice(begin, begin + _PART - self._core.event_count % _PART)

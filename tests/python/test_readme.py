@@ -21,6 +21,7 @@ PRINTED = [
     "True True True True\n",
     "300 True\n",
     "rollback at event 15,000: recall@10 0.",
+    "1000 0\n",
 ]
 
 

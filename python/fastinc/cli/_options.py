@@ -61,16 +61,22 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)")
 
 
-def open_events(
-    name: str, columns: Sequence[str] = (), min_label: float | None = None, errors: Any = "raise"
-) -> datasets.Events:
-    """Return the events that --events and its companions ask for."""
+def column_roles(columns: Sequence[str]) -> dict[str, str]:
+    """Return the names of columns by role, as --columns gives them."""
     roles = {}
     for option in columns:
         role, equals, column = option.partition("=")
         if not equals or not column:
             raise ValueError(f"--columns must be ROLE=NAME, got {option!r}")
         roles[role] = column
+    return roles
+
+
+def open_events(
+    name: str, columns: Sequence[str] = (), min_label: float | None = None, errors: Any = "raise"
+) -> datasets.Events:
+    """Return the events that --events and its companions ask for."""
+    roles = column_roles(columns)
     if name == "synthetic":
         events = datasets.synthetic(labels=min_label is not None)
         events = events if min_label is None else events.filter(min_label=min_label)

@@ -1,4 +1,4 @@
-"""``fastinc train``: learn a file of events and save the model."""
+"""``fastinc train``: learn a file of events, or a stream of them for ever, and save the model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from fastinc._extras import require
 from fastinc.cli._console import progress
+from fastinc.cli._follow import STREAM_OPTIONS, add_stream, train_from
 from fastinc.cli._options import add_events, add_model, add_seed, make_model, open_events
 
 _BATCH = 5000  # events between two steps of the progress bar
@@ -15,22 +16,35 @@ _BATCH = 5000  # events between two steps of the progress bar
 
 def add_parser(commands: Any) -> None:
     """Add the command to the command line."""
-    parser = commands.add_parser("train", help="learn a file of events and save the model")
-    add_events(parser)
+    parser = commands.add_parser("train", help="learn a file of events, or a stream for ever, and save the model")
+    add_events(parser, required=False)
+    add_stream(parser)
     parser.add_argument("--model", required=True, metavar="DIR", help="where to save the model")
     add_model(parser)
     add_seed(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, seed=None)
 
 
 def run(args: argparse.Namespace) -> None:
     """Learn the events in the order of time (of the file, where they have no time) and save the model."""
-    import fastinc as fi
-
     require("safetensors", extra="checkpoint", purpose="saving a model")
+    if (args.events is None) == (args.source is None):
+        raise ValueError("one of --events and --from is needed: which events to learn")
     target = Path(args.model)
     if target.exists() and not target.is_dir():
         raise ValueError(f"--model must be a directory, and {target} is a file")
+    if args.source is not None:
+        train_from(args, target)
+        return
+    for name in STREAM_OPTIONS:
+        if getattr(args, name) not in (None, False):
+            raise ValueError(f"--{name.replace('_', '-')} is for --from")
+    _train_once(args, target)
+
+
+def _train_once(args: argparse.Namespace, target: Path) -> None:
+    import fastinc as fi
+
     model = make_model(args)
     events = open_events(args.events, args.columns, args.min_label, args.errors)
     if events.timestamps is not None:

@@ -40,15 +40,20 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_.-]", "", name.partition(":")[0]).lower()
 
 
-def find_roles(names: Sequence[str], columns: Mapping[str, str] | None, path: Path) -> dict[str, int] | None:
+def check_roles(columns: Mapping[str, str]) -> None:
+    """Refuse names for what no event has."""
+    for role in columns:
+        if role not in ROLES:
+            raise ValueError(f"columns must map some of {', '.join(ROLES)} to names, got {role!r}")
+
+
+def find_roles(names: Sequence[str], columns: Mapping[str, str] | None, path: Path | str) -> dict[str, int] | None:
     """Return the position of each role in a header; None when nothing in it looks like a header.
 
     `columns` maps roles to the names in the file and wins over the well-known names.
     """
     columns = columns or {}
-    for role in columns:
-        if role not in ROLES:
-            raise ValueError(f"columns must map some of {', '.join(ROLES)} to names, got {role!r}")
+    check_roles(columns)
     stripped = [name.strip() for name in names]
     roles: dict[str, int] = {}
     for role in ROLES:

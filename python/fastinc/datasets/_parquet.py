@@ -15,7 +15,7 @@ from fastinc.datasets._text import id_fault
 from fastinc.datasets.events import FLOAT32_MAX
 
 
-def _column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+def usable_column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Return a column as int64, strings or float64, and the mask of the rows that have no usable value."""
     pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
     pc = require("pyarrow.compute", extra="parquet", purpose="reading Parquet files")
@@ -24,6 +24,10 @@ def _column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[A
         array = array.cast(array.type.value_type)
     bad = np.asarray(array.is_null())
     if role in ("user", "item"):
+        if kinds.is_uint64(array.type):
+            values = np.asarray(pc.fill_null(array, 0))
+            large = values > np.iinfo(np.int64).max
+            return np.where(large, 0, values).astype(np.int64), bad | large
         if kinds.is_integer(array.type):
             return np.asarray(pc.fill_null(array.cast(pa.int64()), 0)), bad
         if kinds.is_string(array.type) or kinds.is_large_string(array.type) or kinds.is_string_view(array.type):
@@ -62,7 +66,7 @@ def read_parquet(path: Path, columns: Mapping[str, str] | None, errors: Errors) 
         bad = np.zeros(table.num_rows, dtype=bool)
         for role in (role for role in ROLES if role in roles):
             name = names[roles[role]]
-            values, wrong = _column(path, role, name, table.column(name).combine_chunks())
+            values, wrong = usable_column(path, role, name, table.column(name).combine_chunks())
             arrays[role] = values
             if errors == "raise" and wrong.any():
                 row = int(np.flatnonzero(wrong)[0])

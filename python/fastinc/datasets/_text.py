@@ -21,7 +21,7 @@ from fastinc.datasets._columns import MAX_ID, Columns, Errors, find_roles
 from fastinc.datasets.events import FLOAT32_MAX
 
 # Only the canonical spelling is an integer: "007" and "7" may be two users, and stay strings.
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 # float() also takes "1_0", "nan" and the digits of every script: a file that has those is not what it seems.
 _NUMBER = re.compile(r"[ \t]*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[ \t]*")
 _NAMELESS = {"user": 0, "item": 1, "label": 2, "timestamp": 3}
@@ -33,7 +33,9 @@ class _BadColumnError(Exception):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
+    """What the first line of a file says of all others."""
+
     path: Path
     separator: str
     quoted: bool
@@ -45,7 +47,7 @@ class _Layout:
 
 def ids_from_text(column: Sequence[str]) -> npt.NDArray[Any]:
     """Return int64 when every id is an integer in its canonical spelling, else strings."""
-    if all(map(_INTEGER.fullmatch, column)):
+    if all(map(INTEGER.fullmatch, column)):
         try:
             return np.array(list(map(int, column)), dtype=np.int64)
         except OverflowError:
@@ -70,7 +72,8 @@ def id_fault(text: str) -> str | None:
     return None
 
 
-def _number_fault(text: str, role: str) -> str | None:
+def number_fault(text: str, role: str) -> str | None:
+    """Say what is wrong with a label or timestamp, or None."""
     if not _NUMBER.fullmatch(text):
         finite = text.strip().lower().lstrip("+-") not in ("nan", "inf", "infinity")
         return f"{text[:40]!r} is not {'a number' if finite else 'finite'}"
@@ -79,15 +82,23 @@ def _number_fault(text: str, role: str) -> str | None:
     return None
 
 
-def _row_fault(fields: Sequence[str], layout: _Layout) -> str | None:
+def width_fault(fields: Sequence[str], layout: Layout) -> str | None:
+    """Say that a row has too many fields or too few, or None."""
+    if len(fields) == layout.width:
+        return None
+    row = layout.separator.join(fields)
+    text = row if len(row) <= 60 else row[:60] + "..."
+    return f"expected {layout.width} fields ({layout.fields}), got {len(fields)}: {text!r}"
+
+
+def _row_fault(fields: Sequence[str], layout: Layout) -> str | None:
     """Say what is wrong with a row, or None."""
-    if len(fields) != layout.width:
-        row = layout.separator.join(fields)
-        text = row if len(row) <= 60 else row[:60] + "..."
-        return f"expected {layout.width} fields ({layout.fields}), got {len(fields)}: {text!r}"
+    fault = width_fault(fields, layout)
+    if fault:
+        return fault
     for role, position in layout.roles.items():
         text = fields[position]
-        fault = id_fault(text) if role in ("user", "item") else _number_fault(text, role)
+        fault = id_fault(text) if role in ("user", "item") else number_fault(text, role)
         if fault:
             return f"{_SHOWN[role]} {fault}"
     return None
@@ -111,7 +122,7 @@ def _reals(column: Sequence[str], role: str) -> npt.NDArray[np.float64]:
     return values
 
 
-def _convert(columns: Sequence[Sequence[str]], layout: _Layout, skipped: int) -> Columns:
+def _convert(columns: Sequence[Sequence[str]], layout: Layout, skipped: int) -> Columns:
     """Convert whole columns, or raise _BadColumnError."""
     roles = layout.roles
     users, items = _ids(columns[roles["user"]]), _ids(columns[roles["item"]])
@@ -123,7 +134,7 @@ def _convert(columns: Sequence[Sequence[str]], layout: _Layout, skipped: int) ->
     return Columns(users, items, labels, timestamps, skipped)
 
 
-def _rows(body: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+def _rows(body: str, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows with the line each begins on."""
     if not layout.quoted:
         for number, line in enumerate(body.split("\n"), layout.first_line):
@@ -139,7 +150,7 @@ def _rows(body: str, layout: _Layout) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{layout.path}:{layout.first_line + read}: {error}") from error
 
 
-def _split(body: str, layout: _Layout) -> list[Sequence[str]]:
+def _split(body: str, layout: Layout) -> list[Sequence[str]]:
     """Return the columns, or raise _BadColumnError where a row has another number of fields."""
     width = layout.width
     if layout.quoted:
@@ -167,19 +178,20 @@ def _first_rows(path: Path, text: str) -> tuple[str, list[str]]:
     return separator, line.split(separator)
 
 
-def _layout(path: Path, text: str, columns: Mapping[str, str] | None) -> _Layout:
+def layout_of(path: Path, text: str, columns: Mapping[str, str] | None) -> Layout:
+    """Return the layout of a file that begins with `text`: its first line, or more."""
     separator, first = _first_rows(path, text)
     # A number in it makes the first line data, not names.
     named = None if any(map(_NUMBER.fullmatch, first)) else find_roles(first, columns, path)
     quoted = separator == "," and '"' in text
     if named:
-        return _Layout(path, separator, quoted, len(first), named, ", ".join(map(str.strip, first)), 2)
+        return Layout(path, separator, quoted, len(first), named, ", ".join(map(str.strip, first)), 2)
     if columns:
         raise ValueError(f"{path}:1: columns={dict(columns)} needs a header line, got {first}")
     if not any(map(_NUMBER.fullmatch, first)):
         raise ValueError(f"{path}:1: neither data nor a header that names users and items: {first}")
     fields = "user, item, rating, timestamp; other columns need a header line"
-    return _Layout(path, separator, quoted, 4, dict(_NAMELESS), fields, 1)
+    return Layout(path, separator, quoted, 4, dict(_NAMELESS), fields, 1)
 
 
 def read_text(path: Path, data: bytes, columns: Mapping[str, str] | None, errors: Errors) -> Columns:
@@ -191,7 +203,7 @@ def read_text(path: Path, data: bytes, columns: Mapping[str, str] | None, errors
     text = text.replace("\r\n", "\n").rstrip("\n")
     if not text:
         raise ValueError(f"{path}: the file is empty")
-    layout = _layout(path, text, columns)
+    layout = layout_of(path, text, columns)
     body = text if layout.first_line == 1 else text.partition("\n")[2]
     if not body:
         raise ValueError(f"{path}: no events below the header")
@@ -204,7 +216,7 @@ def read_text(path: Path, data: bytes, columns: Mapping[str, str] | None, errors
         return _convert(list(zip(*good, strict=True)), layout, skipped)
 
 
-def _good_rows(body: str, layout: _Layout, errors: Errors) -> tuple[list[list[str]], int]:
+def _good_rows(body: str, layout: Layout, errors: Errors) -> tuple[list[list[str]], int]:
     """Return the rows that can be parsed and the number of the others; or raise at the first of those."""
     good, skipped = [], 0
     for number, fields in _rows(body, layout):

@@ -1,0 +1,222 @@
+"""A stream of files: one, those of a folder, or those that a pattern finds; followed as they grow, or read once."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fastinc._arguments import as_choice, as_flag
+from fastinc.stream._events import BatchBuilder, EventParser
+from fastinc.stream._lines import LineReader
+from fastinc.stream._parquet import ParquetReader
+from fastinc.stream._source import Batch, GapError, Source, check_read, log
+
+__all__ = ["FileSource"]
+
+Format = Literal["csv", "json", "parquet"]
+_FORMATS = {"csv": "csv", "tsv": "csv", "inter": "csv", "dat": "csv", "data": "csv", "txt": "csv"}
+_FORMATS |= {"json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet", "pq": "parquet"}
+#: Seconds between two looks at a file that is followed.
+_LOOK = 0.05
+
+
+class FileSource(Source):
+    r"""Events in files; see `fastinc.stream.open`, which makes one of a path.
+
+    A position is a file's name, how far it was read, and the SHA-256 of its first (up to 1,024) bytes: a file that was
+    truncated or replaced raises GapError. Held are a line, 64 KiB, and for Parquet a row group's columns.
+
+    Parameters
+    ----------
+    path
+        A file, a folder, or a pattern with ``*``, ``?`` or ``[``. The files of a folder (none whose name begins with a
+        dot or an underscore or ends in ``.tmp``) or of a pattern are read one after the other in the order of their
+        names.
+    follow
+        Wait for more at the end. A line is read when its newline is there. A file counts as complete once one with a
+        later name is there; that is then the next. Parquet files must appear whole.
+    format
+        "csv" (all that `fastinc.datasets.load_events` reads as text, commas or not), "json" (an object a line) or
+        "parquet"; None: as the file is called, or else begins. Empty lines are no events.
+    columns
+        Names of columns or fields by role, where they aren't the usual ones: ``{"item": "sku"}``.
+    ids
+        "int" or "str"; None: each of users and items as in the first good event, for as long as the stream lasts.
+    labels, timestamps
+        Whether events have them (False: what is there isn't looked at); None: all, if the first good event has one.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, fastinc as fi
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "monday.jsonl").write_text('{"user": 7, "item": "tea"}\n')
+    >>> source = fi.stream.open(folder, follow=True)
+    >>> source.read(100, timeout=1.0).items.tolist(), source.read(100, timeout=0.0)
+    (['tea'], None)
+    >>> _ = (folder / "tuesday.jsonl").write_text('{"user": 7, "item": "jam"}\n{"user"')
+    >>> batch = source.read(100, timeout=1.0)
+    >>> batch.items.tolist(), batch.position["file"], source.read(100, timeout=0.0)
+    (['jam'], 'tuesday.jsonl', None)
+    >>> source.close()
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        follow: bool = False,
+        format: Format | None = None,
+        columns: Mapping[str, str] | None = None,
+        ids: Literal["int", "str"] | None = None,
+        labels: bool | None = None,
+        timestamps: bool | None = None,
+    ) -> None:
+        self.name = os.fspath(path)
+        self._path = Path(path)
+        self._follow = as_flag(follow, "follow")
+        self._format = None if format is None else as_choice(format, "format", ("csv", "json", "parquet"))
+        self._parser = EventParser(columns, ids, labels, timestamps)
+        self._pattern = any(letter in self.name for letter in "*?[") and not self._path.exists()
+        if not self._pattern and not self._path.exists():
+            raise FileNotFoundError(f"{self.name}: there is no such file or folder")
+        self._single = not self._pattern and not self._path.is_dir()
+        self._reader: LineReader | ParquetReader | None = None
+        self._file = ""  # the name of the one that is open, or was last
+        self._known: set[str] = set()
+        self._ended = self._closed = False
+        if not self._follow and not self._files():
+            raise FileNotFoundError(f"{self.name}: there are no files")
+
+    # --- the files -----------------------------------------------------------------------------------------
+
+    def _files(self) -> list[tuple[str, Path]]:
+        """Return the files there are, by name."""
+        if self._single:
+            return [(self._path.name, self._path)]
+        if self._pattern:
+            return sorted((name, Path(name)) for name in glob.glob(self.name) if Path(name).is_file())
+        with os.scandir(self._path) as entries:
+            return sorted((e.name, Path(e.path)) for e in entries if _is_of_stream(e.name) and e.is_file())
+
+    def _next_file(self) -> tuple[str, Path] | None:
+        """Return the file after the one that is open, or was last."""
+        files = self._files()
+        late = {name for name, _ in files if name < self._file} - self._known
+        if late and self._known:
+            log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
+        self._known = {name for name, _ in files}
+        return next((entry for entry in files if entry[0] > self._file), None)
+
+    def _reader_of(self, name: str, path: Path) -> LineReader | ParquetReader | None:
+        """Open a file; None where nothing says yet what is going to be in it."""
+        kind = self._format or _FORMATS.get(path.suffix[1:].lower()) or _by_content(path)
+        if kind is None and self._follow:
+            return None
+        if kind == "parquet":
+            return ParquetReader(path, name, self._parser)
+        return LineReader(path, name, self._parser, json=kind == "json")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._closed = True
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # --- the stream ----------------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether all files were read to their ends, and none is followed."""
+        return self._ended
+
+    def seek(self, position: Any) -> None:
+        """Go on after a batch; see `Source.seek`."""
+        if not isinstance(position, dict) or not isinstance(position.get("file"), str):
+            raise ValueError(f"position = {position!r} is not one of files")
+        name = position["file"]
+        path = dict(self._files()).get(name)
+        if path is None:
+            raise GapError(f"{self.name}: {name}, which was being read, is not there")
+        reader = self._reader_of(name, path)
+        if reader is None:
+            raise GapError(f"{path} is empty, and was not when it was read")
+        try:
+            reader.seek(position)
+            self._parser.restore(position.get("kinds"))
+        except BaseException:
+            reader.close()
+            raise
+        if self._reader is not None:
+            self._reader.close()
+        self._reader, self._file = reader, name
+        self._known, self._ended = set(), False
+
+    def read(self, max_events: int, timeout: float) -> Batch | None:
+        """Return the next events; see `Source.read`."""
+        most, seconds = check_read(max_events, timeout)
+        if self._closed:
+            raise ValueError(f"{self.name} is closed")
+        deadline = time.monotonic() + seconds
+        builder = BatchBuilder()
+        while not self._ended:
+            if self._read_some(builder, most):
+                break
+            left = deadline - time.monotonic()
+            if not self._ended:
+                if left <= 0:
+                    break
+                time.sleep(min(_LOOK, left))
+        if not len(builder):
+            return None
+        assert self._reader is not None
+        return builder.batch({"file": self._file, **self._reader.position(), "kinds": self._parser.state})
+
+    def _read_some(self, builder: BatchBuilder, most: int) -> bool:
+        """Read what is there; False where that is nothing."""
+        while True:
+            following = None if self._single else self._next_file()
+            if self._reader is None:
+                entry = self._files()[0] if self._single else following
+                self._reader = None if entry is None else self._reader_of(*entry)
+                if entry is None or self._reader is None:
+                    return False
+                self._file = entry[0]
+                continue
+            final = following is not None or not self._follow
+            at_end = self._reader.read(builder, most, final)
+            if len(builder):
+                return True
+            if not at_end:
+                continue
+            if following is not None:
+                self._reader.close()
+                self._reader = None
+                continue
+            self._reader.verify()
+            if final:
+                self._ended = True
+            elif self._reader.replaced():
+                raise GapError(
+                    f"{self.name}: {self._file} was moved or removed; a folder or pattern can be followed on"
+                )
+            return False
+
+
+def _is_of_stream(name: str) -> bool:
+    return not name.startswith((".", "_")) and not name.endswith(".tmp")
+
+
+def _by_content(path: Path) -> str | None:
+    """Return the format of a file whose name says nothing; None where the file is empty."""
+    with open(path, "rb") as file:
+        begin = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if begin.startswith(b"PAR1"):
+        return "parquet"
+    if not begin:
+        return None
+    return "json" if begin.startswith(b"{") else "csv"

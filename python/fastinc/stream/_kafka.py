@@ -1,0 +1,281 @@
+"""Kafka topics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from fastinc._arguments import as_choice, as_share, as_whole
+from fastinc._extras import require
+from fastinc.stream._backoff import Backoff
+from fastinc.stream._events import BatchBuilder, EventParser, MalformedError, text_of
+from fastinc.stream._source import Batch, GapError, Source, check_read, log
+from fastinc.stream._url import EVENT_OPTIONS, split_options, without_password
+
+__all__ = ["KafkaSource"]
+
+#: What the client fetches ahead of what is asked for, all partitions together: 16 MiB and a fetch of 4.
+_BOUNDS = {"queued.max.messages.kbytes": 16_384, "fetch.max.bytes": 4 << 20, "fetch.message.max.bytes": 1 << 20}
+#: Seconds between two looks for new partitions, and that an answer may take.
+_LOOK = 30.0
+_ANSWER = 5.0
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+class KafkaSource(Source):
+    """Events in a Kafka topic, as JSON objects; see `fastinc.stream.open`, which makes one of a URL.
+
+    Needs the extra ``kafka``. All partitions are read (or those that are named), by assignment: there is no
+    rebalancing, and every reader needs a group of its own, which is only where offsets are committed for others to see.
+    What counts is the position that is saved with the model. Events of one partition come in order; those of several
+    come as they are fetched, so only topics of one partition give the same bytes again when they are read again.
+    Messages whose offset is before the position are recognised and left out.
+
+    The client fetches ahead up to 16 MiB, and one fetch of up to 4 MiB more (or a single larger message).
+
+    Parameters
+    ----------
+    url
+        ``kafka://broker:9092,broker:9092/topic``. Its query may hold the options below (but `columns` and `config`),
+        and settings of librdkafka, such as ``security.protocol=ssl``.
+    group
+        The consumer group's name; "fastinc" by default.
+    partitions
+        Which to read; None: all, also those that are added later.
+    start
+        Where to begin without a position: "earliest" or "latest".
+    on_gap
+        Where the broker no longer has what comes next (retention), or has not got that far (it lost messages, or the
+        topic was made anew): "raise" GapError, or "skip": log it, count what was `lost`, and go on behind it.
+    retry_seconds
+        Raise ConnectionError when no broker has answered for so long at the beginning or after a gap; None: never.
+    config
+        Settings of librdkafka that don't belong in a URL, such as passwords.
+    columns, ids, labels, timestamps
+        As for `fastinc.stream.FileSource`.
+
+    Examples
+    --------
+    >>> import fastinc as fi
+    >>> source = fi.stream.open("kafka://localhost:9092/clicks?group=model-1")  # doctest: +SKIP
+    >>> source.read(1000, timeout=1.0)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        group: str | None = None,
+        partitions: Sequence[int] | None = None,
+        start: Literal["earliest", "latest"] | None = None,
+        on_gap: Literal["raise", "skip"] | None = None,
+        retry_seconds: float | None = None,
+        config: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str] | None = None,
+        ids: Literal["int", "str"] | None = None,
+        labels: bool | None = None,
+        timestamps: bool | None = None,
+    ) -> None:
+        events = {"ids": ids, "labels": labels, "timestamps": timestamps}
+        given = {"group": group, "partitions": partitions, "start": start, "on_gap": on_gap, **events}
+        known: dict[str, Callable[[str], Any]] = {
+            "group": str,
+            "partitions": _numbers,
+            "start": str,
+            "retry_seconds": float,
+            **EVENT_OPTIONS,
+        }
+        parts, options, settings = split_options(url, {**given, "retry_seconds": retry_seconds}, known)
+        self._topic = parts.path.strip("/")
+        if not self._topic or "/" in self._topic or not parts.netloc or "@" in parts.netloc:
+            raise ValueError(f"url = {without_password(parts)!r} must be kafka://broker[,broker]/topic")
+        unknown = [name for name in settings if "." not in name]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no option of a kafka:// URL")
+        wanted = options.get("partitions")
+        self._wanted = None if wanted is None else sorted({as_whole(number, "partitions") for number in wanted})
+        self._start = as_choice(options.get("start", "earliest"), "start", ("earliest", "latest"))
+        self._skip_gaps = as_choice(options.get("on_gap", "raise"), "on_gap", ("raise", "skip")) == "skip"
+        give_up = options.get("retry_seconds")
+        self._parser = EventParser(columns, **{name: options.get(name) for name in events})
+        self.name = f"kafka://{parts.netloc}/{self._topic}"
+        self._backoff = Backoff(self.name, None if give_up is None else as_share(give_up, "retry_seconds"))
+        self._kafka = require("confluent_kafka", extra="kafka", purpose="reading from Kafka")
+        self._consumer = self._connect(parts.netloc, options.get("group", "fastinc"), {**settings, **(config or {})})
+        self._offsets: dict[int, int] = {}  # of the next message, by partition
+        self._ready = False  # partitions are assigned
+        self._fresh = True  # and none was before
+        self._looked = 0.0
+
+    def _connect(self, brokers: str, group: str, settings: dict[str, Any]) -> Any:
+        must = {
+            "bootstrap.servers": brokers,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": False,
+        }
+        for name in must:
+            if name in settings:
+                raise ValueError(f"config: {name} is not yours to set")
+        told = {"error_cb": self._told_error, "on_commit": self._told_commit}
+        try:
+            return self._kafka.Consumer({**_BOUNDS, **must, **told, **settings})
+        except self._kafka.KafkaException as error:
+            raise ValueError(f"config: {error.args[0].str()}") from error
+
+    def _told_error(self, error: Any) -> None:
+        log.warning("%s: %s", self.name, error.str())
+
+    def _told_commit(self, error: Any, _partitions: Any) -> None:
+        if error is not None:
+            log.warning("%s: offsets were not committed (nothing is lost: they are saved): %s", self.name, error.str())
+
+    # --- partitions ----------------------------------------------------------------------------------------
+
+    def _partitions(self) -> list[int]:
+        """Ask a broker which partitions to read."""
+        topic = self._consumer.list_topics(self._topic, timeout=_ANSWER).topics[self._topic]
+        if topic.error is not None:
+            raise self._kafka.KafkaException(topic.error)
+        there = sorted(topic.partitions)
+        if self._wanted is None:
+            return there
+        missing = sorted(set(self._wanted) - set(there))
+        if missing:
+            raise ValueError(f"{self.name}: partitions = {self._wanted}, and there is no {missing[0]}")
+        return self._wanted
+
+    def _assign(self) -> None:
+        """Go to where every partition is to be read from; what isn't there is a gap."""
+        offsets = {}
+        for partition in self._partitions():
+            place = self._kafka.TopicPartition(self._topic, partition)
+            low, high = self._consumer.get_watermark_offsets(place, timeout=_ANSWER, cached=False)
+            offsets[partition] = self._begin(partition, low, high)
+        self._offsets = {**self._offsets, **offsets}
+        self._consumer.assign([self._kafka.TopicPartition(self._topic, *entry) for entry in offsets.items()])
+        self._ready, self._fresh = True, False
+        self._looked = time.monotonic()
+        self._backoff.succeeded()
+
+    def _begin(self, partition: int, low: int, high: int) -> int:
+        offset = self._offsets.get(partition)
+        if offset is None:
+            return high if self._fresh and self._start == "latest" else low
+        if low <= offset <= high:
+            return offset
+        what = f"partition {partition} has offsets {low} to {high}, and {offset} is next"
+        if not self._skip_gaps:
+            raise GapError(f"{self.name}: {what} (on_gap='skip' goes on behind the gap)")
+        log.error("%s: %s", self.name, what)
+        self.lost += max(low - offset, 0)
+        return low if offset < low else high
+
+    def _look_for_partitions(self) -> None:
+        if self._wanted is not None or time.monotonic() - self._looked < _LOOK:
+            return
+        self._looked = time.monotonic()
+        new = set(self._partitions()) - set(self._offsets)
+        if new:
+            log.warning("%s: reading the new partitions %s, too", self.name, sorted(new))
+            self._ready = False
+
+    # --- the stream ----------------------------------------------------------------------------------------
+
+    def seek(self, position: Any) -> None:
+        """Go on after a batch; see `Source.seek`. Gaps are found by the next `read`."""
+        if not isinstance(position, dict) or position.get("topic") != self._topic:
+            raise ValueError(f"position = {position!r} is not one of the Kafka topic {self._topic!r}")
+        offsets = position.get("offsets")
+        if not isinstance(offsets, dict) or not all(
+            str(partition).isdecimal() and type(offset) is int and offset >= 0 for partition, offset in offsets.items()
+        ):
+            raise ValueError(f"position: offsets = {offsets!r} must be offsets by partition")
+        self._parser.restore(position.get("kinds"))
+        self._offsets = {int(partition): offset for partition, offset in offsets.items()}
+        self._ready = self._fresh = False
+
+    def read(self, max_events: int, timeout: float) -> Batch | None:
+        """Return the next events; see `Source.read`."""
+        most, seconds = check_read(max_events, timeout)
+        deadline = time.monotonic() + seconds
+        while True:
+            builder = BatchBuilder()
+            if self._backoff.wait(max(deadline - time.monotonic(), 0.0)):
+                try:
+                    if self._ready:
+                        self._look_for_partitions()
+                    if not self._ready:
+                        self._assign()
+                    self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
+                except self._kafka.KafkaException as error:
+                    self._failed(error.args[0])
+            if len(builder):
+                offsets = {str(partition): offset for partition, offset in sorted(self._offsets.items())}
+                position = {"topic": self._topic, "offsets": offsets, "kinds": self._parser.state}
+                return builder.batch(position)
+            if time.monotonic() >= deadline:
+                return None
+
+    def _fetch(self, most: int, seconds: float) -> list[Any]:
+        """Return messages as soon as there is one."""
+        first = self._consumer.poll(seconds)
+        if first is None:
+            return []
+        return [first, *(self._consumer.consume(most - 1, timeout=0.0) if most > 1 else ())]
+
+    def _failed(self, error: Any) -> None:
+        """Make ready for another attempt after an error that passes; raise others."""
+        kinds = self._kafka.KafkaError
+        for_ever = [kinds.TOPIC_AUTHORIZATION_FAILED, kinds.GROUP_AUTHORIZATION_FAILED, kinds._AUTHENTICATION]
+        for_ever += [kinds.TOPIC_EXCEPTION, kinds.CLUSTER_AUTHORIZATION_FAILED]
+        if error.fatal() or error.code() in for_ever:
+            raise ValueError(f"{self.name}: {error.str()}")
+        self._ready = False
+        self._backoff.failed(self._kafka.KafkaException(error))
+
+    def _take(self, builder: BatchBuilder, messages: list[Any]) -> None:
+        failed = None
+        for message in messages:
+            if message.error() is not None:
+                failed = message.error()
+                continue
+            partition, offset, raw = message.partition(), message.offset(), message.value()
+            if offset < self._offsets[partition]:
+                self.redelivered += 1
+                continue
+            self._offsets[partition] = offset + 1
+            where = f"{self._topic}[{partition}]@{offset}"
+            try:
+                if raw is None:
+                    raise MalformedError("the message has no value")
+                builder.add(self._parser.json(raw), where)
+            except MalformedError as error:
+                builder.reject("" if raw is None else text_of(raw), str(error), where)
+        if failed is None:
+            return
+        if failed.code() in (self._kafka.KafkaError._AUTO_OFFSET_RESET, self._kafka.KafkaError.OFFSET_OUT_OF_RANGE):
+            self._ready = False  # assigning finds the gap
+        else:
+            self._failed(failed)
+
+    def commit(self, position: Any) -> None:
+        """Commit offsets to the group, for others to see; see `Source.commit`. Failures are logged."""
+        places = [
+            self._kafka.TopicPartition(self._topic, int(partition), offset)
+            for partition, offset in position["offsets"].items()
+        ]
+        try:
+            self._consumer.commit(offsets=places, asynchronous=True)
+        except self._kafka.KafkaException as error:
+            self._told_commit(error.args[0], places)
+
+    def close(self) -> None:
+        """Leave the brokers."""
+        self._consumer.close()

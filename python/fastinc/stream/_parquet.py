@@ -1,0 +1,144 @@
+"""Events in Parquet files, which are whole: a stream of them grows by files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastinc._extras import require
+from fastinc.datasets._columns import ROLES, find_roles
+from fastinc.datasets._parquet import usable_column
+from fastinc.stream._events import BatchBuilder, EventParser, MalformedError
+from fastinc.stream._source import GapError
+
+__all__ = ["ParquetReader"]
+
+#: Rows converted at a time.
+_ROWS = 4096
+
+
+class ParquetReader:
+    """Events in the rows of a file, a row group at a time: what is held is at most one of its compressed columns.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What positions call it.
+    parser
+        What events are.
+    """
+
+    def __init__(self, path: Path, name: str, parser: EventParser) -> None:
+        pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
+        pq = require("pyarrow.parquet", extra="parquet", purpose="reading Parquet files")
+        self._path, self._name, self._parser = path, name, parser
+        try:
+            self._file = pq.ParquetFile(path)
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"{path}: {error} (a Parquet file must be whole: write it under a name that begins with a dot, "
+                "and rename it)"
+            ) from error
+        names = self._file.schema_arrow.names
+        roles = find_roles(names, parser.columns, path)
+        if roles is None:
+            raise ValueError(f"{path}: none of the columns {names} is named as users are: use columns")
+        self._columns = {role: names[roles[role]] for role in ROLES if role in roles and not parser.ignores(role)}
+        self._rows = int(self._file.metadata.num_rows)
+        self._row = 0
+        self._pending: Iterator[Any] | None = None
+        with open(path, "rb") as file:
+            self._head = hashlib.sha256(file.read(1024)).hexdigest()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def position(self) -> dict[str, Any]:
+        """Return where the reader is, as JSON."""
+        return {"row": self._row, "rows": self._rows, "head": self._head}
+
+    def verify(self) -> None:
+        """Nothing: the open file is the one that was opened."""
+
+    def replaced(self) -> bool:
+        """Nobody appends to a Parquet file; a new one of the same name is found by `seek`."""
+        return False
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """Go on from a position, once the file has been found to be the one it is of."""
+        row = position.get("row")
+        if type(row) is not int or row < 0:
+            raise ValueError(f"position: row = {row!r} must be a whole number")
+        if (position.get("rows"), position.get("head")) != (self._rows, self._head):
+            raise GapError(f"{self._path} is not the file that was read: it was replaced")
+        if row > self._rows:
+            raise ValueError(f"position: row = {row}, and {self._path} has {self._rows} rows")
+        self._row, self._pending = row, None
+
+    def read(self, builder: BatchBuilder, most: int, final: bool) -> bool:
+        """Read up to `most` rows in all; return whether the end was met.
+
+        Parameters
+        ----------
+        builder
+            Takes the rows.
+        most
+            Rows it may have at most.
+        final
+            As for lines; a Parquet file always is.
+        """
+        if self._pending is None:
+            self._pending = self._from(self._row)
+        while len(builder) < most:
+            row = next(self._pending, None)
+            if row is None:
+                return True
+            self._row += 1
+            where = f"{self._name}:{self._row}"
+            fault, roles, values = row
+            try:
+                if fault:
+                    raise MalformedError(fault)
+                builder.add(self._parser.event(roles, values, text=False), where)
+            except MalformedError as error:
+                raw = json.dumps(dict(zip(roles, values, strict=True)), default=str)
+                builder.reject(raw, str(error), where)
+        return False
+
+    def _from(self, first: int) -> Iterator[tuple[str | None, dict[str, int], tuple[Any, ...]]]:
+        """Yield rows from one on: what is wrong with it, the places of roles, and the values."""
+        groups: list[int] = []
+        begin = 0
+        for group in range(self._file.metadata.num_row_groups):
+            rows = self._file.metadata.row_group(group).num_rows
+            if groups or begin + rows > first:
+                groups.append(group)
+            else:
+                begin += rows
+        for batch in self._file.iter_batches(_ROWS, row_groups=groups, columns=list(self._columns.values())):
+            skip = min(max(first - begin, 0), batch.num_rows)
+            begin += batch.num_rows
+            if skip < batch.num_rows:
+                yield from self._converted(batch.slice(skip))
+
+    def _converted(self, batch: Any) -> Iterator[tuple[str | None, dict[str, int], tuple[Any, ...]]]:
+        roles: dict[str, int] = {}
+        columns: list[list[Any]] = []
+        faults: list[str | None] = [None] * batch.num_rows
+        for role, name in self._columns.items():
+            array = batch.column(batch.schema.get_field_index(name))
+            values, wrong = usable_column(self._path, role, name, array)
+            listed = values.tolist()
+            for row in wrong.nonzero()[0].tolist():
+                listed[row] = array[row].as_py()
+                faults[row] = f"{role} {listed[row]!r} is not usable"[:500]
+            roles[role] = len(columns)
+            columns.append(listed)
+        for fault, row in zip(faults, zip(*columns, strict=True), strict=True):
+            yield fault, roles, row

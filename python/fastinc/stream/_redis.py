@@ -1,0 +1,389 @@
+"""Redis Streams, by consumer groups."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fastinc._arguments import as_choice, as_share
+from fastinc._extras import require
+from fastinc.stream._backoff import Backoff
+from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
+from fastinc.stream._source import Batch, GapError, Source, check_read, log
+from fastinc.stream._url import EVENT_OPTIONS, joined, split_options, without_password
+
+__all__ = ["RedisSource"]
+
+EntryId = tuple[int, int]
+
+#: Errors of a server that is not ready, or of a group that has to be made again: they pass.
+_PASSING = re.compile(
+    r"(.* caused error: )?"
+    r"(NOGROUP|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|READONLY|UNBLOCKED|NOREPLICAS|BUSY)\b"
+)
+#: Seconds that one read waits at most in the server, and that an answer may take.
+_BLOCK = 1.0
+_ANSWER = 5.0
+#: Entries acknowledged at a time.
+_PAGE = 1000
+_OPTIONS = {"stream": str, "group": str, "consumer": str, "start": str, "payload": str, "retry_seconds": float}
+
+
+def parse_id(text: Any, name: str = "position: id") -> EntryId:
+    """Return an entry's id as numbers."""
+    text = text.decode() if isinstance(text, bytes) else text
+    first, dash, second = text.partition("-") if isinstance(text, str) else ("", "", "")
+    if not (dash and first.isdecimal() and second.isdecimal()):
+        raise ValueError(f"{name} = {text!r} is no id of a Redis stream, such as '1700000000000-0'")
+    return int(first), int(second)
+
+
+def id_text(entry: EntryId) -> str:
+    """Return an id as Redis writes it."""
+    return f"{entry[0]}-{entry[1]}"
+
+
+class RedisSource(Source):
+    """Events in a Redis stream, read as one consumer of a group; see `fastinc.stream.open`, which makes one of a URL.
+
+    An entry's fields are an event's: ``XADD clicks * user 7 item tea timestamp 1700000000``. Needs the extra ``redis``.
+
+    A model that is to learn *all* events needs a group of its own, with one consumer: the entries of a group are shared
+    out among its consumers. Entries stay pending in the group until they are in a saved state. After a restart they
+    come again, and those that are in it are recognised by the saved position (and acknowledged), also when the server
+    lost what it knew of the group. The position is what counts: an older state that was restored gets the entries after
+    it once more, if its consumer is the group's only one. Don't claim entries for this consumer (XCLAIM): those before
+    its position count as applied.
+
+    A lost connection is waited for, at growing intervals up to 10 seconds. Entries that were trimmed (MAXLEN) before
+    they were read, and a server that has lost entries which were read, are a gap: see `on_gap`. It is seen by counting
+    entries, which takes Redis 7, and a group that has no other consumer. Entries deleted one by one are counted as
+    `lost` and rejected where they come as pending, and else seen as a gap.
+
+    Nothing is read ahead: the client holds the entries of one read.
+
+    Parameters
+    ----------
+    url
+        ``redis://[user:password@]host:port/db``, ``rediss://...`` or ``unix:///path?db=0``. Its query may hold the
+        options below (but `columns`), and what `redis.Redis.from_url` takes.
+    stream
+        The stream's key. Needed.
+    group, consumer
+        Names, each "fastinc" by default. The consumer's must be the same after a restart.
+    start
+        Where a group that doesn't exist yet begins: "0", with all there is, or "$", with what comes.
+    payload
+        The field that holds the event as a JSON object; None: the fields are the event's.
+    on_gap
+        "raise" GapError, or "skip": log it, count what was `lost`, as far as known, and go on.
+    retry_seconds
+        Raise ConnectionError when the server has been away for so long; None: never.
+    columns, ids, labels, timestamps
+        As for `fastinc.stream.FileSource`. Redis knows only text: an id is an integer if it is spelled as one.
+
+    Examples
+    --------
+    >>> import fastinc as fi
+    >>> source = fi.stream.open("redis://localhost:6379/0?stream=clicks&group=model-1")  # doctest: +SKIP
+    >>> source.read(1000, timeout=1.0)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        stream: str | None = None,
+        group: str | None = None,
+        consumer: str | None = None,
+        start: Literal["0", "$"] | None = None,
+        payload: str | None = None,
+        on_gap: Literal["raise", "skip"] | None = None,
+        retry_seconds: float | None = None,
+        columns: Mapping[str, str] | None = None,
+        ids: Literal["int", "str"] | None = None,
+        labels: bool | None = None,
+        timestamps: bool | None = None,
+    ) -> None:
+        given: dict[str, Any] = {
+            "stream": stream,
+            "group": group,
+            "consumer": consumer,
+            "start": start,
+            "payload": payload,
+        }
+        given |= {"on_gap": on_gap, "retry_seconds": retry_seconds}
+        events = {"ids": ids, "labels": labels, "timestamps": timestamps}
+        parts, options, rest = split_options(url, {**given, **events}, {**_OPTIONS, **EVENT_OPTIONS})
+        if not options.get("stream"):
+            raise ValueError(f"stream is needed, as in {without_password(parts)}?stream=NAME")
+        for name in ("protocol", "decode_responses", "retry_on_timeout", "retry_on_error"):
+            if name in rest:
+                raise ValueError(f"{name} = {rest[name]!r} in the URL is not yours to set")
+        self._stream: str = options["stream"]
+        self._group: str = options.get("group", "fastinc")
+        self._consumer: str = options.get("consumer", "fastinc")
+        self._start = as_choice(options.get("start", "0"), "start", ("0", "$"))
+        self._payload: bytes | None = options["payload"].encode() if "payload" in options else None
+        self._skip_gaps = as_choice(options.get("on_gap", "raise"), "on_gap", ("raise", "skip")) == "skip"
+        give_up = options.get("retry_seconds")
+        self._parser = EventParser(columns, **{name: options.get(name) for name in events})
+        self.name = f"{without_password(parts)}?stream={self._stream}&group={self._group}"
+        self._backoff = Backoff(self.name, None if give_up is None else as_share(give_up, "retry_seconds"))
+        self._errors = require("redis.exceptions", extra="redis", purpose="reading from Redis")
+        self._client = _client(joined(parts, rest))
+        self._last: EntryId | None = None  # read; what is up to there never comes again
+        self._saved: EntryId | None = None  # told by seek or commit
+        self._added: int | None = None  # entries ever added up to the last, where known
+        self._missing = 0  # entries that are known to be gone; those of them that are pending come without fields
+        self._unacknowledged: list[EntryId] = []
+        self._ready = self._new = False  # the group is there; all that was pending has been read
+        self._sought = False  # and since then there has been no connection
+
+    # --- the connection ------------------------------------------------------------------------------------
+
+    def _failed(self, error: Exception) -> None:
+        """Make ready for another attempt after an error that passes; raise others as ValueError."""
+        refused = isinstance(error, (self._errors.AuthenticationError, self._errors.AuthorizationError))
+        passing = isinstance(error, (self._errors.ConnectionError, self._errors.TimeoutError, OSError))
+        passing = passing or type(error).__name__ in ("ReadOnlyError", "OutOfMemoryError")
+        if refused or not (passing or _PASSING.match(str(error))):
+            raise ValueError(f"{self.name}: {error}") from error
+        self._ready = False
+        self._client.connection_pool.disconnect()
+        self._backoff.failed(error)
+
+    def _prepare(self) -> None:
+        """Find or make the group, acknowledge what is saved, and begin with what is pending."""
+        info = self._stream_info()
+        ends = parse_id(info["last-generated-id"]) if info else (0, 0)
+        if self._last is not None and ends < self._last:
+            where = f"ends at {id_text(ends)}" if info else "is not there"
+            self._gap(f"the stream {where}, and was read up to {id_text(self._last)}: the server lost entries")
+            self._added = None
+        elif info:
+            self._missing = self._check_count(info)
+        begin = ends if self._start == "$" else (0, 0)
+        made = self._make_group(begin if self._last is None else self._last)
+        if made and self._last is None and info and "entries-added" in info:
+            self._added = info["entries-added"] - (0 if self._start == "$" else info["length"])
+        if made and self._last is None:
+            self._last = begin
+        if self._last is None:
+            self._tell_of_history()
+        if self._saved is not None:
+            self._acknowledge_saved(self._saved)
+        self._new = self._sought and not made and self._take_group_along()
+        self._ready, self._sought = True, False
+        self._backoff.succeeded()
+
+    def _take_group_along(self) -> bool:
+        """Have the group go on from the position, wherever it is: a state of before may have been restored."""
+        assert self._last is not None
+        if self._alone():
+            self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
+            return True
+        log.warning("%s: the group has other consumers: what was acknowledged after the position is gone", self.name)
+        return False
+
+    def _stream_info(self) -> dict[str, Any] | None:
+        try:
+            info: dict[str, Any] = self._client.xinfo_stream(self._stream)
+        except self._errors.ResponseError as error:
+            if "no such key" in str(error):
+                return None
+            raise
+        return info
+
+    def _make_group(self, begin: EntryId) -> bool:
+        try:
+            self._client.xgroup_create(self._stream, self._group, id=id_text(begin), mkstream=True)
+        except self._errors.ResponseError as error:
+            if not str(error).startswith("BUSYGROUP"):
+                raise
+            return False
+        if self._last is not None:
+            log.warning("%s: the group was gone; it begins again at %s", self.name, id_text(begin))
+        return True
+
+    def _tell_of_history(self) -> None:
+        groups = self._client.xinfo_groups(self._stream)
+        read = next((parse_id(g["last-delivered-id"]) for g in groups if g["name"] == self._group.encode()), (0, 0))
+        if read > (0, 0):
+            text = "%s: the group was read up to %s before, by nobody whose position is known: it goes on after that"
+            log.warning(text, self.name, id_text(read))
+
+    def _acknowledge_saved(self, saved: EntryId) -> None:
+        """Acknowledge what is pending and in the saved state: an acknowledgement was lost."""
+        while True:
+            found = self._client.xpending_range(
+                self._stream, self._group, "-", id_text(saved), _PAGE, consumername=self._consumer
+            )
+            if not found:
+                return
+            self._client.xack(self._stream, self._group, *(entry["message_id"] for entry in found))
+            self.redelivered += len(found)
+
+    def _gap(self, what: str, count: int = 0) -> None:
+        if not self._skip_gaps:
+            raise GapError(f"{self.name}: {what} (on_gap='skip' goes on behind it)")
+        log.error("%s: %s", self.name, what)
+        self.lost += count
+
+    # --- the stream ----------------------------------------------------------------------------------------
+
+    def seek(self, position: Any) -> None:
+        """Go on after a batch; see `Source.seek`. Gaps are found by the next `read`."""
+        if not isinstance(position, dict) or position.get("stream") != self._stream:
+            raise ValueError(f"position = {position!r} is not one of the Redis stream {self._stream!r}")
+        last, added = parse_id(position.get("id")), position.get("added")
+        if added is not None and type(added) is not int:
+            raise ValueError(f"position: added = {added!r} must be a whole number or None")
+        self._parser.restore(position.get("kinds"))
+        self._last = self._saved = last
+        self._added = added
+        self._unacknowledged = []
+        self._ready, self._sought = False, True
+
+    def read(self, max_events: int, timeout: float) -> Batch | None:
+        """Return the next events; see `Source.read`."""
+        most, seconds = check_read(max_events, timeout)
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(deadline - time.monotonic(), 0.0)
+            if self._backoff.wait(left):
+                builder = BatchBuilder()
+                try:
+                    if not self._ready:
+                        self._prepare()
+                    self._take(builder, self._fetch(most, left))
+                except (self._errors.RedisError, OSError) as error:
+                    self._failed(error)
+                if len(builder):
+                    assert self._last is not None
+                    position = {"stream": self._stream, "id": id_text(self._last), "added": self._added}
+                    return builder.batch({**position, "kinds": self._parser.state})
+            if time.monotonic() >= deadline:
+                return None
+
+    def _fetch(self, most: int, seconds: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Return entries: first all that are pending, then new ones."""
+        if not self._new:
+            after = id_text(self._last or (0, 0))
+            pending = self._entries(self._client.xreadgroup(self._group, self._consumer, {self._stream: after}, most))
+            if pending:
+                return pending
+            self._new = True
+        # One step for the server: nothing is trimmed between the look at what there is and the read.
+        with self._client.pipeline(transaction=True) as both:
+            both.xinfo_stream(self._stream)
+            both.xreadgroup(self._group, self._consumer, {self._stream: ">"}, most)
+            info, reply = both.execute(raise_on_error=False)
+        for answer in (reply, info):
+            if isinstance(answer, Exception):
+                raise answer
+        self._check_count(info)
+        entries = self._entries(reply)
+        wait = int(1000 * min(seconds, _BLOCK))
+        if entries or not wait:
+            return entries
+        return self._entries(
+            self._client.xreadgroup(self._group, self._consumer, {self._stream: ">"}, most, block=wait)
+        )
+
+    def _entries(self, reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        return reply[0][1] if reply else []
+
+    def _check_count(self, info: dict[str, Any]) -> int:
+        """Count: what was added up to the last entry read, and what is there behind it, must be all that ever was.
+
+        Returns how many are missing, where that is not an error.
+        """
+        if "entries-added" not in info or self._last is None:
+            return 0
+        first = info["first-entry"]
+        if parse_id(info["last-generated-id"]) <= self._last:
+            behind = 0
+        elif first is None or parse_id(first[0]) > self._last:
+            behind = info["length"]
+        else:
+            return 0  # the oldest go first, and one that was read is still there
+        missing = 0 if self._added is None else info["entries-added"] - behind - self._added
+        if missing > 0 and self._alone():
+            what = f"{missing} entries after {id_text(self._last)} were trimmed or deleted before they were read"
+            self._gap(what, missing)
+        self._added = info["entries-added"] - behind
+        return missing
+
+    def _alone(self) -> bool:
+        groups = self._client.xinfo_groups(self._stream)
+        return all(group["consumers"] <= 1 for group in groups if group["name"] == self._group.encode())
+
+    def _take(self, builder: BatchBuilder, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        for name, fields in entries:
+            entry = parse_id(name)
+            self._unacknowledged.append(entry)
+            if self._last is not None and entry <= self._last:
+                self.redelivered += 1
+                continue
+            self._last = entry
+            known = not fields and self._missing > 0  # the gap that it is part of was counted
+            if self._added is not None and not known:
+                self._added += 1
+            where = f"{self._stream} {id_text(entry)}"
+            if not fields:  # an entry has at least one
+                self.lost += not known
+                self._missing -= known
+                builder.reject("", "the entry was trimmed or deleted before it was read", where)
+                continue
+            try:
+                builder.add(self._event(fields), where)
+            except MalformedError as error:
+                raw = json.dumps({text_of(field): text_of(value) for field, value in fields.items()})
+                builder.reject(raw, str(error), where)
+
+    def _event(self, fields: dict[bytes, bytes]) -> Event:
+        if self._payload is not None:
+            if self._payload not in fields:
+                raise MalformedError(f"no field {text_of(self._payload)!r} among {list(map(text_of, fields))}"[:500])
+            return self._parser.json(fields[self._payload])
+        try:
+            names, values = zip(*((name.decode(), value.decode()) for name, value in fields.items()), strict=True)
+        except UnicodeDecodeError as error:
+            raise MalformedError(f"is not UTF-8: {error.object[:40]!r}") from None
+        return self._parser.fields(names, values, text=True)
+
+    def commit(self, position: Any) -> None:
+        """Acknowledge entries; see `Source.commit`. Without a connection it is done when there is one again."""
+        self._saved = saved = parse_id(position["id"])
+        done = [id_text(entry) for entry in self._unacknowledged if entry <= saved]
+        self._unacknowledged = [entry for entry in self._unacknowledged if entry > saved]
+        if not self._ready:
+            return
+        try:
+            for begin in range(0, len(done), _PAGE):
+                self._client.xack(self._stream, self._group, *done[begin : begin + _PAGE])
+        except (self._errors.RedisError, OSError) as error:
+            self._failed(error)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _client(url: str) -> Any:
+    """Return a client that repeats nothing by itself: a repeated read skips what the lost answer had in it."""
+    redis = require("redis", extra="redis", purpose="reading from Redis")
+    retry = require("redis.retry", extra="redis", purpose="reading from Redis")
+    backoff = require("redis.backoff", extra="redis", purpose="reading from Redis")
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        decode_responses=False,
+        retry=retry.Retry(backoff.NoBackoff(), 0),
+        socket_timeout=_BLOCK + _ANSWER,
+        socket_connect_timeout=_ANSWER,
+    )

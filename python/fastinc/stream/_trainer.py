@@ -1,0 +1,315 @@
+"""The loop that learns from a stream for ever, and can be killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastinc._arguments import as_share, as_whole
+from fastinc.stream._dead_letters import DeadLetters
+from fastinc.stream._pending import Pending, acceptable
+from fastinc.stream._source import Batch, Source
+
+if TYPE_CHECKING:
+    from fastinc.recommender import Recommender
+
+__all__ = ["Progress", "StateLog", "train"]
+
+#: What saved positions begin with.
+_FORMAT = "fastinc-stream"
+_VERSION = 1
+#: Seconds that a read waits: how soon a stop is noticed when nothing comes.
+_WAIT = 0.25
+
+
+class StateLog(Protocol):
+    """What `train` saves to: `fastinc.checkpoint.Log` is one."""
+
+    def append(self, obj: Any, position: Any = None) -> Any:
+        """Save a model and its position, whole or not at all."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far `train` is.
+
+    Parameters
+    ----------
+    events
+        Learned from this stream, earlier runs included.
+    held
+        Read, and waiting for their group to be full: they are saved with the position.
+    rejected
+        Malformed or refused, earlier runs included.
+    checkpoints
+        Made by this call; the first one before anything is read.
+    seconds
+        Since this call began.
+    learned
+        Events learned by this call.
+
+    Examples
+    --------
+    >>> import fastinc as fi
+    >>> progress = fi.stream.Progress(1000, 3, 1, 2, 0.5, 400)
+    >>> progress.events, progress.learned / progress.seconds
+    (1000, 800.0)
+    """
+
+    events: int
+    held: int
+    rejected: int
+    checkpoints: int
+    seconds: float
+    learned: int
+
+
+def train(
+    model: Recommender,
+    source: Source,
+    log: StateLog,
+    *,
+    position: Any = None,
+    checkpoint_every: int = 10_000,
+    checkpoint_seconds: float | None = 60.0,
+    batch_size: int = 1024,
+    max_events: int | None = None,
+    linger: float | None = None,
+    dead_letters: str | os.PathLike[str] | None = None,
+    on_batch: Callable[[Batch], object] | None = None,
+    on_checkpoint: Callable[[Progress], object] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Progress:
+    r"""Learn a stream until it ends, for ever if it doesn't, and have each event in the saved state exactly once.
+
+    State and position are saved in one step. After a crash at any moment, `log.restore()` returns a model and the
+    position that belongs to it; events read after that come once more. The result has the same bytes as a run that was
+    never interrupted, for a stream that gives the same events in the same order: events are learned in full groups of
+    the model's `batch_size`, and the few that wait for theirs are saved within the position. The last group of a stream
+    that ends is learned as it is.
+
+    Memory is bounded: a batch is read when the one before it is learned.
+
+    Parameters
+    ----------
+    model
+        Learns. Others may ask it meanwhile; nobody else may train it.
+    source
+        Of `fastinc.stream.open`, or your own.
+    log
+        A `fastinc.checkpoint.Log`: its `append` is called with the model and ``position=``.
+    position
+        What `log.restore()` returned with the model; None: the stream begins, and so does the log, which must be empty.
+    checkpoint_every, checkpoint_seconds
+        Save after so many events read, and (unless None) when something was read and the last time is so long ago.
+    batch_size
+        Events asked of the source at a time.
+    max_events
+        Return after so many events were read by this call, malformed ones included; None: no limit.
+    linger
+        Learn events that wait for their group after so many seconds without new ones. That makes the grouping, and so
+        the bytes, depend on when events came. None: they wait.
+    dead_letters
+        A file that gets a JSON line with ``where``, ``reason`` and ``raw`` for each event that is malformed or that the
+        model refuses. None: such events are only counted.
+    on_batch
+        Called with each batch after it was taken in.
+    on_checkpoint
+        Called with the progress after each save.
+    stop
+        Asked between batches, at least every half second; True: save and return.
+
+    Returns
+    -------
+    Progress
+        What was done in the end; everything is saved.
+
+    Raises
+    ------
+    ValueError
+        A wrong argument; or a position that isn't of `train`, or not of this stream; or a gap in the stream, in which
+        case all that was read before it is saved.
+    OSError
+        Saving failed, or writing dead letters: the last save still is what the next run goes on from.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, fastinc as fi
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> rows = [f'{{"user": {n % 7}, "item": {n % 11}}}' for n in range(100)] + ["oops"]
+    >>> _ = (folder / "clicks.jsonl").write_text("\n".join(rows) + "\n")
+    >>> with fi.stream.open(folder / "clicks.jsonl") as source, fi.checkpoint.Log(folder / "model") as log:
+    ...     model, position = log.restore() or (fi.Recommender(dim=8), None)
+    ...     done = fi.stream.train(model, source, log, position=position, dead_letters=folder / "dead.jsonl")
+    >>> done.events, done.rejected
+    (100, 1)
+    """
+    if not isinstance(source, Source):
+        raise TypeError(f"source = {source!r} must be a fastinc.stream.Source, such as fastinc.stream.open() makes")
+    trainer = _Trainer(
+        model,
+        source,
+        log,
+        as_whole(checkpoint_every, "checkpoint_every", 1),
+        None if checkpoint_seconds is None else as_share(checkpoint_seconds, "checkpoint_seconds"),
+        position,
+        dead_letters,
+    )
+    trainer.on_batch, trainer.on_checkpoint = on_batch, on_checkpoint
+    limit = None if max_events is None else as_whole(max_events, "max_events", 1, 2**53)
+    idle = None if linger is None else as_share(linger, "linger")
+    try:
+        trainer.begin(position)
+        trainer.run(as_whole(batch_size, "batch_size", 1), limit, idle, stop or (lambda: False))
+    finally:
+        trainer.close()
+    return trainer.progress()
+
+
+def _saved(position: Any) -> dict[str, Any]:
+    if not isinstance(position, dict) or position.get("format") != _FORMAT:
+        raise ValueError(f"position = {position!r} was not saved by fastinc.stream.train")
+    if position.get("version") != _VERSION:
+        raise ValueError(f"position: version = {position.get('version')!r}; this fastinc reads {_VERSION}")
+    return position
+
+
+class _Trainer:
+    """The state of a call of `train`."""
+
+    on_batch: Callable[[Batch], object] | None = None
+    on_checkpoint: Callable[[Progress], object] | None = None
+
+    def __init__(
+        self,
+        model: Recommender,
+        source: Source,
+        log: StateLog,
+        every: int,
+        seconds: float | None,
+        position: Any,
+        dead_letters: str | os.PathLike[str] | None,
+    ) -> None:
+        self._model, self._source, self._log = model, source, log
+        self._every, self._seconds = every, seconds
+        self._group = int(model.get_params()["batch_size"])
+        self._pending = Pending()
+        saved = {} if position is None else _saved(position)
+        self._at: Any = saved.get("source")  # of the source, after all that was read
+        self._events, self._rejected = saved.get("events", 0), saved.get("rejected", 0)
+        if model.n_events < self._events:
+            raise ValueError(
+                f"position: {self._events} events were learned, and the model has {model.n_events}: "
+                "pass the model that was saved with it"
+            )
+        self._pending.load(saved.get("held"))
+        self._began = self._checkpointed = self._last_event = time.monotonic()
+        self._learned_before = self._events
+        self._read = self._since = self._checkpoints = 0
+        self._letters = None if dead_letters is None else DeadLetters(dead_letters, saved.get("dead_letters"))
+
+    def progress(self) -> Progress:
+        return Progress(
+            events=self._events,
+            held=len(self._pending),
+            rejected=self._rejected,
+            checkpoints=self._checkpoints,
+            seconds=time.monotonic() - self._began,
+            learned=self._events - self._learned_before,
+        )
+
+    def close(self) -> None:
+        if self._letters is not None:
+            self._letters.close()
+
+    def begin(self, position: Any) -> None:
+        """Go to where the model is, and save before the first read.
+
+        The log is then known to be nobody else's: who reads the same entries for the same consumer would take them
+        away. And dead letters can be counted from there.
+        """
+        entries = getattr(self._log, "entries", None)
+        if position is None and entries is not None and entries():
+            raise ValueError(f"position = None, but {self._log!r} has a model: pass what its restore() returns")
+        if self._at is not None:
+            self._source.seek(self._at)
+        self._checkpoint()
+
+    def run(self, batch_size: int, limit: int | None, linger: float | None, stop: Callable[[], bool]) -> None:
+        while not stop() and (limit is None or self._read < limit):
+            room = min(batch_size, self._every - self._since)
+            try:
+                batch = self._source.read(room if limit is None else min(room, limit - self._read), _WAIT)
+            except Exception:
+                self._checkpoint_if(self._since > 0)
+                raise
+            if batch is not None:
+                self._take(batch)
+            elif self._source.ended:
+                self._learn(everything=True)
+                break
+            elif linger is not None and time.monotonic() - self._last_event >= linger:
+                self._learn(everything=True)
+            self._checkpoint_if(self._due())
+        self._checkpoint_if(self._since > 0)
+
+    def _take(self, batch: Batch) -> None:
+        columns, refused = acceptable(self._model, batch)
+        rejected = [*batch.rejected, *refused]
+        if self._letters is not None:
+            self._letters.write(rejected)
+        self._rejected += len(rejected)
+        self._pending.add(columns)
+        self._at = batch.position
+        rows = len(batch) + len(batch.rejected)
+        self._read += rows
+        self._since += rows
+        self._last_event = time.monotonic()
+        self._learn()
+        if self.on_batch is not None:
+            self.on_batch(batch)
+
+    def _learn(self, everything: bool = False) -> None:
+        """Learn all full groups, or all events."""
+        n = len(self._pending)
+        if not everything:
+            n -= (self._model.n_events + n) % self._group
+        if n > 0:
+            self._model.partial_fit(*self._pending.take(n))
+            self._events += n
+            self._since = max(self._since, 1)  # there is something to save, if only that these are held no more
+
+    def _due(self) -> bool:
+        if self._since >= self._every:
+            return True
+        if self._seconds is None or not self._since:
+            return False
+        return time.monotonic() - self._checkpointed >= self._seconds
+
+    def _checkpoint_if(self, due: bool) -> None:
+        if due:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Save the model with where it is; only then tell the source."""
+        letters = None if self._letters is None else self._letters.sync()
+        position = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "source": self._at,
+            "held": self._pending.to_json(),
+            "events": self._events,
+            "rejected": self._rejected,
+            "dead_letters": letters,
+        }
+        self._log.append(self._model, position=position)
+        if self._at is not None:
+            self._source.commit(self._at)
+        self._since = 0
+        self._checkpointed = time.monotonic()
+        self._checkpoints += 1
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self.progress())

@@ -1,0 +1,79 @@
+"""Options in the query of a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+
+__all__ = ["EVENT_OPTIONS", "joined", "split_options", "without_password"]
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+#: What every source can be told of its events in a URL.
+EVENT_OPTIONS: Mapping[str, Callable[[str], Any]] = {"ids": str, "labels": _flag, "timestamps": _flag, "on_gap": str}
+
+
+def split_options(
+    url: str, given: Mapping[str, Any], known: Mapping[str, Callable[[str], Any]]
+) -> tuple[SplitResult, dict[str, Any], dict[str, str]]:
+    """Take options out of a URL's query.
+
+    Parameters
+    ----------
+    url
+        The URL.
+    given
+        Options given beside it; None: not given.
+    known
+        The names of options, and what makes values of their text.
+
+    Returns
+    -------
+    url
+        Its parts, without query and fragment.
+    options
+        Those of `known` that were given, either way.
+    rest
+        What else is in the query.
+
+    Raises
+    ------
+    ValueError
+        An option is given twice, or has a value that it can't have.
+
+    Examples
+    --------
+    >>> parts, options, rest = split_options("redis://h/0?stream=s&n=7&db=1", {"group": "g"}, {"stream": str, "n": int})
+    >>> parts.geturl(), options, rest
+    ('redis://h/0', {'group': 'g', 'stream': 's', 'n': 7}, {'db': '1'})
+    """
+    parts = urlsplit(url)
+    options = {name: value for name, value in given.items() if value is not None}
+    rest: dict[str, str] = {}
+    for name, text in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
+        if name in options or name in rest:
+            raise ValueError(f"{name} = {text!r} is given twice, in the URL and beside it or in the URL alone")
+        if name not in known:
+            rest[name] = text
+            continue
+        try:
+            options[name] = known[name](text)
+        except ValueError as error:
+            raise ValueError(f"{name} = {text!r} in the URL: {error}") from None
+    return parts._replace(query="", fragment=""), options, rest
+
+
+def joined(parts: SplitResult, query: Mapping[str, str]) -> str:
+    """Return a URL with another query."""
+    return f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if query else ''}{urlencode(query)}"  # as unix:///path
+
+
+def without_password(parts: SplitResult) -> str:
+    """Return a URL for messages."""
+    return joined(parts._replace(netloc=parts.netloc.rpartition("@")[2]), {})

@@ -1,0 +1,135 @@
+"""What the tests of streams share: reading all there is, and servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+import fastinc as fi
+
+DEADLINE = 60.0  # seconds; generous: a loaded machine of two cores
+LONG = bool(os.environ.get("FASTINC_TORTURE"))
+
+
+def wait_for(condition, what="it"):
+    """Return the first true value of `condition()`."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"waited {DEADLINE} s for {what}")
+
+
+def rows(batch):
+    """Return a batch as tuples (user, item, label, timestamp)."""
+    n = len(batch)
+    columns = (batch.users, batch.items, batch.labels, batch.timestamps)
+    assert all(column is None or len(column) == n for column in columns)
+    assert len(batch.wheres) == n
+    return list(zip(*([None] * n if column is None else column.tolist() for column in columns), strict=True))
+
+
+def read_all(source, sizes=(100,), timeout=0.0):
+    """Read until nothing comes; return batches."""
+    batches = []
+    while (batch := source.read(sizes[len(batches) % len(sizes)], timeout=timeout)) is not None:
+        assert 0 < len(batch) + len(batch.rejected) <= sizes[len(batches) % len(sizes)]
+        batches.append(batch)
+    return batches
+
+
+def events_in(batches):
+    return [row for batch in batches for row in rows(batch)]
+
+
+def rejected_in(batches):
+    return [letter for batch in batches for letter in batch.rejected]
+
+
+def through_json(position):
+    """Return a position as it comes back from a log."""
+    return json.loads(json.dumps(position, allow_nan=False))
+
+
+class RedisServer:
+    """A server of its own, on a socket in a folder, that has on disk what it acknowledged."""
+
+    def __init__(self, folder, *options):
+        self.folder, self.options = folder, options
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}?db=0"
+        self.process = None
+
+    def start(self):
+        config = [
+            "--port",
+            "0",
+            "--unixsocket",
+            self.socket,
+            "--dir",
+            self.folder,
+            "--save",
+            "",
+            "--loglevel",
+            "warning",
+        ]
+        config += ["--appendonly", "yes", "--appendfsync", "always", *self.options]
+        with open(self.folder / "redis.log", "ab") as output:
+            self.process = subprocess.Popen(["redis-server", *map(str, config)], stdout=output, stderr=output)
+        wait_for(self.answers, "redis-server")
+        return self
+
+    def answers(self):
+        import redis
+
+        assert self.process.poll() is None, (self.folder / "redis.log").read_text()
+        try:
+            with self.client() as client:
+                return client.ping()
+        except redis.exceptions.ConnectionError:
+            return False
+
+    def client(self):
+        import redis
+
+        return redis.Redis.from_url(self.url)
+
+    def kill(self, how=signal.SIGKILL):
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(DEADLINE)
+
+
+def need_redis():
+    """Skip where there is no redis-server, unless there must be one."""
+    if shutil.which("redis-server") is None:
+        assert not os.environ.get("FASTINC_REQUIRE_REDIS"), "there is no redis-server"
+        pytest.skip("there is no redis-server")
+    pytest.importorskip("redis")
+
+
+def state_of(model, folder):
+    """Return everything a checkpoint of a model holds, as bytes and JSON."""
+    fi.checkpoint.save(model, folder)
+    (arrays,) = folder.glob("arrays-*")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return arrays.read_bytes(), manifest["parameters"]
+
+
+def saved_events(folder):
+    """Return how many events are in the newest state of a log; 0 while there is none."""
+    restored = fi.checkpoint.Log(folder).restore()
+    return 0 if restored is None else restored[1]["events"]
+
+
+def letters_of(path):
+    """Return the dead letters in a file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,272 @@
+"""Kafka topics: every message once, against librdkafka's mock cluster."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from urllib.parse import urlencode
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastinc as fi
+from _streams import (
+    DEADLINE,
+    LONG,
+    events_in,
+    letters_of,
+    read_all,
+    rejected_in,
+    saved_events,
+    state_of,
+    through_json,
+    wait_for,
+)
+
+kafka = pytest.importorskip("confluent_kafka")
+
+EVENTS = [(n % 7, f"i{n % 5}", None, 1000.0 + n) for n in range(40)]
+names = (f"topic{n}" for n in itertools.count())
+
+
+class Cluster:
+    """A producer, whose mock brokers (in its process) others connect to."""
+
+    def __init__(self):
+        settings = {"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0}
+        self.producer = kafka.Producer(settings)
+        brokers = self.producer.list_topics(timeout=DEADLINE).brokers.values()
+        self.brokers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+
+    def put(self, topic, values, partition=0):
+        for value in values:
+            self.producer.produce(topic, value, partition=partition)
+        assert self.producer.flush(DEADLINE) == 0
+
+    def url(self, topic, **options):
+        return f"kafka://{self.brokers}/{topic}?{urlencode(options)}".rstrip("?")
+
+    def open(self, topic, **options):
+        return fi.stream.open(self.url(topic), **{"partitions": [0], **options})
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return Cluster()
+
+
+def values_of(events=EVENTS):
+    return [json.dumps({"user": u, "item": i, "timestamp": t}) for u, i, _, t in events]
+
+
+def read_n(source, n, sizes=(100,)):
+    """Read until there have been n events, rejected ones included."""
+    batches = []
+    end = time.monotonic() + DEADLINE
+    while n > 0:
+        assert time.monotonic() < end
+        most = min(n, sizes[len(batches) % len(sizes)])
+        batch = source.read(most, timeout=1.0)
+        if batch is not None:
+            assert 0 < len(batch) + len(batch.rejected) <= most
+            batches.append(batch)
+            n -= len(batch) + len(batch.rejected)
+    return batches
+
+
+@settings(max_examples=60 if LONG else 6)
+@given(sizes=st.lists(st.integers(1, 20), min_size=1, max_size=4), cut=st.integers(0, 12))
+def test_every_event_comes_once_from_any_position(cluster, sizes, cut):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    with cluster.open(topic) as source:
+        batches = read_n(source, 40, sizes)
+        assert not source.ended
+    assert events_in(batches) == EVENTS
+    assert batches[0].wheres[0] == f"{topic}[0]@0"
+    head = batches[: min(cut, len(batches) - 1)]
+    with cluster.open(topic) as source:
+        if head:
+            source.seek(through_json(head[-1].position))
+        n = len(events_in(head))
+        assert events_in(head) + events_in(read_n(source, 40 - n, sizes[::-1])) == EVENTS
+
+
+def test_all_partitions_are_read_and_new_ones_noticed(cluster, monkeypatch):
+    topic = next(names)
+    for partition in range(4):
+        cluster.put(topic, values_of(EVENTS[10 * partition : 10 * partition + 10]), partition)
+    with fi.stream.open(cluster.url(topic)) as source:
+        batches = read_n(source, 40, (7,))
+    assert sorted(events_in(batches)) == sorted(EVENTS)
+    for cut, batch in enumerate(batches[:-1]):
+        rest = sum(len(later) for later in batches[cut + 1 :])
+        with fi.stream.open(cluster.url(topic)) as source:
+            source.seek(through_json(batch.position))
+            assert sorted(events_in(batches[: cut + 1]) + events_in(read_n(source, rest))) == sorted(EVENTS)
+    with fi.stream.open(cluster.url(topic)) as source:
+        seen = [0]
+        monkeypatch.setattr(source, "_partitions", lambda: seen)
+        monkeypatch.setattr("fastinc.stream._kafka._LOOK", 0.0)
+        found = read_n(source, 10)
+        assert source.read(10, timeout=0.0) is None
+        seen = [0, 2, 3]
+        found += read_n(source, 20)
+    assert sorted(events_in(found)) == sorted(EVENTS[:10] + EVENTS[20:])
+    with pytest.raises(ValueError, match="there is no 9"), cluster.open(topic, partitions=[0, 9]) as source:
+        source.read(1, timeout=DEADLINE)
+
+
+def test_malformed_messages_are_rejected_alone(cluster):
+    topic = next(names)
+    good = b'{"user": 1, "item": "a"}'
+    bad = [
+        (b"oops", "not JSON"),
+        (None, "has no value"),
+        (b"\xff", "is not UTF-8"),
+        (b'{"user": 1}', "none of the col"),
+    ]
+    cluster.put(topic, [good, *(value for value, _ in bad), good])
+    with cluster.open(topic) as source:
+        batches = read_n(source, 6)
+    assert events_in(batches) == [(1, "a", None, None)] * 2
+    for n, (letter, (value, reason)) in enumerate(zip(rejected_in(batches), bad, strict=True)):
+        assert reason in letter.reason
+        assert letter.where == f"{topic}[0]@{n + 1}"
+        assert letter.raw.encode("utf-8", "surrogateescape") == (value or b"")
+
+
+def test_messages_that_come_again_are_recognised(cluster):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    with cluster.open(topic) as source:
+        found = read_n(source, 15, (5,))
+        source._consumer.assign([kafka.TopicPartition(topic, 0, 3)])
+        found += read_n(source, 25, (10,))
+        assert events_in(found) == EVENTS
+        assert source.redelivered == 12
+
+
+def test_an_offset_the_broker_refuses_is_looked_at_again(cluster):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    with cluster.open(topic) as source:
+        found = read_n(source, 15, (5,))
+        source._consumer.assign([kafka.TopicPartition(topic, 0, 10_000)])
+        found += read_n(source, 25, (10,))
+    assert events_in(found) == EVENTS
+
+
+def test_messages_that_are_gone_are_a_gap(cluster):
+    """The mock cluster keeps 5 MB of a partition."""
+    topic = next(names)
+    cluster.put(topic, [json.dumps({"user": n, "item": 1, "text": "x" * 100_000}) for n in range(60)])
+    with cluster.open(topic) as source:
+        first = int(read_n(source, 1, (1,))[0].users[0])
+        position = source.read(1, timeout=DEADLINE).position
+    assert first > 0
+    assert position["offsets"] == {"0": first + 2}
+    for offset, lost, following in ((1, first - 1, first), (99, 0, 100)):
+        behind = {**position, "offsets": {"0": offset}}
+        with cluster.open(topic) as source:
+            source.seek(behind)
+            with pytest.raises(fi.stream.GapError, match=f"has offsets {first} to 60, and {offset} is next"):
+                source.read(1, timeout=DEADLINE)
+        with cluster.open(topic, on_gap="skip") as source:
+            source.seek(behind)
+            source.read(1, timeout=0.5)  # the gap is seen
+            if following == 100:
+                cluster.put(topic, ['{"user": 100, "item": 1}'])
+                assert read_n(source, 1)[0].users.tolist() == [100]
+            assert source.lost == lost
+
+
+def test_where_a_stream_without_position_begins(cluster):
+    topic = next(names)
+    cluster.put(topic, values_of(EVENTS[:5]))
+    with cluster.open(topic, start="latest") as late:
+        assert late.read(10, timeout=0.5) is None
+        cluster.put(topic, values_of(EVENTS[5:7]))
+        assert events_in(read_n(late, 2)) == EVENTS[5:7]
+
+
+def test_commits_are_for_others_to_see(cluster):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    place = kafka.TopicPartition(topic, 0)
+    with cluster.open(topic, group="g") as source:
+        batch = source.read(10, timeout=DEADLINE)
+        source.commit(batch.position)
+        wait_for(lambda: source._consumer.committed([place], timeout=1.0)[0].offset == len(batch), "the commit")
+
+
+def test_what_is_no_position_is_refused(cluster):
+    with cluster.open("t") as source:
+        for position, message in (
+            (None, "is not one of the Kafka topic"),
+            ({"topic": "other"}, "is not one of the Kafka topic"),
+            ({"topic": "t", "offsets": {"0": -1}}, "must be offsets by partition"),
+            ({"topic": "t", "offsets": {"x": 1}}, "must be offsets by partition"),
+            ({"topic": "t", "offsets": {}, "kinds": 3}, "kinds = 3"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                source.seek(position)
+
+
+def test_wrong_settings():
+    with pytest.raises(ValueError, match=r"config: enable\.auto\.commit is not yours"):
+        fi.stream.open("kafka://localhost/t?enable.auto.commit=true")
+    with pytest.raises(ValueError, match=r"config: .*no\.such"):
+        fi.stream.open("kafka://localhost/t", config={"no.such": 1})
+    with pytest.raises(ValueError, match="partitions = 'x' in the URL"):
+        fi.stream.open("kafka://localhost/t?partitions=x")
+
+
+def test_brokers_that_stay_away_are_given_up_if_asked(monkeypatch):
+    monkeypatch.setattr("fastinc.stream._kafka._ANSWER", 0.2)
+    url = "kafka://127.0.0.1:1/t?retry_seconds=0.1"
+    with fi.stream.open(url, config={"log_level": 0}) as source:
+        assert isinstance(source, fi.stream.KafkaSource)
+        with pytest.raises(ConnectionError, match="has been away"):
+            wait_for(lambda: source.read(1, timeout=DEADLINE))
+
+
+def test_each_event_is_learned_once_though_the_trainer_is_killed(cluster, tmp_path):
+    topic, n = next(names), 400
+    events = [(f"u{k * k % 31}", k % 23, None, 60.0 * k) for k in range(n)]
+    script = "import sys; from fastinc.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "train", "--from", cluster.url(topic, partitions=0), "--dim", "4"]
+    command += ["--model", str(tmp_path / "m"), "--dead-letters", str(tmp_path / "d"), "--checkpoint-every", "30"]
+    cluster.put(topic, ["oops"])
+    for k in range(4):
+        cluster.put(topic, values_of(events[100 * k : 100 * k + 100]))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if k == 3:
+            break
+        time.sleep(0.8)
+        process.kill()
+        process.communicate(timeout=DEADLINE)
+    wait_for(lambda: process.poll() is not None or saved_events(tmp_path / "m") >= n - 40, "most to be learned")
+    process.terminate()
+    out, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, out
+    model, position = fi.checkpoint.load(tmp_path / "m")
+    users, items, _, times = map(list, zip(*events[: position["events"]], strict=True))
+    expected = fi.Recommender(dim=4).partial_fit(users, items, timestamps=times)
+    assert state_of(model, tmp_path / "a") == state_of(expected, tmp_path / "b")
+    assert len(letters_of(tmp_path / "d")) == position["rejected"] == 1
+
+
+def test_everything_that_is_there_is_read_without_waiting_for_more(cluster):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    with cluster.open(topic) as source:
+        begin = time.monotonic()
+        batches = read_n(source, 40)
+        assert time.monotonic() - begin < DEADLINE / 2
+        assert read_all(source) == []
+    assert events_in(batches) == EVENTS

@@ -1,0 +1,521 @@
+"""`fi.stream.train`: each event in the saved state once, the same bytes however often it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastinc as fi
+from _streams import DEADLINE, LONG, letters_of, state_of, wait_for
+from fastinc.cli import main
+
+ROUNDS = 100 if LONG else 6
+SMALL = {"dim": 4, "hidden": 4, "negatives": 5, "seed": 3}
+BAD = (17, 18, 250, 403)  # malformed lines; the last line is one
+
+
+class Crash(BaseException):
+    """What no code of ours handles: as good as a kill, and quicker."""
+
+
+def lines(n=400, bad=BAD, **more):
+    rng = np.random.default_rng(5)
+    users, items = rng.integers(0, 30, n), rng.zipf(1.6, n) % 50
+    pairs = enumerate(zip(users, items, strict=True))
+    events = [{"user": f"u{u}", "item": int(i), "timestamp": 60.0 * k, **more} for k, (u, i) in pairs]
+    texts = [json.dumps(event) for event in events]
+    for k in bad:
+        texts.insert(k, f"bad {k}")
+    return texts
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """A file of 400 events and 4 malformed lines."""
+    file = tmp_path_factory.mktemp("stream") / "events.jsonl"
+    file.write_text("\n".join(lines()) + "\n")
+    return file
+
+
+def new_model(**more):
+    return fi.Recommender(**{**SMALL, **more})
+
+
+def run(folder, source, make=new_model, **options):
+    """Begin or go on, with what is in a folder; return the model and the progress."""
+    with fi.checkpoint.Log(folder / "model") as log:
+        model, position = log.restore() or (make(), None)
+        options = {"dead_letters": folder / "dead.jsonl", **options}
+        return model, fi.stream.train(model, source, log, position=position, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(stream, tmp_path_factory):
+    """The state and the dead letters of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    with fi.stream.open(stream) as source:
+        model, done = run(folder, source)
+    assert (done.events, done.rejected, done.held, done.learned) == (400, len(BAD), 0, 400)
+    assert model.n_events == 400
+    return state_of(model, folder / "saved"), letters_of(folder / "dead.jsonl")
+
+
+def test_it_is_what_partial_fit_learns(stream, whole, tmp_path):
+    events = [json.loads(text) for text in lines(bad=())]
+    columns = [[event[name] for event in events] for name in ("user", "item", "timestamp")]
+    model = new_model().partial_fit(columns[0], columns[1], timestamps=columns[2])
+    assert state_of(model, tmp_path) == whole[0]
+    assert [letter["raw"] for letter in whole[1]] == [f"bad {k}" for k in BAD]
+    assert [letter["where"] for letter in whole[1]] == [f"events.jsonl:{k + 1}" for k in BAD]
+    assert all("not JSON" in letter["reason"] for letter in whole[1])
+
+
+class Crashing(fi.stream.Source):
+    """Passes a source's batches on until there have been so many; then nothing is cleaned up."""
+
+    def __init__(self, source, calls):
+        self.source, self.calls, self.committed = source, calls, []
+
+    def read(self, max_events, timeout):
+        self.calls -= 1
+        if self.calls < 0:
+            raise Crash
+        return self.source.read(max_events, timeout)
+
+    def seek(self, position):
+        self.source.seek(position)
+
+    def commit(self, position):
+        self.committed.append(position)
+
+    @property
+    def ended(self):
+        return self.source.ended
+
+
+@settings(max_examples=max(ROUNDS, 10))
+@given(runs=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 60), st.integers(1, 90)), max_size=12))
+def test_crashes_between_batches_change_nothing(stream, whole, tmp_path_factory, runs):
+    """Whatever the sizes of batches and how often it is saved, and both differ from run to run."""
+    folder = tmp_path_factory.mktemp("crashes")
+    for calls, batch_size, every in runs:
+        with fi.stream.open(stream) as source, contextlib.suppress(Crash):
+            run(folder, Crashing(source, calls), batch_size=batch_size, checkpoint_every=every)
+    with fi.stream.open(stream) as source:
+        model, done = run(folder, source)
+    assert (done.events, done.rejected) == (400, len(BAD))
+    assert state_of(model, folder / "saved") == whole[0]
+    assert letters_of(folder / "dead.jsonl") == whole[1]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_crash_around_a_save_changes_nothing(stream, whole, tmp_path, moment):
+    """Before the record is there nothing has happened; after it all has, though the source was not told."""
+    for crash_at in (1, 2, 4, 7):
+        with fi.stream.open(stream) as source, fi.checkpoint.Log(tmp_path / "model") as log:
+            model, position = log.restore() or (new_model(), None)
+
+            class CrashingLog:
+                n = 0
+
+                def append(self, obj, position=None, log=log, crash_at=crash_at):
+                    self.n += 1
+                    if self.n == crash_at and moment == "before":
+                        raise Crash
+                    log.append(obj, position=position)
+                    if self.n == crash_at:
+                        raise Crash
+
+            with pytest.raises(Crash):
+                fi.stream.train(
+                    *(model, source, CrashingLog()),
+                    position=position,
+                    checkpoint_every=20,
+                    batch_size=9,
+                    dead_letters=tmp_path / "dead.jsonl",
+                )
+    with fi.stream.open(stream) as source:
+        model, _ = run(tmp_path, source)
+    assert state_of(model, tmp_path / "saved") == whole[0]
+    assert letters_of(tmp_path / "dead.jsonl") == whole[1]
+
+
+def test_stops_change_nothing_and_save_all(stream, whole, tmp_path):
+    """A stop keeps the events whose group isn't full for the next run."""
+    held = set()
+    for limit in (3, 1, 50, 7, 100, 5):
+        with fi.stream.open(stream) as source:
+            model, done = run(tmp_path, source, max_events=limit)
+        assert done.events + done.held + done.rejected <= 400
+        assert model.n_events == done.events
+        held.add(done.held)
+    assert max(held) > 0
+    with fi.stream.open(stream) as source:
+        model, done = run(tmp_path, source)
+    assert state_of(model, tmp_path / "saved") == whole[0]
+    with fi.stream.open(stream) as source:
+        _, done = run(tmp_path, source)  # nothing is left to learn
+    assert (done.learned, done.events, done.checkpoints) == (0, 400, 1)
+
+
+# --- killed ---------------------------------------------------------------------------------------------------
+
+
+def command(folder, source, *more):
+    arguments = ["train", "--from", source, "--model", folder / "model", "--dead-letters", folder / "dead.jsonl"]
+    arguments += ["--dim", 4, "--seed", 3, *more]
+    script = "import sys; from fastinc.cli import main; sys.exit(main())"
+    return [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
+
+
+def grow(file, texts, part=40, pause=0.0015 * ROUNDS):
+    """Append to a file piece by piece, as a writer would; return how to stop."""
+    script = (
+        "import sys, time\n"
+        f"data = open({str(texts)!r}, 'rb').read()\n"
+        f"with open({str(file)!r}, 'ab', buffering=0) as out:\n"
+        f"    for begin in range(0, len(data), {part}):\n"
+        f"        out.write(data[begin:begin + {part}]); time.sleep({pause})\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", script])
+
+
+def test_killed_again_and_again_while_the_file_grows(stream, tmp_path):
+    """kill -9 at random moments: the saved state has each event once, as if nothing had happened."""
+    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
+    file, log = tmp_path / "events.jsonl", tmp_path / "model"
+    file.touch()
+    writer = grow(file, stream)
+    with open(tmp_path / "output", "wb") as output:
+        for _ in range(ROUNDS):
+            process = subprocess.Popen(
+                command(tmp_path, file, "--follow", "--checkpoint-every", 20), stdout=output, stderr=output
+            )
+            time.sleep(rng.uniform(0.2, 1.5))
+            process.kill()
+            assert process.wait(DEADLINE) == -signal.SIGKILL, (tmp_path / "output").read_text()
+    assert writer.wait(DEADLINE) == 0
+    result = subprocess.run(command(tmp_path, file), capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"(400 in all, {len(BAD)} rejected); the model is in" in result.stdout
+    model, position = fi.checkpoint.load(log)
+    with fi.stream.open(stream) as source:
+        expected, _ = run(tmp_path / "again", source, lambda: fi.Recommender(dim=4, seed=3), dead_letters=None)
+    assert state_of(model, tmp_path / "a") == state_of(expected, tmp_path / "b")
+    assert [letter["raw"] for letter in letters_of(tmp_path / "dead.jsonl")] == [f"bad {k}" for k in BAD]
+    assert (position["events"], position["rejected"], position["held"]) == (400, len(BAD), None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_everything_and_exits_0(stream, tmp_path, number):
+    process = subprocess.Popen(
+        command(tmp_path, stream, "--follow", "--checkpoint-every", 100_000, "--checkpoint-seconds", 1e6),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    dead = tmp_path / "dead.jsonl"
+    read = lambda: dead.exists() and len(dead.read_bytes().splitlines()) == len(BAD)  # noqa: E731
+    wait_for(lambda: read() or process.poll() is not None, "the last line to be read")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0, err
+    assert "rejected); the model is in" in out
+    _, position = fi.checkpoint.load(tmp_path / "model")
+    held = position["held"]
+    assert (
+        position["events"] + (0 if held is None else len(held["users"])) + position["rejected"]
+        == (position["source"]["line"])
+    )
+    assert len(letters_of(tmp_path / "dead.jsonl")) == position["rejected"]
+    assert position["source"]["line"] == 404
+    assert "checkpoint 2: " in err
+
+
+# --- events that can't be learned ----------------------------------------------------------------------------
+
+
+def write(file, events):
+    file.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return file
+
+
+def test_what_the_model_refuses_is_rejected_alone(tmp_path):
+    labels = [0, 1, 2, 0.5, -1, *[1] * 30, 7]
+    file = write(tmp_path / "a.jsonl", [{"user": 1, "item": k, "label": label} for k, label in enumerate(labels)])
+    with fi.stream.open(file) as source:
+        model, done = run(tmp_path, source, lambda: new_model(loss="logistic"))
+    assert (model.n_events, done.rejected) == (len(labels) - 3, 3)
+    letters = letters_of(tmp_path / "dead.jsonl")
+    assert [letter["where"] for letter in letters] == ["a.jsonl:3", "a.jsonl:5", "a.jsonl:36"]
+    assert json.loads(letters[0]["raw"]) == {"user": 1, "item": 2, "label": 2.0}
+    assert "the model refuses it: labels[0] = 2.0 must be in [0, 1]" in letters[0]["reason"]
+
+
+def test_events_of_another_kind_than_the_model_knows_are_rejected(tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"user": "u", "item": k} for k in range(20)])
+    with fi.stream.open(file) as source:
+        model, done = run(tmp_path, source, lambda: new_model().partial_fit(1, 2))
+    assert (model.n_events, done.rejected, done.events) == (1, 20, 0)
+    assert "users are str ids, but this model has learned int ids" in letters_of(tmp_path / "dead.jsonl")[0]["reason"]
+
+
+def test_labels_go_to_models_that_use_them(tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"user": 1, "item": k, "label": 5} for k in range(20)])
+    for loss in ("softmax", "mse"):
+        with fi.stream.open(file) as source:
+            model, done = run(tmp_path / loss, source, lambda loss=loss: new_model(loss=loss), dead_letters=None)
+        assert (done.events, done.rejected) == (20, 0)
+        if loss == "mse":
+            assert model.predict(1, 3) > 1  # it has seen fives
+
+
+def test_dead_letters_of_before_stay(stream, tmp_path):
+    dead = tmp_path / "dead.jsonl"
+    dead.write_text('{"mine": true}\n')
+    for limit in (100, 300, None):
+        with fi.stream.open(stream) as source:
+            run(tmp_path, source, max_events=limit)
+    assert [letter.get("raw") for letter in letters_of(dead)] == [None, *(f"bad {k}" for k in BAD)]
+    dead.write_text("")
+    with fi.stream.open(stream) as source, pytest.raises(ValueError, match=r"dead\.jsonl has 0 bytes, and had"):
+        run(tmp_path, source)
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source, dead_letters=tmp_path / "other.jsonl")  # another name: another file
+    with fi.stream.open(stream) as source, pytest.raises(ValueError, match="dead_letters"):
+        run(tmp_path, source, dead_letters=tmp_path / "none" / "dead.jsonl")
+
+
+# --- when it saves, and stops ----------------------------------------------------------------------------------
+
+
+class Endless(fi.stream.Source):
+    """Events without end, or without any from some point on; as fast as they are asked for."""
+
+    name = "endless"
+
+    def __init__(self, silent_after=2**60):
+        self.n, self.silent_after = 0, silent_after
+        self.asked, self.calls = [], []
+
+    def read(self, max_events, timeout):
+        self.asked.append(max_events)
+        n = min(max_events, self.silent_after - self.n)
+        if n == 0:
+            time.sleep(min(timeout, 0.01))
+            return None
+        ids = np.arange(self.n, self.n + n) % 1000
+        self.n += n
+        return fi.stream.Batch(ids, ids // 2, None, None, [""] * n, self.n)
+
+    def seek(self, position):
+        self.n = position
+        self.calls.append(("seek", position))
+
+    def commit(self, position):
+        self.calls.append(("commit", position))
+
+
+class Kept:
+    """A log in memory that tells when it was appended to."""
+
+    def __init__(self, source):
+        self.source = source
+        self.positions = []
+
+    def append(self, obj, position=None):
+        self.source.calls.append(("append", position["source"]))
+        self.positions.append(json.loads(json.dumps(position, allow_nan=False)))
+
+
+def test_saves_come_after_so_many_events_and_before_the_source_is_told():
+    source = Endless()
+    log = Kept(source)
+    seen = []
+    done = fi.stream.train(
+        *(new_model(), source, log),
+        checkpoint_every=100,
+        batch_size=64,
+        max_events=250,
+        checkpoint_seconds=None,
+        on_batch=lambda batch: seen.append(len(batch)),
+        on_checkpoint=lambda progress: seen.append(progress.events + progress.held),
+    )
+    assert seen == [0, 64, 36, 100, 64, 36, 200, 50, 250]
+    expected = [("append", None)]
+    for n in (100, 200, 250):
+        expected += [("append", n), ("commit", n)]
+    assert source.calls == expected
+    assert (done.events, done.held, done.checkpoints) == (248, 2, 4)
+    assert log.positions[-1]["held"]["users"] == [248, 249]
+    source, model = Endless(), new_model().partial_fit(np.arange(248), np.arange(248))
+    with pytest.raises(ValueError, match="248 events were learned, and the model has 0"):
+        fi.stream.train(new_model(), source, Kept(source), position=log.positions[-1])
+    fi.stream.train(model, source, Kept(source), position=log.positions[-1], max_events=8)
+    assert source.calls[0] == ("seek", 250)
+    assert source.calls[1] == ("append", 250)
+
+
+def test_saves_come_by_the_clock_when_there_is_something_to_save():
+    source = Endless(silent_after=30)
+    log = Kept(source)
+    end = time.monotonic() + 1.0
+    fi.stream.train(new_model(), source, log, checkpoint_seconds=0.1, stop=lambda: time.monotonic() > end)
+    assert [position["source"] for position in log.positions] == [None, 30]
+
+
+def test_events_that_wait_for_their_group_may_linger_only_so_long():
+    for linger, learned in ((None, 8), (0.05, 13)):
+        source = Endless(silent_after=13)
+        model = new_model()
+        end = time.monotonic() + DEADLINE
+        stop = (lambda: model.n_events == 13 or time.monotonic() > end) if linger else (lambda: source.n == 13)  # noqa: B023
+        done = fi.stream.train(model, source, Kept(source), linger=linger, stop=stop)
+        assert (done.events, done.held) == (learned, 13 - learned)
+
+
+def test_a_source_that_fails_costs_nothing_that_was_read():
+    class Failing(Endless):
+        def read(self, max_events, timeout):
+            if self.n >= 100:
+                raise fi.stream.GapError("gone")
+            return super().read(max_events, timeout)
+
+    source = Failing()
+    log = Kept(source)
+    with pytest.raises(fi.stream.GapError, match="gone"):
+        fi.stream.train(new_model(), source, log, batch_size=50)
+    assert log.positions[-1]["source"] == 100
+
+
+def test_a_save_that_fails_is_an_error_and_nothing_is_acknowledged(stream, tmp_path):
+    source = Endless()
+    log = Kept(source)
+    append = log.append
+
+    def failing(obj, position=None):
+        if len(log.positions) == 2:
+            raise OSError(28, "No space left on device")
+        append(obj, position)
+
+    log.append = failing
+    with pytest.raises(OSError, match="No space left"):
+        fi.stream.train(new_model(), source, log, checkpoint_every=10)
+    assert source.calls == [("append", None), ("append", 10), ("commit", 10)]
+
+
+def test_a_faster_source_fills_no_memory():
+    """Nothing is asked for before the last batch was learned; what a long run holds is what a short one does."""
+
+    def peak(batches):
+        source = Endless()
+        model = new_model().partial_fit(np.arange(1000), np.arange(1000) // 2)
+        tracemalloc.start()
+        try:
+            options = {"batch_size": 256, "max_events": 256 * batches, "checkpoint_every": 2**30}
+            fi.stream.train(model, source, Kept(source), **options)
+            return tracemalloc.get_traced_memory()[1], len(source.asked)
+        finally:
+            tracemalloc.stop()
+
+    short, calls = peak(20)
+    long, more_calls = peak(200)
+    assert (calls, more_calls) == (20, 200)
+    assert long < short + 100_000  # 180 batches more would be 180 * 256 * 16 = 737,280 bytes
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"checkpoint_every": 0}, ValueError, "checkpoint_every = 0"),
+        ({"checkpoint_seconds": -1}, ValueError, "checkpoint_seconds = -1"),
+        ({"batch_size": 0}, ValueError, "batch_size = 0"),
+        ({"max_events": 0}, ValueError, "max_events = 0"),
+        ({"linger": -1}, ValueError, "linger = -1"),
+        ({"position": 7}, ValueError, "position = 7 was not saved by"),
+        ({"position": {"format": "fastinc-stream", "version": 2}}, ValueError, "version = 2"),
+    ],
+)
+def test_wrong_arguments(options, error, message):
+    source = Endless()
+    with pytest.raises(error, match=message):
+        fi.stream.train(new_model(), source, Kept(source), **options)
+    assert source.n == 0
+
+
+def test_a_log_with_a_model_needs_its_position(stream, tmp_path):
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source, max_events=10)
+    with fi.stream.open(stream) as source, fi.checkpoint.Log(tmp_path / "model") as log:
+        with pytest.raises(ValueError, match="has a model: pass what its restore"):
+            fi.stream.train(new_model(), source, log)
+        with pytest.raises(TypeError, match=r"must be a fastinc\.stream\.Source"):
+            fi.stream.train(new_model(), stream, log)
+
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+
+def fastinc(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_command_goes_on_where_it_was(capsys, stream, tmp_path):
+    train = ["train", "--from", stream, "--model", tmp_path / "m", "--dim", 4]
+    status, out, err = fastinc(capsys, *train, "--max-events", 100, "--checkpoint-every", 40)
+    assert status == 0
+    assert "learned 96 events of" in out
+    assert "(96 in all, 2 waiting for their group, 2 rejected)" in out
+    assert [line.split(":")[0] for line in err.splitlines()] == ["checkpoint 2", "checkpoint 3", "checkpoint 4"]
+    status, out, err = fastinc(capsys, *train)
+    assert status == 0
+    assert "going on after 96 events" in err
+    assert "learned 304 events of" in out
+    assert "(400 in all, 4 rejected)" in out
+    status, out, _ = fastinc(capsys, "recommend", "--model", tmp_path / "m", "--user", "u3")
+    assert (status, out.splitlines()[0]) == (0, "user u3")
+    options = [("--dim", 8), ("--loss", "mse"), ("--seed", 5), ("--preset", "fast"), ("--lr", 7.5)]
+    for option in [*options, ("--optimizer", "sgd")]:
+        status, out, err = fastinc(capsys, *train[:5], *option)
+        assert (status, out) == (2, "")
+        assert f"{option[0]} {option[1]}: the model in" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of --events and --from is needed"),
+        (["--events", "synthetic", "--from", "x.csv"], "one of --events and --from is needed"),
+        (["--events", "synthetic", "--follow"], "--follow is for --from"),
+        (["--events", "synthetic", "--checkpoint-every", "5"], "--checkpoint-every is for --from"),
+        (["--from", "none.csv"], "there is no such file"),
+        (["--from", "x.csv", "--min-label", "4"], "--min-label is for --events"),
+        (["--from", "x.csv", "--errors", "skip"], "--errors is for --events"),
+        (["--from", "redis://localhost/0?stream=s", "--follow"], "--follow is for files"),
+        (["--from", "x.csv", "--columns", "user"], "--columns must be ROLE=NAME"),
+    ],
+)
+def test_wrong_options(capsys, tmp_path, arguments, message):
+    status, out, err = fastinc(capsys, "train", *arguments, "--model", tmp_path / "m")
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_handlers_of_signals_are_put_back(capsys, stream, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert fastinc(capsys, "train", "--from", stream, "--model", tmp_path / "m", "--max-events", 5)[0] == 0
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
