@@ -206,6 +206,24 @@ def test_a_base_that_fails_is_followed_by_an_increment(template):
             break
 
 
+def test_an_append_is_synced_before_it_returns(template):
+    """What a name shows is on disk before the name is, and that before the call returns; increments take one sync."""
+    never = 1 << 30
+    with Log(template, compact=None) as log:
+        table, _ = log.restore()
+        with failing(never) as disk:
+            log.append(table)
+        assert disk.calls[-5:] == ["write", "fdatasync", "replace", "open", "fsync"]
+        with failing(never) as disk:
+            log.append(table)
+        assert disk.calls == ["write", "fdatasync"]
+        with failing(never) as disk:
+            log.append(new_table())
+        made, arrays, manifest = ["fsync"], ["fdatasync", "replace"], ["fdatasync", "fsync", "replace", "fsync"]
+        calls = [call for call in disk.calls if call not in ("open", "mkdir", "write")]
+        assert calls == [*made, *arrays, *manifest, "replace", "fsync"]
+
+
 def test_letting_go_that_fails_is_told_at_the_next_append(template, monkeypatch):
     def refuses(*_):
         raise OSError(errno.EIO, "no")

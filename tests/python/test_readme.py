@@ -19,6 +19,7 @@ PRINTED = [
     "3 1000 16\n",
     "1 1280\n",
     "True True True True\n",
+    "3000 2000\n",
     "300 True\n",
     "rollback at event 15,000: recall@10 0.",
     "1000 0\n",

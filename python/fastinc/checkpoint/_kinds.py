@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from fastinc.checkpoint._change import Change, Parameters
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
 
-__all__ = ["KINDS", "Kind", "kind_of"]
+__all__ = ["KINDS", "Kind", "describe", "kind_of"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ KINDS: dict[str, Kind] = {
         Recommender, _models.export, _models.build, _models.apply, _models.mark, _models.describe_change
     ),
 }
+
+
+def describe(kind: str, parameters: Parameters) -> Parameters:
+    """Return what of an export's parameters no increment changes, as it comes back from disk."""
+    described: Parameters = json.loads(json.dumps(KINDS[kind].describe(parameters)))
+    return described
 
 
 def kind_of(obj: Any) -> str:

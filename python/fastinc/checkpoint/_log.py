@@ -17,7 +17,7 @@ from fastinc.checkpoint import _directory, _entries, _manifest, _restoring, _ret
 from fastinc.checkpoint._change import Change, Parameters
 from fastinc.checkpoint._compression import as_compression
 from fastinc.checkpoint._entries import Entry
-from fastinc.checkpoint._kinds import KINDS, kind_of
+from fastinc.checkpoint._kinds import KINDS, describe, kind_of
 from fastinc.checkpoint._restoring import DamageWarning
 from fastinc.checkpoint._writer import Told, Writer
 from fastinc.recommender import Recommender
@@ -181,10 +181,11 @@ class Log:
             writer = self._writing()
             entry, change = self._put(writer, obj, Told(kind, position, time.time()))
             assert writer.chain is not None
-            described = KINDS[kind].describe(change.parameters)
+            described = describe(kind, change.parameters)
             self._last = _Last(weakref.ref(obj), change.mark, described, writer.number, writer.chain)
             self._restored = None
             if entry.kind == "base":
+                self._tried_bytes = 0
                 self._let_go()
             elif self._is_long(writer):
                 self._tried_bytes = writer.increments_bytes
@@ -198,7 +199,7 @@ class Log:
         change = kind.export(obj, None if last is None else last.mark)
         if change.whole or last is None:
             return writer.add_base(change, told), change
-        if kind.describe(change.parameters) != last.described:
+        if describe(told.kind, change.parameters) != last.described:
             change = kind.export(obj, None)
             return writer.add_base(change, told), change
         return writer.add_increment(change, told), change
@@ -249,22 +250,22 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
         target = None if number is None else as_whole(number, "number", 1, 2**63 - 1)
         if at is not None:
             target = self._number_at(as_number(at, "at"))
-        if self._process != os.getpid():
-            state = _restoring.restore(self._folder, target)
-            if state is not None:
-                state.warn()
-            return None if state is None else (state.obj, state.position)
-        with self._mutex:
-            state = _restoring.restore(self._folder, target)
-            if state is None:
-                return None
-            self._warned = self._warned or bool(state.damage)
-            state.warn()
-            before = self._restored
-            if before is None or before.obj() is None or state.number >= before.number:
-                mark = KINDS[state.kind].mark(state.obj)
-                self._restored = _Last(weakref.ref(state.obj), mark, state.described, state.number, state.chain)
-            return state.obj, state.position
+        state = _restoring.restore(self._folder, target)
+        if state is None:
+            return None
+        state.warn()
+        if self._process == os.getpid():
+            with self._mutex:
+                self._remember(state)
+        return state.obj, state.position
+
+    def _remember(self, state: _restoring.State) -> None:
+        """An object that was restored may be the next to be appended: the newest of them."""
+        self._warned = self._warned or bool(state.damage)
+        before = self._restored
+        if before is None or before.obj() is None or state.number >= before.number:
+            mark = KINDS[state.kind].mark(state.obj)
+            self._restored = _Last(weakref.ref(state.obj), mark, state.described, state.number, state.chain)
 
     def _number_at(self, at: float) -> int:
         have = self.entries()

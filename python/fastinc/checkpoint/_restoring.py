@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import warnings
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from fastinc.checkpoint import _arrays, _directory, _lock, _manifest
 from fastinc.checkpoint._change import Parameters
 from fastinc.checkpoint._compression import unshrink
 from fastinc.checkpoint._directory import Listing
-from fastinc.checkpoint._kinds import KINDS
+from fastinc.checkpoint._kinds import KINDS, describe
 from fastinc.checkpoint._parts import FORMAT, MALFORMED, VERSION, load_parts, malformed
 from fastinc.checkpoint._records import Record, Tail, read_head, records
 
@@ -142,9 +141,8 @@ def load_base(folder: Path, number: int, there: Listing) -> State | None:
     path = _directory.base_path(folder, number)
     try:
         manifest, arrays = load_parts(path)
-        kind = KINDS[manifest["kind"]]
-        obj = kind.build(manifest["parameters"], arrays)
-        described = kind.describe(manifest["parameters"])
+        obj = KINDS[manifest["kind"]].build(manifest["parameters"], arrays)
+        described = describe(manifest["kind"], manifest["parameters"])
     except FileNotFoundError as error:
         if not path.exists():
             raise GoneError from None
@@ -166,13 +164,18 @@ def restore(folder: Path, target: int | None = None) -> State | None:
         The number isn't kept, or something before it is damaged; the message tells what can be restored.
     """
     for _ in range(_ATTEMPTS):
-        with contextlib.suppress(GoneError, FileNotFoundError):
-            return _restore(folder, target)
+        there = _directory.listing(folder)
+        try:
+            return _restore(folder, there, target)
+        except (GoneError, FileNotFoundError):
+            continue
+        except ValueError:
+            if there == _directory.listing(folder):  # else what was missing may be there by now
+                raise
     raise RuntimeError(f"{folder} is changed all the time: its files go before they are read")
 
 
-def _restore(folder: Path, target: int | None) -> State | None:
-    there = _directory.listing(folder)
+def _restore(folder: Path, there: Listing, target: int | None) -> State | None:
     if not there.bases and not there.segments:
         if target is not None:
             raise ValueError(f"number = {target} is not in {folder}, which has no records")

@@ -210,7 +210,9 @@ class Writer:
                         _disk.rename(name, replaced)
                     _disk.publish(path, name)
                 self.rotate()
-                self._measure()
+                self.base_bytes, self.increments_bytes = size, 0
+                with contextlib.suppress(OSError, ValueError, GoneError):  # the base is there, whatever this says
+                    self._measure()
                 return size
 
             yield put
