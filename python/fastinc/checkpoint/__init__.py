@@ -1,4 +1,4 @@
-"""Save and load tables and recommenders: whole or not at all; or log them, each append what changed.
+"""Save and load tables, indices and recommenders: whole or not at all; or log them, each append what changed.
 
 A checkpoint is a folder: ``manifest.json`` (format version, what it is, parameters, stream position, and the size
 and SHA-256 of the arrays' file) and one safetensors file. The arrays are written first, under a new name; renaming
@@ -13,5 +13,6 @@ from fastinc.checkpoint._entries import Entry
 from fastinc.checkpoint._folder import load, save
 from fastinc.checkpoint._log import Log
 from fastinc.checkpoint._restoring import DamageWarning
+from fastinc.checkpoint._serving import export_int8
 
-__all__ = ["DamageWarning", "Entry", "Log", "load", "save"]
+__all__ = ["DamageWarning", "Entry", "Log", "export_int8", "load", "save"]

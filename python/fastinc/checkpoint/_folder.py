@@ -10,6 +10,7 @@ from fastinc.checkpoint import _directory, _disk, _manifest, _restoring
 from fastinc.checkpoint._compression import as_compression
 from fastinc.checkpoint._kinds import KINDS, kind_of
 from fastinc.checkpoint._parts import MALFORMED, load_parts, malformed, write_parts
+from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
 
@@ -17,18 +18,19 @@ __all__ = ["load", "save"]
 
 
 def save(
-    obj: EmbeddingTable | Recommender,
+    obj: EmbeddingTable | LiveIndex | Recommender,
     path: str | os.PathLike[str],
     position: Any = None,
     *,
     compression: str | None = None,
 ) -> None:
-    """Save a table or recommender into a folder, replacing the checkpoint that is there.
+    """Save a table, index or recommender into a folder, replacing the checkpoint that is there.
 
     Parameters
     ----------
     obj
-        An :class:`EmbeddingTable` or :class:`Recommender`. Don't let it learn meanwhile.
+        An :class:`EmbeddingTable`, :class:`LiveIndex` (its table, and how it was made) or :class:`Recommender`. Others
+        may write to it meanwhile: what is saved is all of it at one moment, for which they wait a few ms.
     path
         Folder, made if need be. After a crash at any moment it holds the old checkpoint or the new one.
     position

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastinc.checkpoint import _models, _tables
+from fastinc.checkpoint import _indices, _models, _tables
 from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
+from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
 
@@ -50,6 +51,9 @@ KINDS: dict[str, Kind] = {
     "EmbeddingTable": Kind(
         EmbeddingTable, _tables.export, _tables.build, _tables.apply, _tables.mark, _tables.describe_change
     ),
+    "LiveIndex": Kind(
+        LiveIndex, _indices.export, _indices.build, _indices.apply, _indices.mark, _indices.describe_change
+    ),
     "Recommender": Kind(
         Recommender, _models.export, _models.build, _models.apply, _models.mark, _models.describe_change
     ),
@@ -67,4 +71,4 @@ def kind_of(obj: Any) -> str:
     for name, kind in KINDS.items():
         if isinstance(obj, kind.type):
             return name
-    raise TypeError(f"obj = {obj!r} is not an EmbeddingTable or a Recommender")
+    raise TypeError(f"obj = {obj!r} is not an EmbeddingTable, a LiveIndex or a Recommender")

@@ -20,6 +20,7 @@ from fastinc.checkpoint._entries import Entry
 from fastinc.checkpoint._kinds import KINDS, describe, kind_of
 from fastinc.checkpoint._restoring import DamageWarning
 from fastinc.checkpoint._writer import Told, Writer
+from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
 
@@ -41,7 +42,7 @@ class _Last:
 
 
 class Log:
-    """A log of a table's or recommender's states: each append writes what changed since the one before.
+    """A log of a table's, index's or recommender's states: each append writes what changed since the one before.
 
     An append of the object that the log ends with (the last one appended, or restored to the end) writes an
     *increment*: the rows that changed, the ids that went, the numbers and the position. Any other append writes a
@@ -138,14 +139,14 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, obj: EmbeddingTable | Recommender, position: Any = None) -> Entry:
+    def append(self, obj: EmbeddingTable | LiveIndex | Recommender, position: Any = None) -> Entry:
         """Write what changed of an object since the last append, or all of it where the log ends with another.
 
         Parameters
         ----------
         obj
-            An :class:`EmbeddingTable` or :class:`Recommender`. What other threads write to it meanwhile is in this
-            append or the next.
+            An :class:`EmbeddingTable`, :class:`LiveIndex` or :class:`Recommender`. What other threads write to it
+            meanwhile is in this append or the next.
         position
             Where in its stream it is: anything JSON can hold.
 

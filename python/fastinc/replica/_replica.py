@@ -71,7 +71,7 @@ def follow(
     factory: str = "exact",
     metric: str = "ip",
 ) -> Replica:
-    """Serve the table or recommender that another process appends to a :class:`fastinc.checkpoint.Log`.
+    """Serve the table, index or recommender that another process appends to a :class:`fastinc.checkpoint.Log`.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def follow(
     timeout
         Seconds to wait for the first append.
     factory, metric
-        Of the :class:`fastinc.LiveIndex` behind :meth:`Replica.search`.
+        Of the :class:`fastinc.LiveIndex` behind :meth:`Replica.search`, unless the log is of one.
 
     Returns
     -------
@@ -147,9 +147,9 @@ class Replica:
     # --- what it is ---
 
     @property
-    def model(self) -> EmbeddingTable | Recommender:
+    def model(self) -> EmbeddingTable | LiveIndex | Recommender:
         """What is served: for reading. After a resync it is another object."""
-        model: EmbeddingTable | Recommender = self._served.state.obj
+        model: EmbeddingTable | LiveIndex | Recommender = self._served.state.obj
         return model
 
     @property
@@ -217,14 +217,12 @@ class Replica:
         Ids without a row have the table's start row; items that the leader doesn't know are a ValueError.
         """
         model = self.model
-        if isinstance(model, EmbeddingTable):
-            rows: NDArray[np.float32] = model.lookup(ids)
-            return rows
-        codes = model._item_ids.encode(ids, add=False, name="ids")
-        if (codes < 0).any():
-            raise ValueError(f"ids[{int(np.argmax(codes < 0))}] is not a known item")
-        found: NDArray[np.float32] = model.item_table.lookup(codes)
-        return found
+        if isinstance(model, Recommender):
+            ids = model._item_ids.encode(ids, add=False, name="ids")
+            if (ids < 0).any():
+                raise ValueError(f"ids[{int(np.argmax(ids < 0))}] is not a known item")
+        rows: NDArray[np.float32] = _table_of(model).lookup(ids)
+        return rows
 
     def search(self, queries: Any, k: int = 10) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Return the k best rows of each query by the live index: scores and ids, as :meth:`fastinc.LiveIndex.search`.
@@ -234,21 +232,24 @@ class Replica:
         served = self._served
         scores, ids = self._index(served).search(queries, k)
         model = served.state.obj
-        return scores, ids if isinstance(model, EmbeddingTable) else model._item_ids.decode(ids)
+        return scores, model._item_ids.decode(ids) if isinstance(model, Recommender) else ids
 
     def recommend(self, users: Any, k: int = 10, **options: Any) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return the k best items of each user, as :meth:`fastinc.Recommender.recommend`; for recommenders."""
         model = self.model
         if not isinstance(model, Recommender):
-            raise TypeError(f"{self!r} is of a table: search() it")
+            raise TypeError(f"{self!r} is of a {type(model).__name__}: search() it")
         return model.recommend(users, k, **options)
 
     def _index(self, served: _Served) -> LiveIndex:
         with self._indexing:
             if served.index is None:
                 model = served.state.obj
-                table = model if isinstance(model, EmbeddingTable) else model.item_table
-                served.index = LiveIndex(table, self._factory, metric=self._metric)  # type: ignore[arg-type]
+                served.index = (
+                    model
+                    if isinstance(model, LiveIndex)
+                    else LiveIndex(_table_of(model), self._factory, metric=self._metric)  # type: ignore[arg-type]
+                )
             return served.index
 
     def close(self) -> None:
@@ -274,9 +275,7 @@ class Replica:
             return None
         for message in state.damage:
             _log.warning("%s; number %d is served", message, state.number)
-        model = state.obj
-        table = model if isinstance(model, EmbeddingTable) else model.item_table
-        return _Served(state, LogTail(self._folder, state), table.version)
+        return _Served(state, LogTail(self._folder, state), _table_of(state.obj).version)
 
     def _keep_up(self) -> bool:
         """Take in what there is; False where that failed, and waiting may help."""
@@ -334,10 +333,17 @@ def _run(owner: weakref.ref[Replica], stop: threading.Event) -> None:
         del replica
 
 
+def _table_of(model: EmbeddingTable | LiveIndex | Recommender) -> EmbeddingTable:
+    """Return the table that is searched."""
+    if isinstance(model, Recommender):
+        return model.item_table
+    return model.table if isinstance(model, LiveIndex) else model
+
+
 def _version(parameters: dict[str, Any]) -> int:
-    """Return the version in what was exported of a table, or of a recommender's items."""
-    versions: dict[str, int] = parameters.get("versions", {"items": parameters.get("version", 0)})
-    return versions["items"]
+    """Return the version of that table, from what was exported."""
+    found = parameters.get("versions", {}).get("items", parameters.get("table", parameters).get("version", 0))
+    return int(found)
 
 
 def _seconds(value: Any, name: str) -> float:

@@ -1,0 +1,39 @@
+"""Live indices as parameters and arrays: those of their tables, and how they were made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fastinc.checkpoint import _tables
+from fastinc.checkpoint._arrays import Arrays
+from fastinc.checkpoint._change import Change, Parameters
+from fastinc.live_index import LiveIndex
+
+__all__ = ["apply", "build", "describe_change", "export", "mark"]
+
+
+def export(index: LiveIndex, mark: Any) -> Change:
+    """Return all of an index, or what changed of its table since a mark; what was built from the table is left out."""
+    change = _tables.export(index.table, mark)
+    return replace(change, parameters={"index": index._described(), "table": change.parameters})
+
+
+def build(parameters: Parameters, arrays: Arrays) -> LiveIndex:
+    """Return the index that was exported, built anew."""
+    return LiveIndex(_tables.build(parameters["table"], arrays), **parameters["index"])
+
+
+def apply(index: LiveIndex, parameters: Parameters, arrays: Arrays, keep_versions: bool = True) -> None:
+    """Take a change in."""
+    _tables.apply(index.table, parameters["table"], arrays, keep_versions)
+
+
+def mark(index: LiveIndex) -> Any:
+    """Return the mark of an index as it is now."""
+    return _tables.mark(index.table)
+
+
+def describe_change(parameters: Parameters) -> Parameters:
+    """Return what of an export's parameters no increment changes."""
+    return {"index": parameters["index"], "table": _tables.describe_change(parameters["table"])}

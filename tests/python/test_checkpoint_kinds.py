@@ -1,0 +1,190 @@
+"""Checkpoints of indices, of models that others write to, and int8 rows for serving."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastinc as fi
+from _logs import learn, new_table, state_of
+
+
+@pytest.mark.parametrize("factory", ["exact", "IVF4,Flat"])
+def test_an_index_comes_back_over_its_table(tmp_path, factory):
+    pytest.importorskip("faiss")
+    table = new_table(dim=8)
+    learn(table, range(300))
+    index = fi.LiveIndex(table, factory, metric="l2", rebuild_rows=77, fold_rows=5, background=False)
+    fi.checkpoint.save(index, tmp_path / "c", position=3)
+    again, position = fi.checkpoint.load(tmp_path / "c")
+    assert position == 3
+    assert state_of(again.table) == state_of(table)
+    assert again._described() == index._described()
+    queries = table.lookup(np.arange(20))
+    for mine, theirs in zip(index.search(queries, 5, nprobe=None), again.search(queries, 5), strict=True):
+        assert mine.tobytes() == theirs.tobytes()
+    with fi.checkpoint.Log(tmp_path / "log") as log:
+        log.append(index)
+        learn(table, range(50), 1)
+        assert log.append(index).kind == "increment"
+        restored, _ = log.restore()
+    assert state_of(restored.table) == state_of(table)
+    with fi.replica.follow(tmp_path / "log") as replica:
+        assert replica.search(table.lookup([0])[0], 1)[1].tolist() == [0]
+        assert replica.lookup([0]).tobytes() == table.lookup([0]).tobytes()
+
+
+def test_a_table_saved_while_others_write_is_of_one_version(tmp_path):
+    table = fi.EmbeddingTable(dim=4)
+    ids = np.arange(2000)
+    table.load(ids, np.zeros((2000, 4), dtype=np.float32))
+    done = threading.Event()
+
+    def write():
+        step = 0
+        while not done.is_set():
+            step += 1
+            table.load(ids, np.full((2000, 4), step, dtype=np.float32))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = set()
+    try:
+        for _ in range(15):
+            fi.checkpoint.save(table, tmp_path)
+            saved, _ = fi.checkpoint.load(tmp_path)
+            rows = saved.lookup(ids)
+            assert (rows == rows[0, 0]).all()
+            seen.add(float(rows[0, 0]))
+    finally:
+        done.set()
+        writer.join()
+    assert len(seen) > 1
+
+
+def test_a_model_saved_while_another_thread_learns_is_one_that_learned_so_many_events(tmp_path):
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 50, 6000), rng.integers(0, 80, 6000)
+
+    def make():
+        return fi.Recommender(dim=6, negatives=8, batch_size=16, long_window=5, user="both")
+
+    model, saved = make(), []
+
+    def learn_all():
+        for begin in range(0, 6000, 64):
+            model.partial_fit(users[begin : begin + 64], items[begin : begin + 64])
+
+    writer = threading.Thread(target=learn_all)
+    writer.start()
+    with fi.checkpoint.Log(tmp_path / "log", compact=None) as log:
+        while writer.is_alive():
+            fi.checkpoint.save(model, tmp_path / "c")
+            log.append(model)
+            saved += [fi.checkpoint.load(tmp_path / "c")[0], log.restore()[0]]
+        writer.join()
+    reference, learned = make(), 0
+    assert len({each.n_events for each in saved}) > 2
+    for each in saved:
+        assert each.n_events >= learned
+        reference.partial_fit(users[learned : each.n_events], items[learned : each.n_events])
+        learned = each.n_events
+        assert whole(each) == whole(reference)
+
+
+def whole(model):
+    change = fi.checkpoint._models.export(model, None)
+    arrays = {name: array.tobytes() for name, array in change.arrays.items()}
+    return json.dumps(change.parameters, sort_keys=True), arrays
+
+
+def test_int8_rows_are_those_of_the_table(tmp_path):
+    table = new_table(dim=64)
+    learn(table, range(500))
+    table.remove([3])
+    path = tmp_path / "rows.npz"
+    size = fi.checkpoint.export_int8(table, path)
+    assert size == path.stat().st_size
+    with np.load(path) as file:  # which refuses pickles
+        ids, codes = file["ids"], file["codes"]
+    assert ids.dtype == np.int32
+    assert 3 not in ids
+    assert codes.tobytes() == table.lookup_quantized(ids.astype(np.int64)).tobytes()
+    torch = pytest.importorskip("torch")
+    bags = torch.ops.quantized.embedding_bag_byte_rowwise_offsets(
+        torch.from_numpy(codes), torch.tensor([5]), torch.tensor([0])
+    )
+    assert np.allclose(bags.numpy()[0], table.lookup([int(ids[5])])[0], atol=0.01)
+
+
+@pytest.mark.parametrize("optimizer", [fi.SGD(), fi.RowWiseAdagrad(), fi.Adagrad(), fi.Adam()])
+def test_int8_rows_are_much_smaller(tmp_path, optimizer):
+    table = fi.EmbeddingTable(64, optimizer)
+    learn(table, range(5000))
+    fi.checkpoint.save(table, tmp_path / "c")
+    whole = sum(path.stat().st_size for path in (tmp_path / "c").iterdir())
+    assert whole / fi.checkpoint.export_int8(table, tmp_path / "rows.npz") >= 3.5
+
+
+def test_large_ids_are_kept(tmp_path):
+    table = new_table()
+    learn(table, [2**40, -5])
+    fi.checkpoint.export_int8(table, tmp_path / "rows.npz")
+    with np.load(tmp_path / "rows.npz") as file:
+        assert sorted(file["ids"].tolist()) == [-5, 2**40]
+
+
+def test_int8_of_a_recommender_scores_without_fastinc(tmp_path):
+    names = np.array(["b", "ü", "c", "d"], dtype=object)
+    model = fi.Recommender(
+        dim=4, negatives=2, long_window=0, context_lr_scale=1.0, tie_weight=0.0, situations=False, hidden=0
+    )
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        model.partial_fit(rng.integers(0, 5, 8), names[rng.integers(0, 4, 8)])
+    fi.checkpoint.export_int8(model, tmp_path / "model.npz")
+    script = """
+import json, sys, numpy as np
+with np.load(sys.argv[1]) as file:
+    params = json.loads(str(file["params"]))
+    ends = [0, *file["item_ids.ends"]]
+    items = [bytes(file["item_ids.utf8"][a:b]).decode() for a, b in zip(ends, ends[1:])]
+    def rows(name):
+        codes = file[name + ".codes"]
+        scale, bias = np.ascontiguousarray(codes[:, -8:]).view(np.float32).T[..., None]
+        return codes[:, :-8] * scale + bias
+    v, x = rows("items"), rows("contexts")
+history = [items.index(name) for name in ("c", "b")]  # the most recent first
+weights = np.arange(1, 3) ** -params["recency_exponent"]
+q = weights @ x[history]
+scores = v[:, :-1] @ q + v[:, -1]
+print(items[int(np.argmax(scores))], *np.round(scores, 3))
+assert "fastinc" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "model.npz")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    best, *scores = done.stdout.split()
+    frozen, _ = roundtrip(model, tmp_path)
+    frozen.frozen = True
+    frozen.partial_fit([99, 99], ["b", "c"])
+    expected, found = frozen.recommend(99, 4, exclude_seen=False)
+    by_item = dict(zip(expected, found, strict=True))
+    assert np.allclose([by_item[name] for name in model._item_ids.ids()], [float(score) for score in scores], atol=0.05)
+    assert by_item[best] >= found[0] - 0.05
+
+
+def roundtrip(model, tmp_path):
+    fi.checkpoint.save(model, tmp_path / "again")
+    return fi.checkpoint.load(tmp_path / "again")
+
+
+def test_what_isnt_a_model_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="is not an EmbeddingTable, a LiveIndex or a Recommender"):
+        fi.checkpoint.export_int8([1, 2], tmp_path / "x.npz")
+    assert list(tmp_path.iterdir()) == []
