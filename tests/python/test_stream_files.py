@@ -438,6 +438,7 @@ def test_wrong_arguments(tmp_path, files):
         ("kafka://localhost", ValueError, "kafka://broker"),
         ("kafka://localhost/t?grup=x", ValueError, "grup is no option"),
         ("redis://localhost/0?stream=s&labels=1", ValueError, "must be true or false"),
+        ("redis://localhost/0?stream=s&protocol=3", ValueError, "protocol = '3' in the URL is not yours to set"),
     ):
         with pytest.raises(error, match=message):
             fi.stream.open(url)

@@ -515,6 +515,15 @@ def test_wrong_options(capsys, tmp_path, arguments, message):
     assert message in err
 
 
+def test_a_folder_with_a_plain_checkpoint_is_refused(capsys, stream, tmp_path):
+    fi.checkpoint.save(new_model().partial_fit([1], [2]), tmp_path / "m")
+    before = sorted(path.name for path in (tmp_path / "m").iterdir())
+    status, out, err = fastinc(capsys, "train", "--from", stream, "--model", tmp_path / "m")
+    assert (status, out) == (2, "")
+    assert err.startswith("fastinc: error: ")
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == before
+
+
 def test_handlers_of_signals_are_put_back(capsys, stream, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     assert fastinc(capsys, "train", "--from", stream, "--model", tmp_path / "m", "--max-events", 5)[0] == 0

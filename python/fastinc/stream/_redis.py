@@ -138,7 +138,6 @@ class RedisSource(Source):
         self._last: EntryId | None = None  # read; what is up to there never comes again
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
-        self._missing = 0  # entries that are known to be gone; those of them that are pending come without fields
         self._unacknowledged: list[EntryId] = []
         self._ready = self._new = False  # the group is there; all that was pending has been read
         self._sought = False  # and since then there has been no connection
@@ -164,8 +163,6 @@ class RedisSource(Source):
             where = f"ends at {id_text(ends)}" if info else "is not there"
             self._gap(f"the stream {where}, and was read up to {id_text(self._last)}: the server lost entries")
             self._added = None
-        elif info:
-            self._missing = self._check_count(info)
         begin = ends if self._start == "$" else (0, 0)
         made = self._make_group(begin if self._last is None else self._last)
         if made and self._last is None and info and "entries-added" in info:
@@ -297,26 +294,22 @@ class RedisSource(Source):
     def _entries(self, reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
         return reply[0][1] if reply else []
 
-    def _check_count(self, info: dict[str, Any]) -> int:
-        """Count: what was added up to the last entry read, and what is there behind it, must be all that ever was.
-
-        Returns how many are missing, where that is not an error.
-        """
+    def _check_count(self, info: dict[str, Any]) -> None:
+        """Count: what was added up to the last entry read, and what is there behind it, must be all that ever was."""
         if "entries-added" not in info or self._last is None:
-            return 0
+            return
         first = info["first-entry"]
         if parse_id(info["last-generated-id"]) <= self._last:
             behind = 0
         elif first is None or parse_id(first[0]) > self._last:
             behind = info["length"]
         else:
-            return 0  # the oldest go first, and one that was read is still there
+            return  # the oldest go first, and one that was read is still there
         missing = 0 if self._added is None else info["entries-added"] - behind - self._added
         if missing > 0 and self._alone():
             what = f"{missing} entries after {id_text(self._last)} were trimmed or deleted before they were read"
             self._gap(what, missing)
         self._added = info["entries-added"] - behind
-        return missing
 
     def _alone(self) -> bool:
         groups = self._client.xinfo_groups(self._stream)
@@ -330,13 +323,11 @@ class RedisSource(Source):
                 self.redelivered += 1
                 continue
             self._last = entry
-            known = not fields and self._missing > 0  # the gap that it is part of was counted
-            if self._added is not None and not known:
+            if self._added is not None:
                 self._added += 1
             where = f"{self._stream} {id_text(entry)}"
             if not fields:  # an entry has at least one
-                self.lost += not known
-                self._missing -= known
+                self.lost += 1
                 builder.reject("", "the entry was trimmed or deleted before it was read", where)
                 continue
             try:
