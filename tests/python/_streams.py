@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 import fastinc as fi
@@ -133,3 +134,19 @@ def saved_events(folder):
 def letters_of(path):
     """Return the dead letters in a file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+#: Malformed lines; the last line is one.
+BAD = (17, 18, 250, 403)
+
+
+def lines(n=400, bad=BAD, **more):
+    """Return events as JSON lines, with malformed ones between them."""
+    rng = np.random.default_rng(5)
+    users, items = rng.integers(0, 30, n), rng.zipf(1.6, n) % 50
+    pairs = enumerate(zip(users, items, strict=True))
+    events = [{"user": f"u{u}", "item": int(i), "timestamp": 60.0 * k, **more} for k, (u, i) in pairs]
+    texts = [json.dumps(event) for event in events]
+    for k in bad:
+        texts.insert(k, f"bad {k}")
+    return texts

@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import random
-import subprocess
-import sys
 import threading
 import time
 
@@ -21,13 +18,10 @@ from _streams import (
     LONG,
     RedisServer,
     events_in,
-    letters_of,
     need_redis,
     read_all,
     rejected_in,
-    state_of,
     through_json,
-    wait_for,
 )
 
 need_redis()
@@ -424,91 +418,3 @@ def test_errors_that_do_not_pass_raise(server, client, tmp_path):
 def test_what_is_no_position_is_refused(server, position, message):
     with source_of(server, "s") as source, pytest.raises(ValueError, match=message):
         source.seek(position)
-
-
-# --- learning -----------------------------------------------------------------------------------------------------
-
-
-def produce(server, stream, enough):
-    """Append events until told, whatever happens to the server; one whose answer is lost may be appended twice."""
-    k = 0
-    while not enough.is_set():
-        try:
-            with server.client() as client:
-                while not enough.is_set():
-                    client.xadd(stream, {"user": f"u{k * k % 31}", "item": k % 23, "timestamp": 60 * k})
-                    k += 1
-                    time.sleep(0.001)
-        except (redis.exceptions.RedisError, OSError):  # noqa: PERF203
-            time.sleep(0.05)
-
-
-def delivered(server, stream):
-    """Return the last entry that the group was given; None before there is one."""
-    try:
-        with server.client() as client:
-            return next((group["last-delivered-id"] for group in client.xinfo_groups(stream)), None)
-    except redis.exceptions.ResponseError:  # there is no stream yet
-        return None
-
-
-def test_each_event_is_learned_once_while_everything_is_killed(tmp_path):
-    """The server and the trainer are killed with SIGKILL while they are at it, events come in meanwhile."""
-    server = RedisServer(tmp_path).start()
-    enough = threading.Event()
-    producer = threading.Thread(target=produce, args=(server, "s", enough))
-    script = "import sys; from fastinc.cli import main; sys.exit(main())"
-    command = [sys.executable, "-W", "error", "-c", script, "train", "--from", f"{server.url}&stream=s", "--dim", "4"]
-    command += ["--model", str(tmp_path / "model"), "--dead-letters", str(tmp_path / "dead")]
-    command += ["--checkpoint-every", "50"]
-    output = open(tmp_path / "output", "wb")  # noqa: SIM115
-    trainer = None
-
-    def started():
-        return subprocess.Popen(command, stdout=output, stderr=output)
-
-    def moved_on(before):
-        assert trainer.poll() is None, (tmp_path / "output").read_text()
-        return delivered(server, "s") not in (None, before)
-
-    try:
-        producer.start()
-        for kill in itertools.islice(itertools.cycle(("server", "trainer", "both")), 60 if LONG else 4):
-            if trainer is None or trainer.poll() is not None:
-                trainer = started()
-            before = delivered(server, "s")
-            wait_for(lambda: moved_on(before), "events to be read")  # noqa: B023
-            time.sleep(random.uniform(0.0, 0.3))
-            if kill != "server":
-                trainer.kill()
-                trainer.wait(DEADLINE)
-            if kill != "trainer":
-                server.kill()
-                time.sleep(0.1)
-                server.start()
-        enough.set()
-        producer.join(DEADLINE)
-        if trainer.poll() is not None:
-            trainer = started()
-        with server.client() as client:
-            entries = client.xrange("s")
-            wait_for(lambda: delivered(server, "s") == entries[-1][0], "all to be read")
-            trainer.terminate()
-            assert trainer.wait(DEADLINE) == 0, (tmp_path / "output").read_text()
-            assert pending(client, "s") == 0
-    finally:
-        enough.set()
-        if trainer is not None and trainer.poll() is None:
-            trainer.kill()
-            trainer.wait(DEADLINE)
-        producer.join(DEADLINE)
-        server.kill()
-        output.close()
-    model, position = fi.checkpoint.load(tmp_path / "model")
-    rows = [(f[b"user"].decode(), int(f[b"item"]), float(f[b"timestamp"])) for _, f in entries]
-    assert position["source"]["id"] == entries[-1][0].decode()
-    assert position["events"] == len(rows) // 8 * 8
-    users, items, times = map(list, zip(*rows[: position["events"]], strict=True))
-    expected = fi.Recommender(dim=4).partial_fit(users, items, timestamps=times)
-    assert state_of(model, tmp_path / "a") == state_of(expected, tmp_path / "b")
-    assert letters_of(tmp_path / "dead") == []

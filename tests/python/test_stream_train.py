@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import tracemalloc
 
@@ -17,27 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
-from _streams import DEADLINE, LONG, letters_of, state_of, wait_for
+from _streams import BAD, DEADLINE, LONG, letters_of, lines, state_of
 from fastinc.cli import main
 
 ROUNDS = 100 if LONG else 6
 SMALL = {"dim": 4, "hidden": 4, "negatives": 5, "seed": 3}
-BAD = (17, 18, 250, 403)  # malformed lines; the last line is one
 
 
 class Crash(BaseException):
     """What no code of ours handles: as good as a kill, and quicker."""
-
-
-def lines(n=400, bad=BAD, **more):
-    rng = np.random.default_rng(5)
-    users, items = rng.integers(0, 30, n), rng.zipf(1.6, n) % 50
-    pairs = enumerate(zip(users, items, strict=True))
-    events = [{"user": f"u{u}", "item": int(i), "timestamp": 60.0 * k, **more} for k, (u, i) in pairs]
-    texts = [json.dumps(event) for event in events]
-    for k in bad:
-        texts.insert(k, f"bad {k}")
-    return texts
 
 
 @pytest.fixture(scope="module")
@@ -167,80 +152,6 @@ def test_stops_change_nothing_and_save_all(stream, whole, tmp_path):
     with fi.stream.open(stream) as source:
         _, done = run(tmp_path, source)  # nothing is left to learn
     assert (done.learned, done.events, done.checkpoints) == (0, 400, 1)
-
-
-# --- killed ---------------------------------------------------------------------------------------------------
-
-
-def command(folder, source, *more):
-    arguments = ["train", "--from", source, "--model", folder / "model", "--dead-letters", folder / "dead.jsonl"]
-    arguments += ["--dim", 4, "--seed", 3, *more]
-    script = "import sys; from fastinc.cli import main; sys.exit(main())"
-    return [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
-
-
-def grow(file, texts, part=40, pause=0.0015 * ROUNDS):
-    """Append to a file piece by piece, as a writer would; return how to stop."""
-    script = (
-        "import sys, time\n"
-        f"data = open({str(texts)!r}, 'rb').read()\n"
-        f"with open({str(file)!r}, 'ab', buffering=0) as out:\n"
-        f"    for begin in range(0, len(data), {part}):\n"
-        f"        out.write(data[begin:begin + {part}]); time.sleep({pause})\n"
-    )
-    return subprocess.Popen([sys.executable, "-c", script])
-
-
-def test_killed_again_and_again_while_the_file_grows(stream, tmp_path):
-    """kill -9 at random moments: the saved state has each event once, as if nothing had happened."""
-    rng = np.random.default_rng(int.from_bytes(os.urandom(4), "little"))
-    file, log = tmp_path / "events.jsonl", tmp_path / "model"
-    file.touch()
-    writer = grow(file, stream)
-    with open(tmp_path / "output", "wb") as output:
-        for _ in range(ROUNDS):
-            process = subprocess.Popen(
-                command(tmp_path, file, "--follow", "--checkpoint-every", 20), stdout=output, stderr=output
-            )
-            time.sleep(rng.uniform(0.2, 1.5))
-            process.kill()
-            assert process.wait(DEADLINE) == -signal.SIGKILL, (tmp_path / "output").read_text()
-    assert writer.wait(DEADLINE) == 0
-    result = subprocess.run(command(tmp_path, file), capture_output=True, text=True, timeout=DEADLINE, check=False)
-    assert result.returncode == 0, result.stderr
-    assert f"(400 in all, {len(BAD)} rejected); the model is in" in result.stdout
-    model, position = fi.checkpoint.load(log)
-    with fi.stream.open(stream) as source:
-        expected, _ = run(tmp_path / "again", source, lambda: fi.Recommender(dim=4, seed=3), dead_letters=None)
-    assert state_of(model, tmp_path / "a") == state_of(expected, tmp_path / "b")
-    assert [letter["raw"] for letter in letters_of(tmp_path / "dead.jsonl")] == [f"bad {k}" for k in BAD]
-    assert (position["events"], position["rejected"], position["held"]) == (400, len(BAD), None)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_everything_and_exits_0(stream, tmp_path, number):
-    process = subprocess.Popen(
-        command(tmp_path, stream, "--follow", "--checkpoint-every", 100_000, "--checkpoint-seconds", 1e6),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    dead = tmp_path / "dead.jsonl"
-    read = lambda: dead.exists() and len(dead.read_bytes().splitlines()) == len(BAD)  # noqa: E731
-    wait_for(lambda: read() or process.poll() is not None, "the last line to be read")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 0, err
-    assert "rejected); the model is in" in out
-    _, position = fi.checkpoint.load(tmp_path / "model")
-    held = position["held"]
-    assert (
-        position["events"] + (0 if held is None else len(held["users"])) + position["rejected"]
-        == (position["source"]["line"])
-    )
-    assert len(letters_of(tmp_path / "dead.jsonl")) == position["rejected"]
-    assert position["source"]["line"] == 404
-    assert "checkpoint 2: " in err
 
 
 # --- events that can't be learned ----------------------------------------------------------------------------
