@@ -176,13 +176,6 @@ class LiveIndex:
         """Where the base, or the table that is scanned, is: "cpu" or "cuda"."""
         return self._device
 
-    def _described(self) -> dict[str, Any]:
-        """Return the arguments that make an index like this one; what it is on a GPU is on the CPU then."""
-        names = ("rebuild_share", "rebuild_rows", "fold_rows", "drift_share")
-        given = {name: getattr(self, f"_{name}") for name in names}
-        background = self._background is not None or self._factory is None
-        return {"factory": self._name, "metric": self._metric, "background": background, **given}
-
     def __len__(self) -> int:
         return len(self._table)
 

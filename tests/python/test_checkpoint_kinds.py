@@ -12,6 +12,7 @@ import pytest
 
 import fastinc as fi
 from _logs import learn, new_table, state_of
+from fastinc.checkpoint import _indices
 
 
 @pytest.mark.parametrize("factory", ["exact", "IVF4,Flat"])
@@ -24,7 +25,7 @@ def test_an_index_comes_back_over_its_table(tmp_path, factory):
     again, position = fi.checkpoint.load(tmp_path / "c")
     assert position == 3
     assert state_of(again.table) == state_of(table)
-    assert again._described() == index._described()
+    assert _indices.describe(again) == _indices.describe(index)
     queries = table.lookup(np.arange(20))
     for mine, theirs in zip(index.search(queries, 5, nprobe=None), again.search(queries, 5), strict=True):
         assert mine.tobytes() == theirs.tobytes()

@@ -10,13 +10,21 @@ from fastinc.checkpoint._arrays import Arrays
 from fastinc.checkpoint._change import Change, Parameters
 from fastinc.live_index import LiveIndex
 
-__all__ = ["apply", "build", "describe_change", "export", "mark"]
+__all__ = ["apply", "build", "describe", "describe_change", "export", "mark"]
 
 
 def export(index: LiveIndex, mark: Any) -> Change:
     """Return all of an index, or what changed of its table since a mark; what was built from the table is left out."""
     change = _tables.export(index.table, mark)
-    return replace(change, parameters={"index": index._described(), "table": change.parameters})
+    return replace(change, parameters={"index": describe(index), "table": change.parameters})
+
+
+def describe(index: LiveIndex) -> Parameters:
+    """Return the arguments that make an index like it; what it is on a GPU is on the CPU then."""
+    names = ("rebuild_share", "rebuild_rows", "fold_rows", "drift_share")
+    given = {name: getattr(index, f"_{name}") for name in names}
+    background = index._background is not None or index._factory is None
+    return {"factory": index._name, "metric": index.metric, "background": background, **given}
 
 
 def build(parameters: Parameters, arrays: Arrays) -> LiveIndex:
