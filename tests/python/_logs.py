@@ -33,7 +33,7 @@ def state_of(table):
     for name, value in state.items():
         if not isinstance(value, np.ndarray):
             found[name] = value
-        elif name not in ("slots", "free_slots", "sightings") and len(value) == rows:
+        elif name not in ("free_slots", "sightings") and len(value) == rows:
             found[name] = value[order].tobytes()
         else:
             found[name] = value.tobytes()

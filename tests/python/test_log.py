@@ -156,6 +156,21 @@ def test_a_recommender_comes_back_at_every_number(tmp_path):
         assert told == position
 
 
+def test_a_restored_recommender_goes_on_with_increments(tmp_path):
+    model = fi.Recommender(dim=4).partial_fit(["u1", "u2"], ["i1", "i2"])
+    with Log(tmp_path) as log:
+        log.append(model)
+        assert log.append(model.partial_fit(["u1"], ["i2"])).kind == "increment"
+    with Log(tmp_path) as log:
+        model, _ = log.restore()
+        assert log.append(model.partial_fit(["u3"], ["i1"]), 4).kind == "increment"
+    found, position = Log(tmp_path).restore()
+    assert position == 4
+    assert [ids.tolist() for ids in found.recommend(["u3", "u1"], k=2)] == [
+        ids.tolist() for ids in model.recommend(["u3", "u1"], k=2)
+    ]
+
+
 def test_a_learning_rate_changes_in_increments_and_other_parameters_in_a_base(tmp_path):
     table = new_table()
     with Log(tmp_path) as log:

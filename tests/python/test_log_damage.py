@@ -17,7 +17,7 @@ import pytest
 
 import fastinc as fi
 from _logs import learn, new_table, quiet, restored, state_of
-from fastinc.checkpoint import _directory, _manifest, _records
+from fastinc.checkpoint import _directory, _manifest, _records, _restoring
 
 Log, DamageWarning = fi.checkpoint.Log, fi.checkpoint.DamageWarning
 SEGMENT = "increments-0000000000000002.log"
@@ -167,21 +167,19 @@ def test_damage_at_the_end_of_an_earlier_segment_is_damage_in_the_middle(tmp_pat
         Log(tmp_path).restore()
 
 
-def test_a_damaged_newest_base_isnt_needed(tmp_path):
+@pytest.mark.parametrize("name", ["manifest.json", "arrays"])
+def test_a_damaged_newest_base_isnt_needed(tmp_path, name):
     states = make(tmp_path, 4)
     with Log(tmp_path) as log:
         assert log.compact() == 4
     base = tmp_path / "base-0000000000000004"
-    for file in files(base):
-        flip(file, 60, 2)
-        with pytest.warns(DamageWarning, match=re.escape(str(base))):
-            table, position = Log(tmp_path).restore()
-        assert (state_of(table), position) == states[4]
-        with quiet(), Log(tmp_path) as log:
-            again, _ = log.restore()
-            assert log.compact() == (4 if "manifest" in file else None)
-        del again
-        flip(file, 60, 2) if "manifest" not in file else None
+    [file] = [file for file in files(base) if os.path.basename(file).startswith(name)]
+    flip(file, 60, 2)
+    with pytest.warns(DamageWarning, match=re.escape(str(base))):
+        table, position = Log(tmp_path).restore()
+    assert (state_of(table), position) == states[4]
+    with quiet(), Log(tmp_path) as log:
+        assert log.compact() == 4
     assert restored(tmp_path) == states[4]
 
 
@@ -406,3 +404,66 @@ def test_a_record_being_written_is_not_damage(tmp_path):
     with pytest.warns(DamageWarning):
         table, position = Log(tmp_path).restore()
     assert (state_of(table), position) == states[4]
+
+
+def test_entries_end_before_one_whose_own_words_are_damaged(tmp_path):
+    make(tmp_path, 4)
+    begin = offsets(tmp_path)[1]
+    whole = (tmp_path / SEGMENT).read_bytes()
+    flip(tmp_path / SEGMENT, whole.index(b'"position":1') + len('"position":'), 2)
+    assert [entry.position for entry in Log(tmp_path).entries()] == [0]
+    flip(tmp_path / SEGMENT, whole.index(b'"position":1') + len('"position":'), 2)
+    flip(tmp_path / SEGMENT, begin + 20, 0)
+    assert [entry.position for entry in Log(tmp_path).entries()] == [0, 1]
+
+
+def test_damage_to_what_a_base_has_anyway_is_nobodys_business(tmp_path, monkeypatch):
+    """Also where the damaged segment goes on after the base: appends went on while it was compacted."""
+    table, states = new_table(dim=1), {}
+    with Log(tmp_path) as log:
+
+        def append():
+            learn(table, [len(states)])
+            states[log.append(table).number] = state_of(table), None
+
+        def restore(*args):
+            append()
+            append()
+            return real(*args)
+
+        for _ in range(4):
+            append()
+        real = _restoring.restore
+        with monkeypatch.context() as patched:
+            patched.setattr(_restoring, "restore", restore)
+            assert log.compact() == 4
+    assert _directory.listing(tmp_path) == _directory.Listing((1, 4), (2,))
+    begin = offsets(tmp_path)[1]
+    flip(tmp_path / SEGMENT, begin + 100, 1)
+    assert restored(tmp_path) == states[6]
+    assert restored(tmp_path, number=5) == states[5]
+    with pytest.raises(ValueError, match="is damaged at record 3"):
+        Log(tmp_path).restore(number=3)
+
+
+def test_a_reader_that_saw_a_log_in_between_looks_again(tmp_path, monkeypatch):
+    make(tmp_path, 3)
+    table = new_table()
+    with Log(tmp_path) as log:
+        log.append(table)
+        log.append(table, "new")
+    real, stale = _directory.listing, [_directory.Listing((1,), (2, 5))]
+    monkeypatch.setattr(_directory, "listing", lambda folder: stale.pop() if stale else real(folder))
+    assert Log(tmp_path).restore()[1] == "new"
+    assert not stale
+
+
+def test_damage_before_a_base_that_was_appended_is_nobodys_business(tmp_path):
+    make(tmp_path, 3)
+    table = new_table()
+    with Log(tmp_path) as log:
+        log.append(table, "whole")
+    flip(tmp_path / SEGMENT, offsets(tmp_path)[-1] - 1, 0)
+    assert restored(tmp_path) == (state_of(table), "whole")
+    with quiet():
+        assert Log(tmp_path).restore(number=2)[1] == 1

@@ -125,10 +125,12 @@ def read_manifest(folder: Path, number: int, there: Listing) -> dict[str, Any] |
 
 
 def chain_of(folder: Path, number: int) -> bytes | None:
-    """Return the chain of the base of a number, or None where there is none that can be read."""
+    """Return the chain of the base of a number, or None where there is none that is whole."""
     try:
         told = read_manifest(folder, number, _directory.listing(folder))
-    except (GoneError, ValueError):
+        if told is not None:
+            load_parts(_directory.base_path(folder, number))
+    except (GoneError, FileNotFoundError, ValueError):
         return None
     return None if told is None else told["chain"]
 
