@@ -20,6 +20,7 @@ PRINTED = [
     "1 1280\n",
     "True True True True\n",
     "3000 2000\n",
+    "1000 Lag(records=0, versions=0, milliseconds=0.0)\n",
     "300 True\n",
     "rollback at event 15,000: recall@10 0.",
     "1000 0\n",
