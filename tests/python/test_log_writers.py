@@ -268,6 +268,19 @@ def test_a_compaction_that_fails_is_told_and_tried_again_later(tmp_path, monkeyp
     assert restored(tmp_path)[0] == state_of(table)
 
 
+def test_a_base_begins_the_count_of_increments_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(_log, "COMPACT_BYTES", 3000)
+    monkeypatch.setattr(Log, "_compact_quietly", lambda log: None)
+    table = new_table()
+    with Log(tmp_path, compact=0.01) as log:
+        for _ in range(2):
+            log.append(new_table())
+            log.append(table)
+            assert log._tried_bytes == 0
+            while not log._tried_bytes:
+                log.append(table)
+
+
 def test_closing_waits_for_a_compaction(tmp_path, monkeypatch):
     table = new_table()
     begun, go = threading.Event(), threading.Event()
