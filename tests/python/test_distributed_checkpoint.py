@@ -150,6 +150,8 @@ def keep_limits(group, folder, save):
             ids = np.arange(10 * step, 10 * step + 40)
             sharded.update(ids, np.ones((40, DIM), dtype=F32))
         sharded.update([10**6 + sharded.rank], np.ones((1, DIM), dtype=F32))  # one sighting
+        sharded.remove(np.array([101, 103]))
+        assert "free_slots" in sharded.shard._core.export_state(sharded.shard._state_floats())
         fi.distributed.save(sharded, folder)
     else:
         sharded, _ = fi.distributed.load(folder, group)

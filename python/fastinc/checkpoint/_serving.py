@@ -62,7 +62,7 @@ def export_int8(obj: EmbeddingTable | LiveIndex | Recommender, path: str | os.Pa
     ...     with np.load(os.path.join(folder, "rows.npz")) as file:
     ...         ids, codes = file["ids"], file["codes"]
     >>> scale, bias = codes[:, -8:].view(np.float32).T[..., None]
-    >>> ids.tolist(), (codes[:, :-8] * scale + bias).round(2).tolist()
+    >>> ids.tolist(), (codes[:, :-8] * scale + bias).astype("float64").round(2).tolist()
     ([7], [[0.0, 2.55]])
     """
     kind = kind_of(obj)

@@ -222,8 +222,7 @@ def _owned_state(folder: Path, manifest: dict[str, Any], rank: int, world: int) 
     for shard in range(rank % common, before, common):
         state = _read_shard(folder / manifest["shards"][shard], manifest["version"])
         if before != world:
-            owned = owners_of(state["ids"], world) == rank
-            state |= {name: state[name][owned] for name in _OF_ROWS if name in state}
+            _keep_rows(state, owners_of(state["ids"], world) == rank)
         parts.append(state)
     if len(parts) == 1:
         return parts[0]
@@ -240,5 +239,11 @@ def _drop_excess(state: Arrays, shard: EmbeddingTable) -> None:
     if limit is None or count <= limit:
         return
     keys = [state["row_versions"], *([state["frequencies"]] if shard.eviction == "lfu" else [])]
-    kept = np.sort(np.lexsort(keys)[count - limit :])
-    state.update({name: state[name][kept] for name in _OF_ROWS if name in state})
+    _keep_rows(state, np.sort(np.lexsort(keys)[count - limit :]))
+
+
+def _keep_rows(state: Arrays, which: NDArray[Any]) -> None:
+    """Leave out all rows but these; they are one after another then."""
+    state.update({name: state[name][which] for name in _OF_ROWS if name in state})
+    for name in ("slots", "free_slots"):
+        state.pop(name, None)
