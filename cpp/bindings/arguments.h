@@ -43,10 +43,8 @@ template <class T>
 pybind11::array_t<T> to_array(std::vector<T>&& values) {
   auto owned = std::make_unique<std::vector<T>>(std::move(values));
   std::vector<T>* const kept = owned.get();
-  const pybind11::capsule owner(owned.get(), [](void* vector) {
-    const pybind11::gil_scoped_release release;  // much memory takes a while
-    delete static_cast<std::vector<T>*>(vector);
-  });
+  const pybind11::capsule owner(owned.get(),
+                                [](void* vector) { delete static_cast<std::vector<T>*>(vector); });
   owned.release();
   return pybind11::array_t<T>(static_cast<pybind11::ssize_t>(kept->size()), kept->data(), owner);
 }

@@ -41,7 +41,7 @@ void for_each_anchored(const Recommender& model, Visit visit) {
   }
 }
 
-/// What isn't of a user or an item by itself. A change leaves out what hasn't changed as a whole.
+/// All but what a change may leave out: given items and anchors.
 void give_state(py::dict& out, RecommenderState&& s) {
   out["history_offsets"] = to_array(std::move(s.history_offsets));
   out["history_items"] = to_array(std::move(s.history_items));

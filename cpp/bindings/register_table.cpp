@@ -107,14 +107,14 @@ void import_state(Table& table, const py::dict& in) {
 }
 
 /// since: (epoch, version) or None
-py::dict export_change(const Table& table, std::size_t state_floats, const py::object& since) {
+py::dict export_change(const Table& table, const py::object& since) {
   std::optional<TableMark> mark;
   if (!since.is_none()) {
     const auto [epoch, version] = since.cast<std::pair<std::uint64_t, std::uint64_t>>();
     mark = {epoch, version};
   }
   TableChange change = without_gil([&] { return table.export_change(mark); });
-  return to_dict(std::move(change), table.bounds(), table.dim(), state_floats);
+  return to_dict(std::move(change), table.bounds(), table.dim(), table.state_floats());
 }
 
 void apply_change(Table& table, const py::dict& in, bool keep_versions) {
@@ -171,7 +171,7 @@ void register_table(py::module_& m) {
       .def("export_state", &export_state, py::arg("state_floats"))
       .def("import_state", &import_state, py::arg("state"))
       .def("mark", &mark)
-      .def("export_change", &export_change, py::arg("state_floats"), py::arg("since"))
+      .def("export_change", &export_change, py::arg("since"))
       .def("apply_change", &apply_change, py::arg("change"), py::arg("keep_versions"));
 }
 

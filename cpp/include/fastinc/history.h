@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace fastinc {
@@ -39,8 +40,8 @@ class Histories {
     if (count > users_.size()) users_.resize(count);
   }
 
-  /// How often push() was called for a user, below size(), modulo 2^32.
-  std::uint32_t pushes(std::size_t user) const { return pushes_[user]; }
+  /// (users,) how often push() was called for each, modulo 2^32.
+  std::span<const std::uint32_t> pushes() const { return pushes_; }
 
   /// Room for more entries of a user: so many push() can't fail.
   void reserve(std::int64_t user, std::size_t more = 1) {

@@ -233,7 +233,7 @@ class Recommender : public StreamModel {
   /// Where one is who holds all of the model.
   std::shared_ptr<const RecommenderMark> mark() const;
   /// Take in a change that isn't whole, of a model in this one's state: see Table::apply. Throws
-  /// std::invalid_argument where the parts don't fit together; the model is of no use then.
+  /// std::invalid_argument, unchanged, where the parts don't fit together.
   void apply(const RecommenderChange& change, Table::Versions versions);
 
   RecommenderState export_state() const;
@@ -252,9 +252,9 @@ class Recommender : public StreamModel {
   void append_history(std::int64_t user, std::vector<std::int64_t>& out) const;
   friend class ModelCopy;
   static std::uint64_t new_identity();
-  RecommenderMark mark_here() const;
   void set_counters(const RecommenderState& state) noexcept;
-  void apply_histories(const RecommenderChange& change);
+  void check_change(const RecommenderChange& change, Table::Versions versions) const;
+  void check_features(const RecommenderState& state) const;
   void apply_features(const RecommenderChange& change);
   Catalogue catalogue_of(const RecommenderState& state) const;
   ItemFeatures features_of(const RecommenderState& state) const;
@@ -273,7 +273,7 @@ class Recommender : public StreamModel {
   double boost_ = 1.0;
   std::uint64_t boost_until_ = 0;  // the first event that isn't boosted
   bool frozen_ = false;
-  std::uint64_t identity_;  // which codes are whose: new for every state the model is set to
+  std::atomic<std::uint64_t> identity_;  // which codes are whose: new for every state the model is set to
 };
 
 }  // namespace fastinc

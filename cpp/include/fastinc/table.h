@@ -149,8 +149,11 @@ class Table {
   TableChange export_change(const std::optional<TableMark>& since) const;
   /// Take in a change that isn't whole: what another table did since its state was this one's. kKeep: this
   /// table is that one then, and its epoch another; kNext: its rows are a batch of this table's own, which
-  /// followers are told of. Throws std::invalid_argument, unchanged, when the parts don't fit together.
+  /// followers are told of. Throws std::invalid_argument, unchanged, when the parts don't fit together. Where
+  /// it throws std::bad_alloc only some of it may be there.
   enum class Versions : std::uint8_t { kKeep, kNext };
+  /// What apply() would throw, while nobody writes.
+  void check(const TableChange& change, Versions versions) const;
   void apply(const TableChange& change, Versions versions);
 
   /// The engine's own modules work on the rows directly: the learner as their writer, searches as readers.

@@ -100,8 +100,7 @@ Catalogue Recommender::catalogue_of(const RecommenderState& state) const {
 
 namespace {
 
-/// Take the features of a state into those there are; with `given`, what was given is what the state says.
-void fill_features(ItemFeatures& features, const RecommenderState& state, bool given) {
+void check_fit(const ItemFeatures& features, const RecommenderState& state) {
   const FeatureBatch batch = state.features.batch();
   features.check(batch);
   const auto is_there = [&](std::int64_t item) {
@@ -111,6 +110,11 @@ void fill_features(ItemFeatures& features, const RecommenderState& state, bool g
   require(all_there(batch.items), "recommender state: features of an item that isn't there");
   require(all_there(state.features.given),
           "recommender state: a vector was given to an item that isn't there");
+}
+
+/// Take the features of a state into those there are; with `given`, what was given is what the state says.
+void fill_features(ItemFeatures& features, const RecommenderState& state, bool given) {
+  const FeatureBatch batch = state.features.batch();
   features.reserve(batch, state.item_count);
   if (!batch.items.empty()) features.set(batch);
   if (!given || features.rows() == 0) return;  // nothing starts from features
@@ -126,8 +130,13 @@ void fill_features(ItemFeatures& features, const RecommenderState& state, bool g
 
 ItemFeatures Recommender::features_of(const RecommenderState& state) const {
   ItemFeatures features(config_.feature_numbers, config_.feature_buckets);
+  check_fit(features, state);
   fill_features(features, state, true);
   return features;
+}
+
+void Recommender::check_features(const RecommenderState& state) const {
+  check_fit(*features_, state);
 }
 
 void Recommender::apply_features(const RecommenderChange& change) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <mutex>
 #include <shared_mutex>
+#include <span>
 #include <utility>
 
 #include "learn/anchors.h"
@@ -14,7 +15,23 @@
 namespace fastinc {
 namespace {
 
-constexpr std::size_t kPiece = 1u << 17;  // entries of histories that learning waits for: about 1 ms
+// What learning waits for at a time: some ms.
+constexpr std::size_t kPiece = 1u << 17;  // entries of histories
+constexpr std::size_t kUsers = 1u << 18;  // that are looked at
+constexpr std::size_t kBlock = 1024;      // of counters, compared at once
+
+/// visit(i) for every i whose counter isn't what is held; held grows to all counters.
+template <class Visit>
+void for_each_other(std::span<const std::uint32_t> counters, std::size_t begin, std::size_t end,
+                    std::vector<std::uint32_t>& held, Visit visit) {
+  for (std::size_t at = begin; at < end; at += kBlock) {
+    const std::size_t last = std::min(end, at + kBlock);
+    if (std::equal(counters.begin() + at, counters.begin() + last, held.begin() + at)) continue;
+    for (std::size_t i = at; i < last; ++i) {
+      if (counters[i] != held[i]) visit(i);
+    }
+  }
+}
 
 }  // namespace
 
@@ -24,7 +41,7 @@ ModelCopy::ModelCopy(const Recommender& model, std::shared_ptr<const Recommender
 }
 
 void ModelCopy::start(std::shared_ptr<const RecommenderMark> since) {
-  since_ = since != nullptr && since->identity == model_.identity_ ? std::move(since) : nullptr;
+  since_ = since != nullptr && since->identity == model_.identity_.load() ? std::move(since) : nullptr;
   mark_ = is_whole() ? std::make_shared<RecommenderMark>() : std::make_shared<RecommenderMark>(*since_);
   if (is_whole()) mark_->anchors.assign(ModelTables::kCount, 0);
   mark_->identity = model_.identity_;
@@ -44,7 +61,7 @@ void ModelCopy::prepare() {
   for (std::size_t user = 0, users = 1; user < users;) {
     const std::shared_lock lock(model_.mutex);
     if (model_.identity_ != mark_->identity) return;  // begin() starts anew
-    user = copy_histories(user, kPiece);
+    user = copy_histories(user, kUsers, kPiece);
     users = model_.user_count();
   }
   std::shared_lock lock(model_.mutex);
@@ -57,37 +74,39 @@ void ModelCopy::prepare() {
 
 void ModelCopy::begin() {
   if (model_.identity_ != mark_->identity) start(nullptr);  // it was set to another state
-  copy_histories(0, SIZE_MAX);
+  copy_histories(0, SIZE_MAX, SIZE_MAX);
   copy_features();
   for (std::size_t i = 0; i < ModelTables::kCount; ++i) copy_anchors(i);
   finish_catalogue();
   finish_counters();
-  *mark_ = model_.mark_here();
   if (tables_.empty()) return;
   const ModelTables::Locks locks = model_.tables_->lock();
   for (const auto& table : tables_) table->begin();
 }
 
-std::size_t ModelCopy::copy_histories(std::size_t begin, std::size_t most_entries) {
+std::size_t ModelCopy::copy_histories(std::size_t begin, std::size_t most_users, std::size_t most_entries) {
   const Histories& histories = model_.histories_;
   std::vector<std::uint32_t>& held = mark_->pushes;
   held.resize(histories.size(), 0);
   std::vector<std::int32_t>& items = change_.state.history_items;
-  const std::size_t last = items.size() + std::min(most_entries, SIZE_MAX - items.size());
-  std::size_t user = begin;
-  for (; user < histories.size() && items.size() <= last; ++user) {
-    const std::uint32_t pushes = histories.pushes(user);
-    if (pushes == held[user]) continue;
-    const auto code = static_cast<std::int64_t>(user);
-    const std::size_t fresh = std::min<std::size_t>(pushes - held[user], histories.length(code));
-    runs_.push_back({static_cast<std::uint32_t>(user), static_cast<std::uint32_t>(fresh), items.size()});
-    for (std::size_t l = fresh; l-- > 0;) {
-      items.push_back(histories.recent(code, l).item);
-      change_.state.history_times.push_back(histories.recent(code, l).time);
-    }
-    held[user] = pushes;
+  const std::size_t users = histories.size() - std::min(histories.size(), begin);
+  const std::size_t last = begin + std::min(users, most_users);
+  const std::size_t before = items.size();
+  std::size_t done = begin;
+  for (; done < last && items.size() - before <= most_entries; done = std::min(last, done + kBlock)) {
+    for_each_other(histories.pushes(), done, std::min(last, done + kBlock), held, [&](std::size_t user) {
+      const std::uint32_t pushes = histories.pushes()[user];
+      const auto code = static_cast<std::int64_t>(user);
+      const std::size_t fresh = std::min<std::size_t>(pushes - held[user], histories.length(code));
+      runs_.push_back({static_cast<std::uint32_t>(user), static_cast<std::uint32_t>(fresh), items.size()});
+      for (std::size_t l = fresh; l-- > 0;) {
+        items.push_back(histories.recent(code, l).item);
+        change_.state.history_times.push_back(histories.recent(code, l).time);
+      }
+      held[user] = pushes;
+    });
   }
-  return user;
+  return done;
 }
 
 void ModelCopy::copy_features() {
@@ -108,11 +127,20 @@ void ModelCopy::copy_anchors(std::size_t table) {
 void ModelCopy::finish_catalogue() {
   const Catalogue& catalogue = *model_.catalogue_;
   RecommenderState& state = change_.state;
-  const std::vector<std::uint32_t>& held = mark_->item_events;
-  for (std::size_t j = 0; j < catalogue.size(); ++j) {
-    if (!is_whole() && j < held.size() && held[j] == catalogue.events(j)) continue;
-    if (!is_whole()) change_.changed_items.push_back(static_cast<std::uint32_t>(j));
-    state.item_events.push_back(catalogue.events(j));
+  std::vector<std::uint32_t>& held = mark_->item_events;
+  const std::size_t known = std::min(held.size(), catalogue.size());
+  if (is_whole()) {
+    state.item_events.assign(catalogue.events().begin(), catalogue.events().end());
+    held = state.item_events;
+  } else {
+    const auto note = [&](std::size_t item) {
+      change_.changed_items.push_back(static_cast<std::uint32_t>(item));
+      state.item_events.push_back(catalogue.events(item));
+      held[item] = catalogue.events(item);
+    };
+    held.resize(catalogue.size());
+    for_each_other(catalogue.events(), 0, known, held, note);
+    for (std::size_t item = known; item < catalogue.size(); ++item) note(item);
   }
   const auto seen = catalogue.seen().subspan(mark_->seen);
   state.seen_items.assign(seen.begin(), seen.end());
@@ -122,8 +150,12 @@ void ModelCopy::finish_catalogue() {
           ? last.size()
           : static_cast<std::size_t>(std::min<std::uint64_t>(last.pushes() - mark_->last, last.size()));
   for (std::size_t i = last.size() - fresh; i < last.size(); ++i) state.last_items.push_back(last[i]);
+  mark_->seen = catalogue.seen().size();
+  mark_->last = last.pushes();
   change_.given_changed = is_whole() || model_.features_->given() != mark_->given;
-  if (change_.given_changed) state.features.given = model_.features_->given_items();
+  if (!change_.given_changed) return;
+  state.features.given = model_.features_->given_items();
+  mark_->given = model_.features_->given();
 }
 
 void ModelCopy::finish_counters() {
@@ -190,11 +222,13 @@ void ModelCopy::take_histories(RecommenderChange& change) {
 RecommenderChange ModelCopy::take() {
   RecommenderChange change = std::move(change_);
   change.whole = is_whole();
+  mark_->tables.clear();
   take_histories(change);
   if (change.state.features.offsets.empty()) change.state.features.offsets.push_back(0);
   for (const auto& table : tables_) {
     table->copy();
     change.tables.push_back(table->take());
+    mark_->tables.push_back(change.tables.back().mark);
   }
   change.mark = std::move(mark_);
   return change;

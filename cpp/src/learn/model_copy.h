@@ -34,7 +34,7 @@ class ModelCopy {
 
   void start(std::shared_ptr<const RecommenderMark> since);
   /// One piece, from user `begin` on. Returns the user to go on with.
-  std::size_t copy_histories(std::size_t begin, std::size_t most_entries);
+  std::size_t copy_histories(std::size_t begin, std::size_t most_users, std::size_t most_entries);
   void copy_features();
   void copy_anchors(std::size_t table);
   void finish_catalogue();

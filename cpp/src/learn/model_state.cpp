@@ -6,6 +6,7 @@
 #include <shared_mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "fastinc/recommender.h"
 #include "fastinc/runtime.h"
@@ -47,23 +48,19 @@ RecommenderChange Recommender::export_change(std::shared_ptr<const RecommenderMa
   return copy.take();
 }
 
-RecommenderMark Recommender::mark_here() const {
-  RecommenderMark mark;
-  mark.identity = identity_;
-  for (const auto& [name, table] : tables()) mark.tables.push_back(table->mark());
-  for (std::size_t user = 0; user < histories_.size(); ++user) mark.pushes.push_back(histories_.pushes(user));
-  mark.item_events.assign(catalogue_->events().begin(), catalogue_->events().end());
-  mark.seen = catalogue_->seen().size();
-  mark.last = group_->last().pushes();
-  mark.features = features_->changes();
-  mark.given = features_->given();
-  for (const Anchors& anchors : tables_->anchors()) mark.anchors.push_back(anchors.changes());
-  return mark;
-}
-
 std::shared_ptr<const RecommenderMark> Recommender::mark() const {
   const std::shared_lock lock(mutex);
-  return std::make_shared<const RecommenderMark>(mark_here());
+  auto mark = std::make_shared<RecommenderMark>();
+  mark->identity = identity_;
+  for (const auto& [name, table] : tables()) mark->tables.push_back(table->mark());
+  mark->pushes.assign(histories_.pushes().begin(), histories_.pushes().end());
+  mark->item_events.assign(catalogue_->events().begin(), catalogue_->events().end());
+  mark->seen = catalogue_->seen().size();
+  mark->last = group_->last().pushes();
+  mark->features = features_->changes();
+  mark->given = features_->given();
+  for (const Anchors& anchors : tables_->anchors()) mark->anchors.push_back(anchors.changes());
+  return mark;
 }
 
 void Recommender::set_counters(const RecommenderState& state) noexcept {
@@ -106,64 +103,81 @@ void Recommender::import_state(const RecommenderState& state) {
   identity_ = new_identity();
 }
 
-void Recommender::apply_histories(const RecommenderChange& change) {
+void Recommender::check_change(const RecommenderChange& change, Table::Versions versions) const {
   const RecommenderState& state = change.state;
-  const std::vector<std::int64_t>& offsets = state.history_offsets;
-  require(offsets.size() == change.history_users.size() + 1,
-          "recommender change: histories of " + std::to_string(change.history_users.size()) + " users and " +
-              std::to_string(offsets.size()) + " offsets");
-  require(change.user_count >= histories_.size(), "recommender change: it has fewer users than the model");
-  if (change.user_count > 0) histories_.ensure_user(static_cast<std::int64_t>(change.user_count) - 1);
-  for (const std::int32_t item : state.history_items) {
-    require(item >= 0 && static_cast<std::size_t>(item) < catalogue_->size() &&
-                catalogue_->events(static_cast<std::size_t>(item)) > 0,
-            "recommender change: a history names an item that had no event");
+  require(!change.whole, "recommender change: a whole one is no change");
+  check_state(state);
+  require(change.tables.size() == ModelTables::kCount &&
+              change.anchors_changed.size() == ModelTables::kCount &&
+              state.anchors.size() == ModelTables::kCount,
+          "recommender change: of other tables");
+  for (std::size_t i = 0; i < ModelTables::kCount; ++i) {
+    const auto name = static_cast<ModelTables::Name>(i);
+    const TableChange& rows = change.tables[i];
+    tables_->table(name)->check(rows, versions);
+    const std::size_t count = tables_->rows(name, state.item_count, change.user_count);
+    std::size_t next = tables_->table(name)->size();
+    bool in_order = rows.removed.empty();
+    for (const std::int64_t id : rows.rows.ids) {  // new rows are the next codes
+      if (static_cast<std::uint64_t>(id) >= tables_->table(name)->size())
+        in_order &= id == static_cast<std::int64_t>(next++);
+    }
+    require(in_order && next == count,
+            "recommender change: the tables don't hold the rows the counters tell of");
   }
-  for (std::size_t n = 0; n + 1 < offsets.size(); ++n) {
-    const std::int64_t user = change.history_users[n];
+  std::vector<std::uint32_t> seen = state.seen_items;
+  std::sort(seen.begin(), seen.end());
+  const auto has_events = [&](std::int64_t item) {
+    if (item < 0 || static_cast<std::uint64_t>(item) >= state.item_count) return false;
+    const auto known = static_cast<std::size_t>(item);
+    return (known < catalogue_->size() && catalogue_->events(known) > 0) ||
+           std::binary_search(seen.begin(), seen.end(), static_cast<std::uint32_t>(item));
+  };
+  const auto all_had = [&](const auto& items) {
+    return std::all_of(items.begin(), items.end(), [&](auto item) { return has_events(std::int64_t{item}); });
+  };
+  require(all_had(state.history_items) && all_had(state.last_items),
+          "recommender change: an event names an item that had none");
+  require(state.history_offsets.size() == change.history_users.size() + 1,
+          "recommender change: histories of " + std::to_string(change.history_users.size()) + " users and " +
+              std::to_string(state.history_offsets.size()) + " offsets");
+  require(change.user_count >= histories_.size(), "recommender change: it has fewer users than the model");
+  for (const std::int64_t user : change.history_users) {
     require(user >= 0 && static_cast<std::size_t>(user) < change.user_count,
             "recommender change: a history of user " + std::to_string(user) + " of " +
                 std::to_string(change.user_count));
-    for (auto i = static_cast<std::size_t>(offsets[n]); i < static_cast<std::size_t>(offsets[n + 1]); ++i) {
-      histories_.push(user, state.history_items[i], state.history_times[i]);
-    }
   }
+  check_features(state);
 }
 
 void Recommender::apply(const RecommenderChange& change, Table::Versions versions) {
   const RecommenderState& state = change.state;
-  require(!change.whole, "recommender change: a whole one is no change");
-  check_state(state);
-  require(change.tables.size() == ModelTables::kCount, "recommender change: of other tables");
-  identity_ = new_identity();
-  for (std::size_t i = 0; i < ModelTables::kCount; ++i) {
-    Table& table = *tables_->table(static_cast<ModelTables::Name>(i));
-    if (change.tables[i].whole) {
-      table.import_state(change.tables[i].rows);
-    } else {
-      table.apply(change.tables[i], versions);
-    }
-  }
-  for (std::size_t i = 0; i < ModelTables::kCount; ++i) {
-    const auto name = static_cast<ModelTables::Name>(i);
-    require(tables_->table(name)->size() == tables_->rows(name, state.item_count, change.user_count),
-            "recommender change: the tables don't hold the rows the counters tell of");
-  }
-  require(catalogue_->advance(state.item_count, state.seen_items, change.changed_items, state.item_events),
+  check_change(change, versions);
+  Catalogue catalogue = *catalogue_;
+  require(catalogue.advance(state.item_count, state.seen_items, change.changed_items, state.item_events),
           "recommender change: the items' events don't fit together");
-  apply_histories(change);
   RecentItems last = group_->last();
   last.reserve(state.item_count, state.last_items.size());
-  for (const std::uint32_t item : state.last_items) {
-    require(item < state.item_count, "recommender change: an event of an item that isn't there");
-    last.push(item);
+  for (const std::uint32_t item : state.last_items) last.push(item);
+  identity_ = new_identity();
+  for (std::size_t i = 0; i < ModelTables::kCount; ++i) {
+    tables_->table(static_cast<ModelTables::Name>(i))->apply(change.tables[i], versions);
   }
-  group_->set_last(std::move(last));
-  apply_features(change);
-  const std::vector<Anchors> anchors = tables_->anchors_of(state.anchors);
+  std::vector<Anchors> anchors = tables_->anchors_of(state.anchors);
   for (std::size_t i = 0; i < anchors.size(); ++i) {
-    if (change.anchors_changed.at(i)) tables_->anchors(static_cast<ModelTables::Name>(i)) = anchors[i];
+    if (change.anchors_changed[i])
+      tables_->anchors(static_cast<ModelTables::Name>(i)) = std::move(anchors[i]);
   }
+  *catalogue_ = std::move(catalogue);
+  group_->set_last(std::move(last));
+  if (change.user_count > 0) histories_.ensure_user(static_cast<std::int64_t>(change.user_count) - 1);
+  for (std::size_t n = 0; n < change.history_users.size(); ++n) {
+    const auto end = static_cast<std::size_t>(state.history_offsets[n + 1]);
+    for (auto i = static_cast<std::size_t>(state.history_offsets[n]); i < end; ++i) {
+      histories_.push(change.history_users[n], state.history_items[i], state.history_times[i]);
+    }
+  }
+  apply_features(change);
   set_counters(state);
 }
 

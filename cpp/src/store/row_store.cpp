@@ -192,6 +192,7 @@ void RowStore::insert_unknown(std::span<const std::int64_t> ids, Slot* slots, st
 
 /// Known rows of a batch are used, and too new to be given up, from its beginning.
 void RowStore::touch(const Slot* slots, std::size_t n, std::uint64_t version) noexcept {
+  preserve({slots, n});
   for (std::size_t i = 0; i < n; ++i) {
     if (slots[i] == kNoSlot) continue;
     RowHeader* const row = header(slots[i]);
@@ -386,6 +387,8 @@ void RowStore::clear(std::uint64_t version) {
 
 void RowStore::restart(std::uint64_t version) {
   changes_.reset(version);
+  evicted_.clear();
+  unfinished_ = false;
   version_ = version;
   epoch_.fetch_add(1, std::memory_order_acq_rel);  // again: what was read in between is of no state
   if (bounds_) bounds_->restart(version);

@@ -100,8 +100,9 @@ std::size_t TableCopy::list() {
                       until = store_.version();  // in this order: versions are of an epoch
   std::vector<Slot> written;
   if (!started_ || epoch_ != epoch || (!whole_ && !list_changed(until, written))) start_again(epoch);
-  if (whole_) {  // every slot there is
-    written.resize(store_.slot_count() - std::min(store_.slot_count(), slots_.size()));
+  if (whole_) {                                     // every slot there is
+    const std::size_t count = store_.slot_count();  // once: it may fall meanwhile
+    written.resize(count - std::min(count, slots_.size()));
     std::iota(written.begin(), written.end(), static_cast<Slot>(slots_.size()));
   }
   if (!written.empty()) places_.grow(std::size_t{*std::max_element(written.begin(), written.end())} + 1);

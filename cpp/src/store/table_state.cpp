@@ -91,6 +91,22 @@ void Table::import_state(const TableState& in) {
 
 namespace {
 
+/// Rows whose slots others get, or nobody, are in the change.
+void check_places(const RowStore& store, const TableChange& change) {
+  std::vector<std::int64_t> leaving = change.rows.ids;
+  leaving.insert(leaving.end(), change.removed.begin(), change.removed.end());
+  std::sort(leaving.begin(), leaving.end());
+  for (const auto* const some : {&change.rows.slots, &change.rows.free_slots}) {
+    for (const Slot slot : *some) {
+      if (slot >= store.slot_count() || store.row_version(slot) == 0) continue;
+      if (!std::binary_search(leaving.begin(), leaving.end(), store.id(slot))) {
+        throw std::invalid_argument("table change: slot " + std::to_string(slot) + " is row " +
+                                    std::to_string(store.id(slot)) + "'s, which stays");
+      }
+    }
+  }
+}
+
 /// A change of this table alone, not of one in another state. Where slots are told of they tell.
 void check_follows(const RowStore& store, const TableChange& change) {
   const TableState& in = change.rows;
@@ -101,6 +117,7 @@ void check_follows(const RowStore& store, const TableChange& change) {
     refuse("version " + std::to_string(in.version) + " is before " + std::to_string(store.version()));
   }
   if (in.slots.empty() && in.free_slots.empty()) return;
+  check_places(store, change);
   const auto known = [&](std::int64_t id) { return store.find(id) != kNoSlot; };
   std::size_t size = store.size(), slots = store.slot_count();
   size -= static_cast<std::size_t>(std::count_if(change.removed.begin(), change.removed.end(), known));
@@ -116,14 +133,19 @@ void check_follows(const RowStore& store, const TableChange& change) {
 
 }  // namespace
 
+void Table::check(const TableChange& change, Versions versions) const {
+  const RowStore& store = *store_;
+  check_change(change, store.dim(), store.state_shape().floats(store.dim()), bounds(), sketch_width(store));
+  if (versions == Versions::kKeep) check_follows(store, change);
+}
+
 void Table::apply(const TableChange& change, Versions versions) {
   RowStore& store = *store_;
   const TableState& in = change.rows;
-  check_change(change, store.dim(), store.state_shape().floats(store.dim()), bounds(), sketch_width(store));
   const WriteTurn turn(store.mutex);
+  check(change, versions);
   store.reserve_rows(in.ids.size());
   if (versions == Versions::kKeep) {
-    check_follows(store, change);
     store.remove(change.removed, in.version);
     set_rows(store, in, slots_for(store, in, in.version), nullptr);
     restart(store, in);
@@ -132,13 +154,18 @@ void Table::apply(const TableChange& change, Versions versions) {
   // Rows stay where they are: slots are of the other table. It evicts, this one need not.
   const std::uint64_t version = store.version() + 1;
   store.reserve_commit(in.ids.size(), change.removed.size());
-  std::vector<std::int64_t> gone = store.remove(change.removed, version);
   std::vector<Slot> slots(in.ids.size());
-  store.find(in.ids, slots.data());
-  store.create(in.ids, slots.data(), version);
+  const std::vector<std::int64_t> gone = store.remove(change.removed, version);
+  try {
+    store.find(in.ids, slots.data());
+    store.create(in.ids, slots.data(),
+                 version);  // none is evicted: there is room where the other table had it
+  } catch (...) {
+    store.commit(version, {}, gone);
+    throw;
+  }
   set_rows(store, in, slots, &version);
   if (sketch_width(store) > 0) store.bounds()->sketch()->restore(in.sightings, in.sightings_counted);
-  gone.insert(gone.end(), store.evicted().begin(), store.evicted().end());
   store.commit(version, slots, gone);
 }
 

@@ -52,6 +52,12 @@ void change(Table& table, Generator& random, std::size_t ids) {
     some.resize(15);
     for (std::int64_t& id : some) id = static_cast<std::int64_t>(random() % ids);  // most not written lately
     table.remove(some);
+    Ids known = table.ids();  // loads use rows, and rows that are used are written to before they are set
+    std::sort(known.begin(), known.end());
+    known.resize(std::min<std::size_t>(known.size(), 7));
+    for (const std::int64_t id : {random() % ids, random() % ids})
+      known.push_back(static_cast<std::int64_t>(id));
+    table.load(known, uniform_floats(random, known.size() * kDim).data());
     some.resize(5);  // which come back, in other slots perhaps
     if (random() % 2 == 0) table.load(some, uniform_floats(random, some.size() * kDim).data());
   }
