@@ -107,6 +107,6 @@ def failing(at, fault=errno.EIO, *, forever=False):
         _disk.os = os
 
 
-def table_arrays(core, optimizer):
+def table_arrays(core):
     """Return the arrays that an engine's table is made of, by name."""
-    return split_change(export_change(core, optimizer, None)[0], "")[1]
+    return split_change(export_change(core, None)[0], "")[1]

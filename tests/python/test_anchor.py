@@ -45,7 +45,7 @@ def stream(n=600, users=30, items=60, seed=0):
 
 def tables_of(model):
     """Weights of every table, and what it keeps of gradients beside them."""
-    parts = {name: table_arrays(table, model.optimizer) for name, table in model._core.tables.items()}
+    parts = {name: table_arrays(table) for name, table in model._core.tables.items()}
     return {name: part["weights"] for name, part in parts.items()}, {
         name: part["state"] for name, part in parts.items()
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -189,3 +191,73 @@ def test_what_isnt_a_model_is_refused(tmp_path):
     with pytest.raises(TypeError, match="is not an EmbeddingTable, a LiveIndex or a Recommender"):
         fi.checkpoint.export_int8([1, 2], tmp_path / "x.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("eviction", ["lru", "lfu"])
+def test_appends_beside_loads_of_a_full_table_have_all_rows(tmp_path, eviction):
+    """A batch marks the rows it uses before it sets them: an append has them as they were."""
+    table = new_table(dim=4, max_rows=2000, eviction=eviction)
+    table.load(np.arange(2000), np.ones((2000, 4), dtype=np.float32))
+    done = threading.Event()
+
+    def write():
+        rng = np.random.default_rng(0)
+        while not done.is_set():
+            table.load(rng.integers(0, 3000, 200), np.ones((200, 4), dtype=np.float32))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with fi.checkpoint.Log(tmp_path, compact=None) as log:
+            for _ in range(40):
+                log.append(table)
+                log.restore()
+                assert len(log.restore()[0]) == 2000
+    finally:
+        done.set()
+        writer.join()
+
+
+def test_a_table_set_to_another_state_during_an_append(tmp_path, monkeypatch):
+    table, other = new_table(), new_table()
+    learn(table, range(30))
+    learn(other, range(30), 5)
+    export = fi.checkpoint._tables.export_change
+
+    def set_meanwhile(core, since):
+        result = export(core, since)
+        table.__setstate__(other.__getstate__())
+        return result
+
+    with fi.checkpoint.Log(tmp_path) as log:
+        log.append(table)
+        monkeypatch.setattr(fi.checkpoint._tables, "export_change", set_meanwhile)
+        log.append(table)
+        monkeypatch.undo()
+        learn(table, [3])
+        log.append(table)
+        assert state_of(log.restore()[0]) == state_of(table)
+
+
+def test_a_folder_removed_under_its_log(tmp_path):
+    table = new_table()
+    folder = tmp_path / "log"
+    with fi.checkpoint.Log(folder) as log:
+        log.append(table)
+        shutil.rmtree(folder)
+        for _ in range(2):
+            with pytest.raises(fi.checkpoint.LockedError, match="was removed or replaced under the log"):
+                log.append(table)
+        with fi.checkpoint.Log(folder) as another:
+            another.append(table)
+            with pytest.raises(fi.checkpoint.LockedError):
+                log.append(table)
+
+
+@pytest.mark.parametrize(
+    "position", [10**5000, functools.reduce(lambda inner, _: [inner], range(5000), 1)], ids=["long", "deep"]
+)
+def test_positions_that_json_cannot_hold(tmp_path, position):
+    with pytest.raises(TypeError, match="position"):
+        fi.checkpoint.save(new_table(), tmp_path / "c", position=position)
+    assert not (tmp_path / "c").exists()

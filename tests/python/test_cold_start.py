@@ -27,7 +27,7 @@ def two_tastes(n=3000):
 
 
 def arrays_of(model, table):
-    return table_arrays(model._core.tables[table], model.optimizer)
+    return table_arrays(model._core.tables[table])
 
 
 def everything(model):

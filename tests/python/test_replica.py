@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -347,3 +348,30 @@ def test_a_leader_killed_again_and_again(tmp_path, follow):
     assert replica.error is None
     assert replica.recommend([1, 2], 10)[1].tobytes() == expected.recommend([1, 2], 10)[1].tobytes()
     assert rows_of(replica.model.item_table) == rows_of(expected.item_table)
+
+
+def test_a_dropped_replica_leaves_nothing_open(tmp_path):
+    table = new_table()
+    with Log(tmp_path) as log:
+        log.append(table)
+        log.append(table)
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(10):
+            fi.replica.follow(tmp_path, poll=0.001)
+        until(lambda: gc.collect() is not None and len(os.listdir("/proc/self/fd")) <= before)
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_forked_child_must_follow_itself(tmp_path, follow):
+    with Log(tmp_path) as log:
+        log.append(new_table())
+    replica = follow(tmp_path)
+    child = os.fork()
+    if child == 0:
+        try:
+            replica.lookup([1])
+        except RuntimeError as error:
+            os._exit(7 if "follow() in this one" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert replica.lookup([1]).shape == (1, 2)

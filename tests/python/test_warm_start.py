@@ -21,7 +21,7 @@ def vectors_of(n, dim=8, seed=0):
 
 
 def parts_of(model, table="items"):
-    return table_arrays(model._core.tables[table], model.optimizer)
+    return table_arrays(model._core.tables[table])
 
 
 def rows_of(model, items):

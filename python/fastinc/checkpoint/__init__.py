@@ -11,8 +11,9 @@ base and the increments after it.
 
 from fastinc.checkpoint._entries import Entry
 from fastinc.checkpoint._folder import load, save
+from fastinc.checkpoint._lock import LockedError
 from fastinc.checkpoint._log import Log
 from fastinc.checkpoint._restoring import DamageWarning
 from fastinc.checkpoint._serving import export_int8
 
-__all__ = ["DamageWarning", "Entry", "Log", "export_int8", "load", "save"]
+__all__ = ["DamageWarning", "Entry", "LockedError", "Log", "export_int8", "load", "save"]

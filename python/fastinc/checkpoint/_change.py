@@ -7,9 +7,12 @@ from typing import Any
 
 from fastinc.checkpoint._arrays import Arrays
 
-__all__ = ["Change", "Parameters"]
+__all__ = ["OF_ROWS", "Change", "Parameters"]
 
 Parameters = dict[str, Any]
+
+#: Arrays of a table's state with an entry a row, wherever rows are; the others are of all rows together.
+OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies")
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,10 @@ class Reader:
         if descriptor >= 0:
             os.close(descriptor)
 
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
 
 def read_file(path: Path) -> bytes:
     """Return a regular file's bytes; symbolic links are refused."""

@@ -13,9 +13,9 @@ from fastinc.live_index import LiveIndex
 __all__ = ["apply", "build", "describe", "describe_change", "export", "mark"]
 
 
-def export(index: LiveIndex, mark: Any) -> Change:
+def export(index: LiveIndex, since: Any) -> Change:
     """Return all of an index, or what changed of its table since a mark; what was built from the table is left out."""
-    change = _tables.export(index.table, mark)
+    change = _tables.export(index.table, since)
     return replace(change, parameters={"index": describe(index), "table": change.parameters})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from fastinc.checkpoint import _disk
 from fastinc.checkpoint._directory import LOCK
 
-__all__ = ["DirectoryLock", "is_held"]
+__all__ = ["DirectoryLock", "LockedError", "is_held"]
 
 #: Seconds to ask for: somebody who looks whether the lock is held has it for a moment.
 _PATIENCE = 0.25
@@ -33,12 +33,29 @@ def _close_in_child() -> None:
 os.register_at_fork(before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_close_in_child)
 
 
+class LockedError(RuntimeError):
+    """Another log writes to the folder, or the one that did has lost it: nothing was written.
+
+    Examples
+    --------
+    >>> import tempfile, fastinc as fi
+    >>> table = fi.EmbeddingTable(dim=2)
+    >>> with tempfile.TemporaryDirectory() as folder, fi.checkpoint.Log(folder) as log:
+    ...     _ = log.append(table)
+    ...     try:
+    ...         fi.checkpoint.Log(folder).append(table)
+    ...     except fi.checkpoint.LockedError as error:
+    ...         print("has a writer already" in str(error))
+    True
+    """
+
+
 class DirectoryLock:
     """The right to write to a folder: until it is released, the process ends, or its machine does.
 
     Raises
     ------
-    RuntimeError
+    LockedError
         Somebody else has it; the message names the folder and their process.
     """
 
@@ -50,7 +67,7 @@ class DirectoryLock:
         try:
             if not _try_lock(descriptor):
                 holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "of another process"
-                raise RuntimeError(f"{folder} has a writer already: {holder}; a log has one at a time")
+                raise LockedError(f"{folder} has a writer already: {holder}; a log has one at a time")
             _disk.tell_holder(descriptor, f"pid {os.getpid()}\n".encode())
         except BaseException:
             self.release()
@@ -60,9 +77,20 @@ class DirectoryLock:
         """Give the right back."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0 and self._process == os.getpid():
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # for a child forked just now, too
             _held.discard(descriptor)
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+    def check(self, folder: Path) -> None:
+        """Raise where the folder is not the one any more that the lock is in: somebody else may write there."""
+        try:
+            there = os.path.samestat(os.fstat(self._descriptor), (folder / LOCK).lstat())
+        except OSError:
+            there = False
+        if not there:
+            raise LockedError(f"{folder} was removed or replaced under the log that writes to it: make another Log")
 
 
 def _try_lock(descriptor: int) -> bool:

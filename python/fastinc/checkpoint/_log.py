@@ -159,8 +159,10 @@ class Log:
         ------
         TypeError
             `obj` can't be saved, or `position` is not JSON; nothing was written.
+        LockedError
+            Another log writes to this folder, or it was removed meanwhile.
         RuntimeError
-            Another log writes to this folder, or this one was made before the process was forked.
+            This log was made before the process was forked.
         OSError
             Writing failed: the log ends where it did. The next append has what this one should have had.
         ValueError
@@ -225,6 +227,8 @@ class Log:
 
         Raises
         ------
+        TypeError
+            Both `number` and `at` were given.
         ValueError
             `number` or `at` is not kept, or a file is damaged before that state: the message tells which number can be
             restored.
@@ -277,7 +281,9 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
         return until[-1]
 
     def entries(self) -> list[Entry]:
-        """Return the appends that can be restored, oldest first.
+        """Return the appends that are kept, oldest first: those with a base before them.
+
+        What they hold is not read, so that damage in it isn't noticed before :meth:`restore`.
 
         Examples
         --------
@@ -295,7 +301,7 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
         """Write the newest state as a base, so that restoring begins there, and let go of what isn't kept.
 
         The state comes from the log's files, not from the object that is appended, which goes on learning, and appends
-        go on: it takes as much memory as that object, meanwhile.
+        go on: meanwhile it takes twice the memory of that object.
 
         Returns
         -------
@@ -327,6 +333,7 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
             if state is None or state.chain != chain:
                 raise ValueError(f"{self._folder} can't be compacted: number {number} isn't what was appended")
             change = KINDS[state.kind].export(state.obj, None)
+            state.obj = None  # what is written is all that is needed
             told = Told(state.kind, state.position, state.time)
             with writer.base(number, state.chain, change, told) as put, self._mutex:
                 put()
@@ -376,6 +383,7 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
             self._finalizer.atexit = False  # a compaction may be at work until the end
             if writer.cut is not None and not self._warned:
                 warnings.warn(writer.cut, DamageWarning, stacklevel=3)
+        self._writer.check()
         return self._writer
 
     def _is_long(self, writer: Writer) -> bool:

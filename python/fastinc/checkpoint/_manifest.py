@@ -25,9 +25,10 @@ def as_json(position: Any) -> Any:
 
     try:
         back = json.loads(json.dumps(position, allow_nan=False))
+        same = back == lists(position)
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"position = {position!r} is not JSON: {error}") from None
-    if back != lists(position):
+        raise TypeError(f"position is not JSON: {error}") from None
+    if not same:
         raise TypeError(f"position = {position!r} would come back as {back!r}: JSON's keys are strings")
     return back
 

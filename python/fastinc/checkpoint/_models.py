@@ -46,11 +46,11 @@ def _describe_model(model: Recommender) -> Parameters:
     return parameters
 
 
-def export(model: Recommender, mark: _core.RecommenderMark | None) -> Change:
+def export(model: Recommender, since: _core.RecommenderMark | None) -> Change:
     """Return all of a recommender, or what changed since a mark, as of one moment between two groups of events."""
-    change = model._core.export_change(mark)
+    change = model._core.export_change(since)
     whole, end = change.pop("whole"), change.pop("mark")
-    users, items = (0, 0) if whole or mark is None else (mark.user_count, mark.item_count)
+    users, items = (0, 0) if whole or since is None else (since.user_count, since.item_count)
     versions: dict[str, int] = {}
     arrays: Arrays = {}
     for name, table in change.pop("tables").items():
@@ -93,7 +93,7 @@ def apply(model: Recommender, parameters: Parameters, arrays: Arrays, keep_versi
         name: join_change(arrays, {"version": version}, f"{name}.") for name, version in parameters["versions"].items()
     }
     state = {name: array for name, array in arrays.items() if name.startswith(_STATE_ARRAYS)}
-    with model._learning:
+    with model._adding_ids():
         _add_ids(model._user_ids, arrays, "user_ids.")
         _add_ids(model._item_ids, arrays, "item_ids.")
         known = len(model._user_ids), len(model._item_ids)

@@ -12,15 +12,13 @@ import numpy as np
 
 from fastinc._cuda_table import AnyTable
 from fastinc.checkpoint._arrays import Arrays
+from fastinc.checkpoint._change import OF_ROWS
 from fastinc.table import EmbeddingTable
 
 __all__ = ["Mark", "export", "mark"]
 
 #: What holds a table's rows, and its version: setting an object's state gives it another one to hold them.
 Mark = tuple["weakref.ref[AnyTable]", int]
-
-#: Arrays of a table's state with an entry a row; the others are of all rows together.
-_OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies", "slots")
 
 
 def mark(table: EmbeddingTable) -> Mark:
@@ -50,4 +48,4 @@ def _changed(table: EmbeddingTable, mark: Mark, version: int, state: Arrays) -> 
     # That was asked after the state was taken: what is gone by now may be in it, and what was gone may be back.
     gone = np.setdiff1d(np.concatenate([removed, updated]), state["ids"])
     newer = np.flatnonzero(state["row_versions"] > since)
-    return {name: array[newer] if name in _OF_ROWS else array for name, array in state.items()} | {"removed": gone}
+    return {name: array[newer] if name in OF_ROWS else array for name, array in state.items()} | {"removed": gone}

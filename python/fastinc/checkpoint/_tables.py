@@ -19,7 +19,6 @@ from fastinc.checkpoint._described import (
     set_rate,
     without_rate,
 )
-from fastinc.optimizers import Optimizer
 from fastinc.table import EmbeddingTable
 
 __all__ = ["apply", "build", "describe_change", "export", "export_change", "join_change", "mark", "split_change"]
@@ -29,10 +28,9 @@ _PREFIX = "table."
 _NUMBERS = ("version", "sightings_counted")
 
 
-def export_change(core: _core.Table, optimizer: Optimizer, mark: Any) -> tuple[dict[str, Any], Any]:
-    """Return what changed of a CPU table since a mark, or all of it, and its mark then."""
-    element, row = optimizer.state_floats_per_row
-    change = core.export_change(element * core.dim + row, mark)
+def export_change(core: _core.Table, since: tuple[int, int] | None) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Return what changed of a CPU table since the engine's mark, or all of it, and its mark then."""
+    change = core.export_change(since)
     return change, (change.pop("epoch"), change["version"])
 
 
@@ -47,22 +45,22 @@ def join_change(arrays: Arrays, numbers: dict[str, int], prefix: str) -> dict[st
     return {**{name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}, **numbers}
 
 
-def export(table: EmbeddingTable, mark: Any) -> Change:
+def export(table: EmbeddingTable, since: Any) -> Change:
     """Return all of a table, or what changed since a mark."""
-    if not isinstance(table._core, _core.Table):
-        change, mark, whole = _table_changes.export(table, mark)
+    core = table._core  # read once: setting an object's state gives it another one
+    if not isinstance(core, _core.Table):
+        change, end, whole = _table_changes.export(table, since)
     else:
-        core, since = (None, None) if mark is None else mark
-        same = core is not None and core() is table._core
-        change, told = export_change(table._core, table.optimizer, since if same else None)
-        mark, whole = (weakref.ref(table._core), told), change["whole"]
+        held, told = (None, None) if since is None else since
+        change, version = export_change(core, told if held is not None and held() is core else None)
+        end, whole = (weakref.ref(core), version), change["whole"]
     numbers, arrays = split_change(change, _PREFIX)
-    return Change({**describe_table(table), **numbers}, arrays, whole, mark)
+    return Change({**describe_table(table), **numbers}, arrays, whole, end)
 
 
 def mark(table: EmbeddingTable) -> Any:
     """Return the mark of a table as it is now."""
-    core = table._core  # setting an object's state gives it another one
+    core = table._core
     return (weakref.ref(core), core.mark()) if isinstance(core, _core.Table) else _table_changes.mark(table)
 
 

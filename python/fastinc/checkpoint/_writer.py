@@ -74,6 +74,10 @@ class Writer:
             self._lock.release()
             raise
 
+    def check(self) -> None:
+        """Raise where this isn't the folder's writer any more."""
+        self._lock.check(self.folder)
+
     def close(self) -> None:
         """Let others write."""
         self.rotate()

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from fastinc.checkpoint import LockedError
 from fastinc.cli import bench, demo, evaluate, info, recommend, train
 
 _COMMANDS = (demo, train, evaluate, recommend, bench, info)
 # What a user can cause: a wrong value, a missing file, a missing extra, a model too large. Anything else is a
 # mistake of ours, and deserves its traceback.
-_USER_ERRORS = (ValueError, OSError, ImportError, MemoryError)
+_USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, LockedError)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastinc.checkpoint import _directory, _disk, _manifest
 from fastinc.checkpoint import save as save_shard
+from fastinc.checkpoint._change import OF_ROWS
 from fastinc.checkpoint._described import describe_table, rebuild_bounds, rebuild_initializer, rebuild_optimizer
 from fastinc.checkpoint._parts import load_parts
 from fastinc.distributed._arrays import Place
@@ -32,8 +33,6 @@ Int64 = NDArray[np.int64]
 _FORMAT = "fastinc-sharded-checkpoint"
 _FORMAT_VERSION = 1
 _SHARD = re.compile(r"shard-\d+of\d+-[0-9a-f]{16}")
-#: Arrays of a table's state with an entry a row; the others are of all rows together.
-_OF_ROWS = ("ids", "row_versions", "weights", "state", "frequencies")
 
 
 def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = None) -> None:
@@ -226,7 +225,7 @@ def _owned_state(folder: Path, manifest: dict[str, Any], rank: int, world: int) 
         parts.append(state)
     if len(parts) == 1:
         return parts[0]
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in _OF_ROWS if name in parts[0]}
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in OF_ROWS if name in parts[0]}
     if "sightings" in parts[0]:  # an id was counted in one of them: the largest counters are never too small
         whole["sightings"] = np.maximum.reduce([part["sightings"] for part in parts])
         whole["sightings_counted"] = max(part["sightings_counted"] for part in parts)
@@ -244,6 +243,6 @@ def _drop_excess(state: Arrays, shard: EmbeddingTable) -> None:
 
 def _keep_rows(state: Arrays, which: NDArray[Any]) -> None:
     """Leave out all rows but these; they are one after another then."""
-    state.update({name: state[name][which] for name in _OF_ROWS if name in state})
+    state.update({name: state[name][which] for name in OF_ROWS if name in state})
     for name in ("slots", "free_slots"):
         state.pop(name, None)

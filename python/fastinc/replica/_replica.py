@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinc._arguments import as_number
+from fastinc._arguments import as_number, as_whole
 from fastinc.checkpoint import _directory, _restoring
 from fastinc.checkpoint._restoring import State
 from fastinc.live_index import LiveIndex
@@ -130,7 +130,8 @@ class Replica:
         self._changed = threading.Condition()
         self._indexing = threading.Lock()
         self._stop = threading.Event()
-        self._served = self._first_load(timeout)
+        self._process = os.getpid()
+        self._current = self._first_load(timeout)
         self._thread = threading.Thread(target=_run, args=(weakref.ref(self), self._stop), daemon=True)
         self._thread.name = "fastinc-replica"
         self._thread.start()
@@ -142,7 +143,13 @@ class Replica:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Replica({str(self._folder)!r}, number={self.number})"
+        return f"Replica({str(self._folder)!r}, number={self._current.state.number})"
+
+    @property
+    def _served(self) -> _Served:
+        if self._process != os.getpid():
+            raise RuntimeError(f"a replica stays with the process that made it, {self._process}: follow() in this one")
+        return self._current
 
     # --- what it is ---
 
@@ -205,16 +212,30 @@ class Replica:
         TimeoutError
             It wasn't taken in by then; the message has :attr:`error`.
         """
+        number = as_whole(number, "number", 0)
         with self._changed:
-            if not self._changed.wait_for(lambda: self.number >= number, timeout):
+            if not self._changed.wait_for(lambda: self.number >= number, _seconds(timeout, "timeout")):
                 raise TimeoutError(f"{self!r} isn't at number {number} after {timeout} s; error: {self._error}")
 
     # --- what it answers ---
 
     def lookup(self, ids: Any) -> NDArray[np.float32]:
-        """Return rows, (n, dim) float32: of a table's ids, or of a recommender's items (vector and bias).
+        """Return rows of a table, or vectors and biases of a recommender's items.
 
-        Ids without a row have the table's start row; items that the leader doesn't know are a ValueError.
+        Parameters
+        ----------
+        ids
+            (n,) ids of the table, or of items.
+
+        Returns
+        -------
+        ndarray
+            (n, dim) float32, or (n, dim + 1) of items. An id without a row has the table's start row.
+
+        Raises
+        ------
+        ValueError
+            A recommender's leader doesn't know an item.
         """
         model = self.model
         if isinstance(model, Recommender):
@@ -225,9 +246,19 @@ class Replica:
         return rows
 
     def search(self, queries: Any, k: int = 10) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """Return the k best rows of each query by the live index: scores and ids, as :meth:`fastinc.LiveIndex.search`.
+        """Return the k best rows of each query, by the live index over what is served.
 
-        Queries of a recommender are (n, dim + 1), as its ``user_vectors`` makes them, and ids are of items.
+        Parameters
+        ----------
+        queries
+            (n, dim) or (dim,) float32; for a recommender (n, dim + 1), as its ``user_vectors`` makes them.
+        k
+            Rows a query.
+
+        Returns
+        -------
+        scores, ids
+            As :meth:`fastinc.LiveIndex.search` has them; of a recommender they are ids of items.
         """
         served = self._served
         scores, ids = self._index(served).search(queries, k)
@@ -235,7 +266,23 @@ class Replica:
         return scores, model._item_ids.decode(ids) if isinstance(model, Recommender) else ids
 
     def recommend(self, users: Any, k: int = 10, **options: Any) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Return the k best items of each user, as :meth:`fastinc.Recommender.recommend`; for recommenders."""
+        """Return the k best items of each user: for recommenders.
+
+        Parameters
+        ----------
+        users, k, **options
+            As for :meth:`fastinc.Recommender.recommend`.
+
+        Returns
+        -------
+        ids, scores
+            As there.
+
+        Raises
+        ------
+        TypeError
+            What is served is a table or an index.
+        """
         model = self.model
         if not isinstance(model, Recommender):
             raise TypeError(f"{self!r} is of a {type(model).__name__}: search() it")
@@ -255,9 +302,9 @@ class Replica:
     def close(self) -> None:
         """Stop following; what was there last is still served."""
         self._stop.set()
-        if self._thread is not threading.current_thread():
+        if self._process == os.getpid() and self._thread is not threading.current_thread():
             self._thread.join()
-        self._served.tail.close()
+        self._current.tail.close()
 
     # --- how it is kept in step ---
 
@@ -316,7 +363,7 @@ class Replica:
             self._error = error
             return False
         with self._changed:
-            self._served, self._error = served, None
+            self._current, self._error = served, None
             self._resyncs += 1
             self._changed.notify_all()
         before.tail.close()

@@ -22,9 +22,9 @@ State = dict[str, Any]
 
 #: NumPy's unsigned numbers that torch doesn't know everywhere, and what they are kept as.
 _SIGNED = {"uint64": "int64", "uint32": "int32"}
-_UNSIGNED = {"row_versions": "uint64", "frequencies": "uint32"}
+_UNSIGNED = {"row_versions": "uint64", "frequencies": "uint32", "slots": "uint32", "free_slots": "uint32"}
 _NUMBERS = ("version", "sightings_counted")
-_LIMITED = ("frequencies", "sightings", "sightings_counted")  # of tables with limits alone
+_LIMITED = ("frequencies", "sightings", "sightings_counted", "slots", "free_slots")  # of tables with limits alone
 _REQUIRED = ("ids", "row_versions", "weights", "state", "version")
 #: What a module's state_dict has of its table.
 NAMES = {*_REQUIRED, *_LIMITED}
