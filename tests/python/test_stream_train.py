@@ -14,19 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
-from _streams import BAD, DEADLINE, LONG, letters_of, lines, state_of
-from fastinc.checkpoint import _lock
+from _streams import BAD, DEADLINE, LONG, Crash, Crashing, letters_of, lines, new_model, run, state_of
 from fastinc.cli import main
 
 ROUNDS = 100 if LONG else 6
-SMALL = {"dim": 4, "hidden": 4, "negatives": 5, "seed": 3}
 
 
 SAVED = {"format": "fastinc-stream", "version": 1, "dead_letters": {"bytes": 7}}
-
-
-class Crash(BaseException):
-    """What no code of ours handles: as good as a kill, and quicker."""
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +29,6 @@ def stream(tmp_path_factory):
     file = tmp_path_factory.mktemp("stream") / "events.jsonl"
     file.write_text("\n".join(lines()) + "\n")
     return file
-
-
-def new_model(**more):
-    return fi.Recommender(**{**SMALL, **more})
-
-
-def run(folder, source, make=new_model, **options):
-    """Begin or go on, with what is in a folder; return the model and the progress."""
-    with fi.checkpoint.Log(folder / "model") as log:
-        model, position = log.restore() or (make(), None)
-        options = {"dead_letters": folder / "dead.jsonl", **options}
-        return model, fi.stream.train(model, source, log, position=position, **options)
 
 
 @pytest.fixture(scope="module")
@@ -68,29 +50,6 @@ def test_it_is_what_partial_fit_learns(stream, whole, tmp_path):
     assert [letter["raw"] for letter in whole[1]] == [f"bad {k}" for k in BAD]
     assert [letter["where"] for letter in whole[1]] == [f"events.jsonl:{k + 1}" for k in BAD]
     assert all("not JSON" in letter["reason"] for letter in whole[1])
-
-
-class Crashing(fi.stream.Source):
-    """Passes a source's batches on until there have been so many; then nothing is cleaned up."""
-
-    def __init__(self, source, calls):
-        self.source, self.calls, self.committed = source, calls, []
-
-    def read(self, max_events, timeout):
-        self.calls -= 1
-        if self.calls < 0:
-            raise Crash
-        return self.source.read(max_events, timeout)
-
-    def seek(self, position):
-        self.source.seek(position)
-
-    def commit(self, position):
-        self.committed.append(position)
-
-    @property
-    def ended(self):
-        return self.source.ended
 
 
 @settings(max_examples=max(ROUNDS, 10))
@@ -169,24 +128,6 @@ def test_batches_that_are_all_malformed_leave_what_is_held(stream, whole, tmp_pa
     assert letters_of(tmp_path / "dead.jsonl") == whole[1]
 
 
-def test_a_second_trainer_is_refused_and_changes_nothing(stream, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.02)
-    dead, refused = tmp_path / "dead.jsonl", []
-
-    def start_another(batch):
-        before = dead.read_bytes()
-        if before and len(refused) < 2:  # letters that aren't in a saved state yet
-            with fi.stream.open(stream) as source, pytest.raises(RuntimeError, match="has a writer already"):
-                run(tmp_path, source)
-            refused.append(dead.read_bytes() == before)
-
-    with fi.stream.open(stream) as source:
-        model, _ = run(tmp_path, source, batch_size=100, on_batch=start_another)
-    assert refused == [True, True]
-    assert letters_of(dead) == whole[1]
-    assert state_of(model, tmp_path / "saved") == whole[0]
-
-
 # --- events that can't be learned ----------------------------------------------------------------------------
 
 
@@ -223,84 +164,6 @@ def test_labels_go_to_models_that_use_them(tmp_path):
         assert (done.events, done.rejected) == (20, 0)
         if loss == "mse":
             assert model.predict(1, 3) > 1  # it has seen fives
-
-
-def test_dead_letters_of_before_stay(stream, tmp_path):
-    dead = tmp_path / "dead.jsonl"
-    dead.write_text('{"mine": true}\n')
-    for limit in (100, 300, None):
-        with fi.stream.open(stream) as source:
-            run(tmp_path, source, max_events=limit)
-    assert [letter.get("raw") for letter in letters_of(dead)] == [None, *(f"bad {k}" for k in BAD)]
-    with fi.stream.open(stream) as source:
-        run(tmp_path, source, dead_letters=tmp_path / "other.jsonl")
-    with fi.stream.open(stream) as source, pytest.raises(ValueError, match="dead_letters"):
-        run(tmp_path, source, dead_letters=tmp_path / "none" / "dead.jsonl")
-
-
-@pytest.fixture
-def killed(stream, tmp_path):
-    """A folder with a state, and a file of dead letters of which all but the first came after it."""
-    a = tmp_path / "a"
-    a.mkdir()
-    with fi.stream.open(stream) as source:
-        run(tmp_path, source, max_events=18, dead_letters=a / "dead.jsonl")
-    with fi.stream.open(stream) as source, contextlib.suppress(Crash):
-        run(tmp_path, Crashing(source, 3), batch_size=99, dead_letters=a / "dead.jsonl")
-    assert len(letters_of(a / "dead.jsonl")) == 3
-    return tmp_path
-
-
-def test_a_file_in_another_folder_is_another_file(stream, whole, killed):
-    b = killed / "b"
-    b.mkdir()
-    mine = b'{"mine": true, "for": "another model"}\n' * 50  # longer than what was saved of the other one
-    (b / "dead.jsonl").write_bytes(mine)
-    before = (killed / "a" / "dead.jsonl").read_bytes()
-    with fi.stream.open(stream) as source:
-        run(killed, source, dead_letters=b / "dead.jsonl")
-    assert (b / "dead.jsonl").read_bytes().startswith(mine)
-    assert letters_of(b / "dead.jsonl")[50:] == whole[1][1:]
-    assert (killed / "a" / "dead.jsonl").read_bytes() == before
-
-
-def test_a_file_has_one_identity_whatever_it_is_called(stream, whole, killed, monkeypatch):
-    monkeypatch.chdir(killed)
-    (killed / "link").symlink_to(killed / "a")
-    with fi.stream.open(stream) as source:
-        run(killed, source, dead_letters="link/dead.jsonl")
-    assert letters_of(killed / "a" / "dead.jsonl") == whole[1]
-
-
-@pytest.mark.parametrize("text", [None, "", '{"mine": true}\n' * 50])
-def test_a_file_that_was_replaced_is_not_cut(stream, whole, killed, text):
-    dead = killed / "a" / "dead.jsonl"
-    dead.rename(killed / "moved.jsonl")
-    if text is not None:
-        dead.write_text(text)
-    message = "doesn't begin as it did" if text else "has 0 bytes, and had"
-    message += " .*it is not cut. Put the file back, or give another name"
-    with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
-        run(killed, source, dead_letters=dead)
-    assert (dead.read_text() if dead.exists() else None) == text
-    with fi.stream.open(stream) as source:
-        run(killed, source, dead_letters=killed / "a" / "new.jsonl")
-    assert letters_of(killed / "a" / "new.jsonl") == whole[1][1:]
-
-
-def test_a_file_that_was_moved_is_cut_by_hand(stream, whole, killed):
-    moved = killed / "moved.jsonl"
-    (killed / "a" / "dead.jsonl").rename(moved)
-    before = moved.read_bytes()
-    saved = before.index(b"\n") + 1
-    message = f"{len(before) - saved} bytes behind are to go can't be told.* cut it: truncate -s {saved}"
-    with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
-        run(killed, source, dead_letters=moved)
-    assert moved.read_bytes() == before
-    moved.write_bytes(before[:saved])
-    with fi.stream.open(stream) as source:
-        run(killed, source, dead_letters=moved)
-    assert letters_of(moved) == whole[1]
 
 
 # --- when it saves, and stops ----------------------------------------------------------------------------------
