@@ -150,3 +150,47 @@ def lines(n=400, bad=BAD, **more):
     for k in bad:
         texts.insert(k, f"bad {k}")
     return texts
+
+
+# --- training, and what ends it
+
+SMALL = {"dim": 4, "hidden": 4, "negatives": 5, "seed": 3}
+
+
+def new_model(**more):
+    return fi.Recommender(**{**SMALL, **more})
+
+
+def run(folder, source, make=new_model, **options):
+    """Begin or go on, with what is in a folder; return the model and the progress."""
+    with fi.checkpoint.Log(folder / "model") as log:
+        model, position = log.restore() or (make(), None)
+        options = {"dead_letters": folder / "dead.jsonl", **options}
+        return model, fi.stream.train(model, source, log, position=position, **options)
+
+
+class Crash(BaseException):
+    """What no code of ours handles: as good as a kill, and quicker."""
+
+
+class Crashing(fi.stream.Source):
+    """Passes a source's batches on until there have been so many; then nothing is cleaned up."""
+
+    def __init__(self, source, calls):
+        self.source, self.calls, self.committed = source, calls, []
+
+    def read(self, max_events, timeout):
+        self.calls -= 1
+        if self.calls < 0:
+            raise Crash
+        return self.source.read(max_events, timeout)
+
+    def seek(self, position):
+        self.source.seek(position)
+
+    def commit(self, position):
+        self.committed.append(position)
+
+    @property
+    def ended(self):
+        return self.source.ended

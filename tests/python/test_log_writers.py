@@ -59,6 +59,22 @@ def test_a_second_writer_is_refused(tmp_path):
     second.close()
 
 
+def test_a_log_may_be_locked_before_there_is_anything_to_append(tmp_path):
+    table = new_table()
+    with Log(tmp_path / "log") as first, Log(tmp_path / "log") as second:
+        first.lock()
+        first.lock()
+        for call in (second.lock, lambda: second.append(table)):
+            with pytest.raises(RuntimeError, match="has a writer already"):
+                call()
+        assert second.restore() is None
+        assert first.append(table).number == 1
+        first.close()
+        second.lock()
+    with pytest.raises(ValueError, match="is closed"):
+        second.lock()
+
+
 def test_a_writer_in_another_process_is_named_and_its_death_frees_the_log(tmp_path):
     other = in_another_process(
         """

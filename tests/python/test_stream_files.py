@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fastinc as fi
 from _streams import events_in, read_all, rejected_in, rows, through_json
+from fastinc.stream._files import FileSource
 from fastinc.stream._lines import MOST_BYTES
 
 EVENTS = [(n % 7, f"item {n % 5}", float(n % 3), 1000.0 + n) for n in range(60)]
@@ -107,6 +108,30 @@ def test_a_folder_and_a_pattern_are_read_in_the_order_of_names(tmp_path):
             with fi.stream.open(path) as source:
                 source.seek(batch.position)
                 assert events_in(batches[: cut + 1]) + events_in(read_all(source)) == EVENTS
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_folder_is_looked_at_where_files_end(tmp_path, monkeypatch, follow):
+    for n in range(3):
+        write(tmp_path / f"{n}.jsonl", EVENTS[20 * n : 20 * n + 20])
+    looks = []
+    files = FileSource._files
+    monkeypatch.setattr(FileSource, "_files", lambda source: looks.append(1) or files(source))
+    with fi.stream.open(tmp_path, follow=follow) as source:
+        assert events_in(read_all(source, (1,))) == EVENTS
+        assert len(looks) <= 6
+        assert source.ended != follow
+
+
+def test_a_file_that_comes_late_is_told_of_after_a_restart_too(tmp_path, caplog):
+    write(tmp_path / "b.jsonl", EVENTS[:20])
+    with fi.stream.open(tmp_path) as source:
+        batch = source.read(10, timeout=0.0)
+    with fi.stream.open(tmp_path) as source:
+        source.seek(batch.position)
+        write(tmp_path / "a.jsonl", EVENTS[20:])
+        assert events_in(read_all(source)) == EVENTS[10:20]
+    assert "a.jsonl came after b.jsonl was begun and is not read" in caplog.text
 
 
 # --- what is malformed --------------------------------------------------------------------------------------

@@ -391,6 +391,54 @@ def test_the_server_may_be_killed_while_it_is_read(tmp_path, caplog):
     assert "back after" in caplog.text
 
 
+class Kept:
+    """A log in memory."""
+
+    def append(self, obj, position=None):
+        self.position = position
+
+
+def test_acknowledgements_that_are_refused_are_logged_and_made_good(server, client, caplog):
+    stream, model = next(names), fi.Recommender(dim=4)
+    add(client, stream)
+    account = {"enabled": True, "passwords": ["+secret"], "keys": ["*"]}
+    client.acl_setuser("careful", **account, commands=["+@all", "-xack"])
+    with fi.stream.open(f"unix://careful:secret@{server.socket}?stream={stream}") as source:
+        kept = Kept()
+        done = fi.stream.train(model, source, kept, checkpoint_every=10, batch_size=10, max_events=30)
+        assert (done.events + done.held, done.checkpoints) == (30, 4)
+        assert pending(client, stream) == 30
+        refused = [record for record in caplog.records if "entries were not acknowledged" in record.message]
+        assert len(refused) == 3
+        assert all(record.name == "fastinc.stream" and "xack" in record.message for record in refused)
+        client.acl_setuser("careful", **account, commands=["+@all"])
+        batch = source.read(5, timeout=0.0)
+        source.commit(batch.position)
+        assert pending(client, stream) == 0  # those of before, too
+        assert source.redelivered == 0
+        source.read(5, timeout=0.0)
+        assert pending(client, stream) == 5
+
+
+def test_nothing_is_raised_when_a_stream_cannot_be_told(tmp_path, caplog):
+    server = RedisServer(tmp_path).start()
+    try:
+        with server.client() as client, source_of(server, "s", retry_seconds=0.0) as source:
+            add(client, "s")
+            first, second = source.read(10, timeout=0.0), source.read(10, timeout=0.0)
+            client.delete("s")
+            client.set("s", "text")
+            source.commit(first.position)
+            assert "WRONGTYPE" in caplog.text
+            server.kill()
+            source.commit(second.position)
+            assert "has been away for" in caplog.text
+            with pytest.raises(ConnectionError, match="has been away for"):
+                source.read(10, timeout=1.0)
+    finally:
+        server.kill()
+
+
 def test_errors_that_do_not_pass_raise(server, client, tmp_path):
     client.set("text", "x")
     with source_of(server, "text") as source, pytest.raises(ValueError, match="WRONGTYPE"):

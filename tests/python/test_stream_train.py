@@ -14,15 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
-from _streams import BAD, DEADLINE, LONG, letters_of, lines, state_of
+from _streams import BAD, DEADLINE, LONG, Crash, Crashing, letters_of, lines, new_model, run, state_of
 from fastinc.cli import main
 
 ROUNDS = 100 if LONG else 6
-SMALL = {"dim": 4, "hidden": 4, "negatives": 5, "seed": 3}
 
 
-class Crash(BaseException):
-    """What no code of ours handles: as good as a kill, and quicker."""
+SAVED = {"format": "fastinc-stream", "version": 1, "dead_letters": {"bytes": 7}}
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +29,6 @@ def stream(tmp_path_factory):
     file = tmp_path_factory.mktemp("stream") / "events.jsonl"
     file.write_text("\n".join(lines()) + "\n")
     return file
-
-
-def new_model(**more):
-    return fi.Recommender(**{**SMALL, **more})
-
-
-def run(folder, source, make=new_model, **options):
-    """Begin or go on, with what is in a folder; return the model and the progress."""
-    with fi.checkpoint.Log(folder / "model") as log:
-        model, position = log.restore() or (make(), None)
-        options = {"dead_letters": folder / "dead.jsonl", **options}
-        return model, fi.stream.train(model, source, log, position=position, **options)
 
 
 @pytest.fixture(scope="module")
@@ -64,29 +50,6 @@ def test_it_is_what_partial_fit_learns(stream, whole, tmp_path):
     assert [letter["raw"] for letter in whole[1]] == [f"bad {k}" for k in BAD]
     assert [letter["where"] for letter in whole[1]] == [f"events.jsonl:{k + 1}" for k in BAD]
     assert all("not JSON" in letter["reason"] for letter in whole[1])
-
-
-class Crashing(fi.stream.Source):
-    """Passes a source's batches on until there have been so many; then nothing is cleaned up."""
-
-    def __init__(self, source, calls):
-        self.source, self.calls, self.committed = source, calls, []
-
-    def read(self, max_events, timeout):
-        self.calls -= 1
-        if self.calls < 0:
-            raise Crash
-        return self.source.read(max_events, timeout)
-
-    def seek(self, position):
-        self.source.seek(position)
-
-    def commit(self, position):
-        self.committed.append(position)
-
-    @property
-    def ended(self):
-        return self.source.ended
 
 
 @settings(max_examples=max(ROUNDS, 10))
@@ -154,6 +117,17 @@ def test_stops_change_nothing_and_save_all(stream, whole, tmp_path):
     assert (done.learned, done.events, done.checkpoints) == (0, 400, 1)
 
 
+def test_batches_that_are_all_malformed_leave_what_is_held(stream, whole, tmp_path):
+    """They have no timestamps, and what is held has: of this run, and of the one before."""
+    for limit in (17, None):
+        with fi.stream.open(stream) as source:
+            model, done = run(tmp_path, source, batch_size=1, max_events=limit)
+        assert done.held == (1 if limit else 0)
+    assert (done.events, done.rejected) == (400, len(BAD))
+    assert state_of(model, tmp_path / "saved") == whole[0]
+    assert letters_of(tmp_path / "dead.jsonl") == whole[1]
+
+
 # --- events that can't be learned ----------------------------------------------------------------------------
 
 
@@ -190,22 +164,6 @@ def test_labels_go_to_models_that_use_them(tmp_path):
         assert (done.events, done.rejected) == (20, 0)
         if loss == "mse":
             assert model.predict(1, 3) > 1  # it has seen fives
-
-
-def test_dead_letters_of_before_stay(stream, tmp_path):
-    dead = tmp_path / "dead.jsonl"
-    dead.write_text('{"mine": true}\n')
-    for limit in (100, 300, None):
-        with fi.stream.open(stream) as source:
-            run(tmp_path, source, max_events=limit)
-    assert [letter.get("raw") for letter in letters_of(dead)] == [None, *(f"bad {k}" for k in BAD)]
-    dead.write_text("")
-    with fi.stream.open(stream) as source, pytest.raises(ValueError, match=r"dead\.jsonl has 0 bytes, and had"):
-        run(tmp_path, source)
-    with fi.stream.open(stream) as source:
-        run(tmp_path, source, dead_letters=tmp_path / "other.jsonl")  # another name: another file
-    with fi.stream.open(stream) as source, pytest.raises(ValueError, match="dead_letters"):
-        run(tmp_path, source, dead_letters=tmp_path / "none" / "dead.jsonl")
 
 
 # --- when it saves, and stops ----------------------------------------------------------------------------------
@@ -356,6 +314,7 @@ def test_a_faster_source_fills_no_memory():
         ({"linger": -1}, ValueError, "linger = -1"),
         ({"position": 7}, ValueError, "position = 7 was not saved by"),
         ({"position": {"format": "fastinc-stream", "version": 2}}, ValueError, "version = 2"),
+        ({"position": SAVED, "dead_letters": "dead.jsonl"}, ValueError, "position: dead_letters = {'bytes': 7} must"),
     ],
 )
 def test_wrong_arguments(options, error, message):

@@ -139,6 +139,28 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def lock(self) -> None:
+        """Keep all others from writing to the folder, as the first append does, before there is anything to append.
+
+        Raises
+        ------
+        OSError, RuntimeError, ValueError
+            As for :meth:`append`.
+
+        Examples
+        --------
+        >>> import tempfile, fastinc as fi
+        >>> with tempfile.TemporaryDirectory() as folder, fi.checkpoint.Log(folder) as log:
+        ...     log.lock()
+        ...     try:
+        ...         fi.checkpoint.Log(folder).append(fi.EmbeddingTable(dim=2))
+        ...     except RuntimeError:
+        ...         print("it has a writer already")
+        it has a writer already
+        """
+        with self._locked():
+            self._writing()
+
     def append(self, obj: EmbeddingTable | LiveIndex | Recommender, position: Any = None) -> Entry:
         """Write what changed of an object since the last append, or all of it where the log ends with another.
 

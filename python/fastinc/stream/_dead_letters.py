@@ -6,52 +6,84 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastinc.checkpoint import _disk
+from fastinc.stream._head import head_digest
 from fastinc.stream._source import Rejected
 
 __all__ = ["DeadLetters"]
+
+#: What a position has: the file's absolute path, its size, and the digest of its beginning.
+_POSITION = {"file": str, "bytes": int, "head": str}
 
 
 class DeadLetters:
     """Appends to a file of JSON lines; what is behind the saved position is cut off at a restart, and comes again.
 
+    Only the file that the position is of is ever cut. Whatever else is in a file that is named stays.
+
     Parameters
     ----------
     path
-        The file, made if need be. What is in it stays.
+        The file, made by `open` if need be.
     saved
-        What `position` was when the state was saved that is gone on from; None: at none, or of another file.
+        What `sync` returned when the state was saved that is gone on from; None: there was no file.
     """
 
     def __init__(self, path: str | os.PathLike[str], saved: Any) -> None:
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))
         if self._path.is_dir() or not self._path.parent.is_dir():
             raise ValueError(f"dead_letters = {os.fspath(path)!r} must be a file in a folder that is there")
-        new = not self._path.exists()
-        self._file = open(self._path, "ab")  # noqa: SIM115  closed by close()
-        try:
-            if new:
-                _disk.sync_folder(self._path.parent)
-            if saved is not None and saved["file"] == self._path.name:
-                self._cut(saved["bytes"])
-            self._size = os.fstat(self._file.fileno()).st_size
-        except BaseException:
-            self._file.close()
-            raise
+        if saved is not None and (
+            not isinstance(saved, dict) or {name: type(value) for name, value in saved.items()} != _POSITION
+        ):
+            raise ValueError(f"position: dead_letters = {saved!r} must have {', '.join(_POSITION)}")
+        self._saved = saved
+        self._file: BinaryIO | None = None
+        self._size = 0
 
-    def _cut(self, size: int) -> None:
-        there = os.fstat(self._file.fileno()).st_size
-        if there < size:
+    def open(self) -> None:
+        """Open the file and cut it. The writer before must be known to be gone: what it wrote would be cut off."""
+        keep = None if self._saved is None else self._bytes_kept(self._saved)
+        new = not self._path.exists()
+        self._file = open(self._path, "a+b")  # noqa: SIM115  closed by close()
+        if new:
+            _disk.sync_folder(self._path.parent)
+        if keep is not None:
+            os.truncate(self._file.fileno(), keep)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def _bytes_kept(self, saved: dict[str, Any]) -> int | None:
+        """Return how much of the file is to be kept; None: all. What can't be told is an error."""
+        file, size = saved["file"], saved["bytes"]
+        there, begins_so = self._look(size, saved["head"])
+        if file == str(self._path):
+            if there >= size and begins_so:
+                return int(size)
+            what = f"has {there} bytes, and had {size}" if there < size else "doesn't begin as it did"
             raise ValueError(
-                f"{self._path} has {there} bytes, and had {size} when the model was saved: move a file of dead letters "
-                "away only together with giving another name for the next"
+                f"dead_letters: {file} {what} when the model was saved: it is not cut. Put the file back, or give "
+                "another name, of a file that isn't there yet"
             )
-        os.truncate(self._file.fileno(), size)
+        if begins_so and 0 < size < there:
+            raise ValueError(
+                f"dead_letters: {self._path} begins as {file} did when the model was saved, and whether the "
+                f"{there - size} bytes behind are to go can't be told. If it is that file, which was moved, cut it: "
+                f"truncate -s {size}. If not, give another name, of a file that isn't there yet"
+            )
+        return None
+
+    def _look(self, size: int, head: str) -> tuple[int, bool]:
+        """Return the file's size, and whether it begins as the one that was saved."""
+        if not self._path.exists():
+            return 0, size == 0
+        with open(self._path, "rb") as file:
+            return os.fstat(file.fileno()).st_size, head_digest(file.fileno(), size) == head
 
     def write(self, rejected: Iterable[Rejected]) -> None:
         """Append letters; `sync` has them on disk."""
+        assert self._file is not None
         for letter in rejected:
             line = json.dumps({"where": letter.where, "reason": letter.reason, "raw": letter.raw}) + "\n"
             self._file.write(line.encode("ascii"))
@@ -60,9 +92,12 @@ class DeadLetters:
 
     def sync(self) -> dict[str, Any]:
         """Have all letters on disk; return the position behind them, as JSON."""
+        assert self._file is not None
         os.fsync(self._file.fileno())
-        return {"file": self._path.name, "bytes": self._size}
+        head = head_digest(self._file.fileno(), self._size)
+        return {"file": str(self._path), "bytes": self._size, "head": head}
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

@@ -13,6 +13,7 @@ from fastinc._arguments import as_choice, as_flag
 from fastinc.stream._events import BatchBuilder, EventParser
 from fastinc.stream._lines import LineReader
 from fastinc.stream._parquet import ParquetReader
+from fastinc.stream._reader import FileReader
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 
 __all__ = ["FileSource"]
@@ -84,7 +85,7 @@ class FileSource(Source):
         if not self._pattern and not self._path.exists():
             raise FileNotFoundError(f"{self.name}: there is no such file or folder")
         self._single = not self._pattern and not self._path.is_dir()
-        self._reader: LineReader | ParquetReader | None = None
+        self._reader: FileReader | None = None
         self._file = ""  # the name of the one that is open, or was last
         self._known: set[str] = set()
         self._ended = self._closed = False
@@ -111,7 +112,7 @@ class FileSource(Source):
         self._known = {name for name, _ in files}
         return next((entry for entry in files if entry[0] > self._file), None)
 
-    def _reader_of(self, name: str, path: Path) -> LineReader | ParquetReader | None:
+    def _reader_of(self, name: str, path: Path) -> FileReader | None:
         """Open a file; None where nothing says yet what is going to be in it."""
         kind = self._format or _FORMATS.get(path.suffix[1:].lower()) or _by_content(path)
         if kind is None and self._follow:
@@ -139,7 +140,8 @@ class FileSource(Source):
         if not isinstance(position, dict) or not isinstance(position.get("file"), str):
             raise ValueError(f"position = {position!r} is not one of files")
         name = position["file"]
-        path = dict(self._files()).get(name)
+        files = dict(self._files())
+        path = files.get(name)
         if path is None:
             raise GapError(f"{self.name}: {name}, which was being read, is not there")
         reader = self._reader_of(name, path)
@@ -154,7 +156,7 @@ class FileSource(Source):
         if self._reader is not None:
             self._reader.close()
         self._reader, self._file = reader, name
-        self._known, self._ended = set(), False
+        self._known, self._ended = set(files), False
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""
@@ -177,34 +179,31 @@ class FileSource(Source):
         return builder.batch({"file": self._file, **self._reader.position(), "kinds": self._parser.state})
 
     def _read_some(self, builder: BatchBuilder, most: int) -> bool:
-        """Read what is there; False where that is nothing."""
+        """Read what is there; False where that is nothing. A folder is only looked at where a file ends."""
+        following: tuple[str, Path] | None = None  # once it is there, the file that is open is complete
         while True:
-            following = None if self._single else self._next_file()
             if self._reader is None:
-                entry = self._files()[0] if self._single else following
+                entry = self._files()[0] if self._single else following or self._next_file()
                 self._reader = None if entry is None else self._reader_of(*entry)
                 if entry is None or self._reader is None:
                     return False
-                self._file = entry[0]
-                continue
-            final = following is not None or not self._follow
-            at_end = self._reader.read(builder, most, final)
+                self._file, following = entry[0], None
+            self._reader.read(builder, most, final=following is not None or not self._follow)
             if len(builder):
                 return True
-            if not at_end:
-                continue
             if following is not None:
                 self._reader.close()
                 self._reader = None
                 continue
-            self._reader.verify()
-            if final:
-                self._ended = True
-            elif self._reader.replaced():
-                raise GapError(
-                    f"{self.name}: {self._file} was moved or removed; a folder or pattern can be followed on"
-                )
-            return False
+            following = None if self._single else self._next_file()
+            if following is None:
+                break
+        self._reader.verify()
+        if not self._follow:
+            self._ended = True
+        elif self._reader.replaced():
+            raise GapError(f"{self.name}: {self._file} was moved or removed; a folder or pattern can be followed on")
+        return False
 
 
 def _is_of_stream(name: str) -> bool:

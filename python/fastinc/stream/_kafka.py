@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from fastinc._arguments import as_choice, as_share, as_whole
+from fastinc._arguments import as_choice, as_whole
 from fastinc._extras import require
 from fastinc.stream._backoff import Backoff
-from fastinc.stream._events import BatchBuilder, EventParser, MalformedError, text_of
+from fastinc.stream._events import BatchBuilder, MalformedError, text_of
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
-from fastinc.stream._url import EVENT_OPTIONS, split_options, without_password
+from fastinc.stream._url import server_options, without_password
 
 __all__ = ["KafkaSource"]
 
@@ -24,6 +24,9 @@ _ANSWER = 5.0
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {"group": str, "partitions": _numbers, "start": str}
 
 
 class KafkaSource(Source):
@@ -80,16 +83,11 @@ class KafkaSource(Source):
         labels: bool | None = None,
         timestamps: bool | None = None,
     ) -> None:
+        own = {"group": group, "partitions": partitions, "start": start}
+        gaps = {"on_gap": on_gap, "retry_seconds": retry_seconds}
         events = {"ids": ids, "labels": labels, "timestamps": timestamps}
-        given = {"group": group, "partitions": partitions, "start": start, "on_gap": on_gap, **events}
-        known: dict[str, Callable[[str], Any]] = {
-            "group": str,
-            "partitions": _numbers,
-            "start": str,
-            "retry_seconds": float,
-            **EVENT_OPTIONS,
-        }
-        parts, options, settings = split_options(url, {**given, "retry_seconds": retry_seconds}, known)
+        told = server_options(url, {**own, **gaps, **events}, _OPTIONS, columns)
+        parts, options, settings = told.parts, told.own, told.rest
         self._topic = parts.path.strip("/")
         if not self._topic or "/" in self._topic or not parts.netloc or "@" in parts.netloc:
             raise ValueError(f"url = {without_password(parts)!r} must be kafka://broker[,broker]/topic")
@@ -99,11 +97,9 @@ class KafkaSource(Source):
         wanted = options.get("partitions")
         self._wanted = None if wanted is None else sorted({as_whole(number, "partitions") for number in wanted})
         self._start = as_choice(options.get("start", "earliest"), "start", ("earliest", "latest"))
-        self._skip_gaps = as_choice(options.get("on_gap", "raise"), "on_gap", ("raise", "skip")) == "skip"
-        give_up = options.get("retry_seconds")
-        self._parser = EventParser(columns, **{name: options.get(name) for name in events})
+        self._parser, self._skip_gaps = told.parser, told.skip_gaps
         self.name = f"kafka://{parts.netloc}/{self._topic}"
-        self._backoff = Backoff(self.name, None if give_up is None else as_share(give_up, "retry_seconds"))
+        self._backoff = Backoff(self.name, told.retry_seconds)
         self._kafka = require("confluent_kafka", extra="kafka", purpose="reading from Kafka")
         self._consumer = self._connect(parts.netloc, options.get("group", "fastinc"), {**settings, **(config or {})})
         self._offsets: dict[int, int] = {}  # of the next message, by partition

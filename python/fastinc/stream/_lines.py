@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 from fastinc.datasets._text import Layout, layout_of, width_fault
 from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
+from fastinc.stream._head import HEAD_BYTES, head_digest
+from fastinc.stream._reader import FileReader
 from fastinc.stream._source import GapError
 
 __all__ = ["MOST_BYTES", "LineReader"]
@@ -20,8 +21,6 @@ MOST_BYTES = 1 << 20
 #: Bytes beyond which a quote that was opened counts as a mistake, and the next line as a row of its own.
 _MOST_RECORD = 1 << 16
 _CHUNK = 1 << 16
-#: Bytes from the beginning of a file that its positions vouch for.
-_HEAD = 1024
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -81,7 +80,7 @@ class _Lines:
         return _Line(raw[:MOST_BYTES], self.number, size if size > MOST_BYTES else 0)
 
 
-class LineReader:
+class LineReader(FileReader):
     """Events in the lines of a file, with positions that notice when the file is another one.
 
     Parameters
@@ -100,7 +99,7 @@ class LineReader:
         self._lines = _Lines(path)
         self._path, self._name, self._parser, self._json = path, name, parser, json
         self._layout: Layout | None = None
-        self._head: tuple[int, str] = (0, hashlib.sha256().hexdigest())
+        self._head = (0, self._digest(0))
 
     def close(self) -> None:
         """Close the file."""
@@ -109,16 +108,16 @@ class LineReader:
     def position(self) -> dict[str, Any]:
         """Return where the reader is, as JSON; a file that was written anew meanwhile is an error."""
         self.verify()
-        size = min(_HEAD, self._lines.offset)
+        size = min(HEAD_BYTES, self._lines.offset)
         if size > self._head[0]:
             self._head = (size, self._digest(size))
         return {"offset": self._lines.offset, "line": self._lines.number, "head": self._head[1]}
 
     def _digest(self, size: int) -> str:
-        return hashlib.sha256(os.pread(self._lines.descriptor, size, 0)).hexdigest()
+        return head_digest(self._lines.descriptor, size)
 
     def verify(self) -> None:
-        """Raise GapError where the file no longer is what was read."""
+        """Raise GapError where the file was truncated or replaced; see `FileReader.verify`."""
         size = os.fstat(self._lines.descriptor).st_size
         if size < self._lines.offset:
             raise GapError(f"{self._path} has {size} bytes, and {self._lines.offset} were read: it was truncated")
@@ -135,7 +134,7 @@ class LineReader:
         return (there.st_ino, there.st_dev) != (own.st_ino, own.st_dev)
 
     def seek(self, position: dict[str, Any]) -> None:
-        """Go on from a position, once the file has been found to be the one it is of."""
+        """Go on from a position; see `FileReader.seek`."""
         offset, number, head = (position.get(name) for name in ("offset", "line", "head"))
         for name, value in (("offset", offset), ("line", number)):
             if type(value) is not int or value < 0:
@@ -145,7 +144,7 @@ class LineReader:
         if not isinstance(head, str):
             raise ValueError(f"position: head = {head!r} must be a SHA-256")
         self._lines.rewind(offset, number)
-        self._head = (min(_HEAD, offset), head)
+        self._head = (min(HEAD_BYTES, offset), head)
         self.verify()
         if offset and not self._json:
             self._find_layout(final=True)
@@ -164,27 +163,14 @@ class LineReader:
         ending = 1 if after[:1] == b"\n" else 2
         self._lines.rewind(offset + ending, self._lines.number)
 
-    def read(self, builder: BatchBuilder, most: int, final: bool) -> bool:
-        """Read up to `most` rows in all; return whether the end (so far) was met.
-
-        Parameters
-        ----------
-        builder
-            Takes the rows.
-        most
-            Rows it may have at most.
-        final
-            Whether nothing is going to be appended: a last line without a newline is one, too.
-        """
+    def read(self, builder: BatchBuilder, most: int, final: bool) -> None:
+        """Read rows; see `FileReader.read`. A last line without a newline is one if `final`."""
         if not self._json and self._layout is None and not self._find_layout(final):
-            return True
+            return
         while len(builder) < most:
             line = self._lines.take(final)
-            if line is None:
-                return True
-            if line.raw.strip() and not self._row(builder, line, final):
-                return True
-        return False
+            if line is None or (line.raw.strip() and not self._row(builder, line, final)):
+                return
 
     def _find_layout(self, final: bool) -> bool:
         """Read the first line, which says what all others are; False where it isn't there yet."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ from fastinc._extras import require
 from fastinc.datasets._columns import ROLES, find_roles
 from fastinc.datasets._parquet import usable_column
 from fastinc.stream._events import BatchBuilder, EventParser, MalformedError
+from fastinc.stream._head import HEAD_BYTES, head_digest
+from fastinc.stream._reader import FileReader
 from fastinc.stream._source import GapError
 
 __all__ = ["ParquetReader"]
@@ -20,7 +21,7 @@ __all__ = ["ParquetReader"]
 _ROWS = 4096
 
 
-class ParquetReader:
+class ParquetReader(FileReader):
     """Events in the rows of a file, a row group at a time: what is held is at most one of its compressed columns.
 
     Parameters
@@ -53,7 +54,7 @@ class ParquetReader:
         self._row = 0
         self._pending: Iterator[Any] | None = None
         with open(path, "rb") as file:
-            self._head = hashlib.sha256(file.read(1024)).hexdigest()
+            self._head = head_digest(file.fileno(), HEAD_BYTES)
 
     def close(self) -> None:
         """Close the file."""
@@ -63,15 +64,8 @@ class ParquetReader:
         """Return where the reader is, as JSON."""
         return {"row": self._row, "rows": self._rows, "head": self._head}
 
-    def verify(self) -> None:
-        """Nothing: the open file is the one that was opened."""
-
-    def replaced(self) -> bool:
-        """Nobody appends to a Parquet file; a new one of the same name is found by `seek`."""
-        return False
-
     def seek(self, position: dict[str, Any]) -> None:
-        """Go on from a position, once the file has been found to be the one it is of."""
+        """Go on from a position; see `FileReader.seek`, which also finds a new file of the same name."""
         row = position.get("row")
         if type(row) is not int or row < 0:
             raise ValueError(f"position: row = {row!r} must be a whole number")
@@ -81,24 +75,14 @@ class ParquetReader:
             raise ValueError(f"position: row = {row}, and {self._path} has {self._rows} rows")
         self._row, self._pending = row, None
 
-    def read(self, builder: BatchBuilder, most: int, final: bool) -> bool:
-        """Read up to `most` rows in all; return whether the end was met.
-
-        Parameters
-        ----------
-        builder
-            Takes the rows.
-        most
-            Rows it may have at most.
-        final
-            As for lines; a Parquet file always is.
-        """
+    def read(self, builder: BatchBuilder, most: int, final: bool) -> None:
+        """Read rows; see `FileReader.read`. A Parquet file always is final."""
         if self._pending is None:
             self._pending = self._from(self._row)
         while len(builder) < most:
             row = next(self._pending, None)
             if row is None:
-                return True
+                return
             self._row += 1
             where = f"{self._name}:{self._row}"
             fault, roles, values = row
@@ -109,7 +93,6 @@ class ParquetReader:
             except MalformedError as error:
                 raw = json.dumps(dict(zip(roles, values, strict=True)), default=str)
                 builder.reject(raw, str(error), where)
-        return False
 
     def _from(self, first: int) -> Iterator[tuple[str | None, dict[str, int], tuple[Any, ...]]]:
         """Yield rows from one on: what is wrong with it, the places of roles, and the values."""

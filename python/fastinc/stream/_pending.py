@@ -31,7 +31,9 @@ class Pending:
         return len(self._columns[0]) if self._columns and self._columns[0] is not None else 0
 
     def add(self, columns: list[Column | None]) -> None:
-        """Append events; labels and timestamps are in all batches of a stream, or in none."""
+        """Append events; labels and timestamps are in all of a stream's batches that have events, or in none."""
+        if columns[0] is None or not len(columns[0]):  # all were malformed: nothing says what events have
+            return
         if not len(self):
             self._columns = columns
             return

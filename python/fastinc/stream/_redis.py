@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from fastinc._arguments import as_choice, as_share
+from fastinc._arguments import as_choice
 from fastinc._extras import require
 from fastinc.stream._backoff import Backoff
-from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
+from fastinc.stream._events import BatchBuilder, Event, MalformedError, text_of
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
-from fastinc.stream._url import EVENT_OPTIONS, joined, split_options, without_password
+from fastinc.stream._url import joined, server_options, without_password
 
 __all__ = ["RedisSource"]
 
@@ -29,7 +29,7 @@ _BLOCK = 1.0
 _ANSWER = 5.0
 #: Entries acknowledged at a time.
 _PAGE = 1000
-_OPTIONS = {"stream": str, "group": str, "consumer": str, "start": str, "payload": str, "retry_seconds": float}
+_OPTIONS = dict.fromkeys(("stream", "group", "consumer", "start", "payload"), str)
 
 
 def parse_id(text: Any, name: str = "position: id") -> EntryId:
@@ -108,39 +108,33 @@ class RedisSource(Source):
         labels: bool | None = None,
         timestamps: bool | None = None,
     ) -> None:
-        given: dict[str, Any] = {
-            "stream": stream,
-            "group": group,
-            "consumer": consumer,
-            "start": start,
-            "payload": payload,
-        }
-        given |= {"on_gap": on_gap, "retry_seconds": retry_seconds}
+        own = {"stream": stream, "group": group, "consumer": consumer, "start": start, "payload": payload}
+        gaps = {"on_gap": on_gap, "retry_seconds": retry_seconds}
         events = {"ids": ids, "labels": labels, "timestamps": timestamps}
-        parts, options, rest = split_options(url, {**given, **events}, {**_OPTIONS, **EVENT_OPTIONS})
+        told = server_options(url, {**own, **gaps, **events}, _OPTIONS, columns)
+        options = told.own
         if not options.get("stream"):
-            raise ValueError(f"stream is needed, as in {without_password(parts)}?stream=NAME")
+            raise ValueError(f"stream is needed, as in {without_password(told.parts)}?stream=NAME")
         for name in ("protocol", "decode_responses", "retry_on_timeout", "retry_on_error"):
-            if name in rest:
-                raise ValueError(f"{name} = {rest[name]!r} in the URL is not yours to set")
+            if name in told.rest:
+                raise ValueError(f"{name} = {told.rest[name]!r} in the URL is not yours to set")
         self._stream: str = options["stream"]
         self._group: str = options.get("group", "fastinc")
         self._consumer: str = options.get("consumer", "fastinc")
         self._start = as_choice(options.get("start", "0"), "start", ("0", "$"))
         self._payload: bytes | None = options["payload"].encode() if "payload" in options else None
-        self._skip_gaps = as_choice(options.get("on_gap", "raise"), "on_gap", ("raise", "skip")) == "skip"
-        give_up = options.get("retry_seconds")
-        self._parser = EventParser(columns, **{name: options.get(name) for name in events})
-        self.name = f"{without_password(parts)}?stream={self._stream}&group={self._group}"
-        self._backoff = Backoff(self.name, None if give_up is None else as_share(give_up, "retry_seconds"))
+        self._parser, self._skip_gaps = told.parser, told.skip_gaps
+        self.name = f"{without_password(told.parts)}?stream={self._stream}&group={self._group}"
+        self._backoff = Backoff(self.name, told.retry_seconds)
         self._errors = require("redis.exceptions", extra="redis", purpose="reading from Redis")
-        self._client = _client(joined(parts, rest))
+        self._client = _client(joined(told.parts, told.rest))
         self._last: EntryId | None = None  # read; what is up to there never comes again
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
         self._unacknowledged: list[EntryId] = []
         self._ready = self._new = False  # the group is there; all that was pending has been read
         self._sought = False  # and since then there has been no connection
+        self._owes = False  # entries that are saved could not be acknowledged
 
     # --- the connection ------------------------------------------------------------------------------------
 
@@ -172,7 +166,8 @@ class RedisSource(Source):
         if self._last is None:
             self._tell_of_history()
         if self._saved is not None:
-            self._acknowledge_saved(self._saved)
+            self.redelivered += self._acknowledge_saved(self._saved)
+        self._owes = False
         self._new = self._sought and not made and self._take_group_along()
         self._ready, self._sought = True, False
         self._backoff.succeeded()
@@ -213,16 +208,17 @@ class RedisSource(Source):
             text = "%s: the group was read up to %s before, by nobody whose position is known: it goes on after that"
             log.warning(text, self.name, id_text(read))
 
-    def _acknowledge_saved(self, saved: EntryId) -> None:
-        """Acknowledge what is pending and in the saved state: an acknowledgement was lost."""
+    def _acknowledge_saved(self, saved: EntryId) -> int:
+        """Acknowledge what is pending and in the saved state, and return how much: an acknowledgement was lost."""
+        n = 0
         while True:
             found = self._client.xpending_range(
                 self._stream, self._group, "-", id_text(saved), _PAGE, consumername=self._consumer
             )
             if not found:
-                return
+                return n
             self._client.xack(self._stream, self._group, *(entry["message_id"] for entry in found))
-            self.redelivered += len(found)
+            n += len(found)
 
     def _gap(self, what: str, count: int = 0) -> None:
         if not self._skip_gaps:
@@ -348,17 +344,24 @@ class RedisSource(Source):
         return self._parser.fields(names, values, text=True)
 
     def commit(self, position: Any) -> None:
-        """Acknowledge entries; see `Source.commit`. Without a connection it is done when there is one again."""
+        """Acknowledge entries; see `Source.commit`. What fails is logged, and made good later."""
         self._saved = saved = parse_id(position["id"])
         done = [id_text(entry) for entry in self._unacknowledged if entry <= saved]
         self._unacknowledged = [entry for entry in self._unacknowledged if entry > saved]
         if not self._ready:
             return
         try:
+            if self._owes:
+                self._acknowledge_saved(saved)
             for begin in range(0, len(done), _PAGE):
                 self._client.xack(self._stream, self._group, *done[begin : begin + _PAGE])
+            self._owes = False
         except (self._errors.RedisError, OSError) as error:
-            self._failed(error)
+            self._owes = True
+            try:
+                self._failed(error)
+            except (ValueError, ConnectionError) as failure:
+                log.warning("%s: entries were not acknowledged (nothing is lost: they are saved)", failure)
 
     def close(self) -> None:
         """Close the connection."""

@@ -67,7 +67,7 @@ class Batch:
     users, items
         (n,) ids: int64, or an object array of str.
     labels
-        (n,) float32, or None: a stream's events all have labels, or none of them.
+        (n,) float32, or None: a stream's events all have labels, or none of them. Without events: either.
     timestamps
         (n,) float64 seconds, or None, likewise.
     wheres

@@ -26,7 +26,10 @@ _WAIT = 0.25
 
 
 class StateLog(Protocol):
-    """What `train` saves to: `fastinc.checkpoint.Log` is one."""
+    """What `train` saves to: `fastinc.checkpoint.Log` is one.
+
+    Where there are methods `lock` and `entries`, as a Log's, they are called before anything is changed.
+    """
 
     def append(self, obj: Any, position: Any = None) -> Any:
         """Save a model and its position, whole or not at all."""
@@ -114,7 +117,8 @@ def train(
         the bytes, depend on when events came. None: they wait.
     dead_letters
         A file that gets a JSON line with ``where``, ``reason`` and ``raw`` for each event that is malformed or that the
-        model refuses. None: such events are only counted.
+        model refuses. What is in it stays, but for letters that this log's last run wrote after its last save: their
+        events come again. None: such events are only counted.
     on_batch
         Called with each batch after it was taken in.
     on_checkpoint
@@ -131,7 +135,9 @@ def train(
     ------
     ValueError
         A wrong argument; or a position that isn't of `train`, or not of this stream; or a gap in the stream, in which
-        case all that was read before it is saved.
+        case all that was read before it is saved; or a file of dead letters that isn't the one that was written.
+    RuntimeError
+        Somebody else writes to the log; nothing was changed.
     OSError
         Saving failed, or writing dead letters: the last save still is what the next run goes on from.
 
@@ -159,11 +165,12 @@ def train(
         dead_letters,
     )
     trainer.on_batch, trainer.on_checkpoint = on_batch, on_checkpoint
+    size = as_whole(batch_size, "batch_size", 1)
     limit = None if max_events is None else as_whole(max_events, "max_events", 1, 2**53)
     idle = None if linger is None else as_share(linger, "linger")
     try:
         trainer.begin(position)
-        trainer.run(as_whole(batch_size, "batch_size", 1), limit, idle, stop or (lambda: False))
+        trainer.run(size, limit, idle, stop or (lambda: False))
     finally:
         trainer.close()
     return trainer.progress()
@@ -228,14 +235,19 @@ class _Trainer:
     def begin(self, position: Any) -> None:
         """Go to where the model is, and save before the first read.
 
-        The log is then known to be nobody else's: who reads the same entries for the same consumer would take them
-        away. And dead letters can be counted from there.
+        The log must be known to be nobody else's before dead letters are cut off, and before entries are read: who
+        reads the same ones for the same consumer would take them away.
         """
+        lock = getattr(self._log, "lock", None)
+        if lock is not None:
+            lock()
         entries = getattr(self._log, "entries", None)
         if position is None and entries is not None and entries():
             raise ValueError(f"position = None, but {self._log!r} has a model: pass what its restore() returns")
         if self._at is not None:
             self._source.seek(self._at)
+        if self._letters is not None:
+            self._letters.open()
         self._checkpoint()
 
     def run(self, batch_size: int, limit: int | None, linger: float | None, stop: Callable[[], bool]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-__all__ = ["EVENT_OPTIONS", "joined", "split_options", "without_password"]
+from fastinc._arguments import as_choice, as_share
+from fastinc.stream._events import EventParser
+
+__all__ = ["ServerOptions", "joined", "server_options", "split_options", "without_password"]
 
 
 def _flag(text: str) -> bool:
@@ -15,8 +19,68 @@ def _flag(text: str) -> bool:
     return text.lower() == "true"
 
 
-#: What every source can be told of its events in a URL.
-EVENT_OPTIONS: Mapping[str, Callable[[str], Any]] = {"ids": str, "labels": _flag, "timestamps": _flag, "on_gap": str}
+_EVENT_OPTIONS: Mapping[str, Callable[[str], Any]] = {"ids": str, "labels": _flag, "timestamps": _flag}
+#: What every source with a server can be told in a URL.
+_SHARED: Mapping[str, Callable[[str], Any]] = {**_EVENT_OPTIONS, "on_gap": str, "retry_seconds": float}
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What a source with a server was told, in its URL or beside it.
+
+    Parameters
+    ----------
+    parts
+        The URL, without query and fragment.
+    own
+        Options that only this source has, as far as they were given.
+    rest
+        What else is in the query.
+    parser
+        Made from `columns`, `ids`, `labels` and `timestamps`.
+    skip_gaps
+        Of `on_gap`.
+    retry_seconds
+        None: for ever.
+    """
+
+    parts: SplitResult
+    own: dict[str, Any]
+    rest: dict[str, str]
+    parser: EventParser
+    skip_gaps: bool
+    retry_seconds: float | None
+
+
+def server_options(
+    url: str,
+    given: Mapping[str, Any],
+    known: Mapping[str, Callable[[str], Any]],
+    columns: Mapping[str, str] | None,
+) -> ServerOptions:
+    """Take a source's options out of its URL, and check those that all sources with a server have.
+
+    Parameters
+    ----------
+    url
+        The URL.
+    given
+        Options given beside it; None: not given.
+    known
+        The source's own options, and what makes values of their text.
+    columns
+        As for `FileSource`.
+    """
+    parts, options, rest = split_options(url, given, {**known, **_SHARED})
+    gaps, seconds = options.get("on_gap", "raise"), options.get("retry_seconds")
+    return ServerOptions(
+        parts=parts,
+        own={name: value for name, value in options.items() if name in known},
+        rest=rest,
+        parser=EventParser(columns, **{name: options.get(name) for name in _EVENT_OPTIONS}),
+        skip_gaps=as_choice(gaps, "on_gap", ("raise", "skip")) == "skip",
+        retry_seconds=None if seconds is None else as_share(seconds, "retry_seconds"),
+    )
 
 
 def split_options(

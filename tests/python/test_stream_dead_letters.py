@@ -1,0 +1,123 @@
+"""The file of dead letters: each once, and no other file is ever cut."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+import fastinc as fi
+from _streams import Crash, Crashing, letters_of, lines, run
+from fastinc.checkpoint import _lock
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """A file of 400 events and 4 malformed lines."""
+    file = tmp_path_factory.mktemp("stream") / "events.jsonl"
+    file.write_text("\n".join(lines()) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def letters(stream, tmp_path_factory):
+    """The dead letters of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    with fi.stream.open(stream) as source:
+        run(folder, source)
+    return letters_of(folder / "dead.jsonl")
+
+
+def test_dead_letters_of_before_stay(stream, letters, tmp_path):
+    dead = tmp_path / "dead.jsonl"
+    dead.write_text('{"mine": true}\n')
+    for limit in (100, 300, None):
+        with fi.stream.open(stream) as source:
+            run(tmp_path, source, max_events=limit)
+    assert [letter.get("raw") for letter in letters_of(dead)] == [None, *(letter["raw"] for letter in letters)]
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source, dead_letters=tmp_path / "other.jsonl")
+    with fi.stream.open(stream) as source, pytest.raises(ValueError, match="dead_letters"):
+        run(tmp_path, source, dead_letters=tmp_path / "none" / "dead.jsonl")
+
+
+@pytest.fixture
+def killed(stream, tmp_path):
+    """A folder with a state, and a file of dead letters of which all but the first came after it."""
+    a = tmp_path / "a"
+    a.mkdir()
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source, max_events=18, dead_letters=a / "dead.jsonl")
+    with fi.stream.open(stream) as source, contextlib.suppress(Crash):
+        run(tmp_path, Crashing(source, 3), batch_size=99, dead_letters=a / "dead.jsonl")
+    assert len(letters_of(a / "dead.jsonl")) == 3
+    return tmp_path
+
+
+def test_a_file_in_another_folder_is_another_file(stream, letters, killed):
+    b = killed / "b"
+    b.mkdir()
+    mine = b'{"mine": true, "for": "another model"}\n' * 50  # longer than what was saved of the other one
+    (b / "dead.jsonl").write_bytes(mine)
+    before = (killed / "a" / "dead.jsonl").read_bytes()
+    with fi.stream.open(stream) as source:
+        run(killed, source, dead_letters=b / "dead.jsonl")
+    assert (b / "dead.jsonl").read_bytes().startswith(mine)
+    assert letters_of(b / "dead.jsonl")[50:] == letters[1:]
+    assert (killed / "a" / "dead.jsonl").read_bytes() == before
+
+
+def test_a_file_has_one_identity_whatever_it_is_called(stream, letters, killed, monkeypatch):
+    monkeypatch.chdir(killed)
+    (killed / "link").symlink_to(killed / "a")
+    with fi.stream.open(stream) as source:
+        run(killed, source, dead_letters="link/dead.jsonl")
+    assert letters_of(killed / "a" / "dead.jsonl") == letters
+
+
+@pytest.mark.parametrize("text", [None, "", '{"mine": true}\n' * 50])
+def test_a_file_that_was_replaced_is_not_cut(stream, letters, killed, text):
+    dead = killed / "a" / "dead.jsonl"
+    dead.rename(killed / "moved.jsonl")
+    if text is not None:
+        dead.write_text(text)
+    message = "doesn't begin as it did" if text else "has 0 bytes, and had"
+    message += " .*it is not cut. Put the file back, or give another name"
+    with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
+        run(killed, source, dead_letters=dead)
+    assert (dead.read_text() if dead.exists() else None) == text
+    with fi.stream.open(stream) as source:
+        run(killed, source, dead_letters=killed / "a" / "new.jsonl")
+    assert letters_of(killed / "a" / "new.jsonl") == letters[1:]
+
+
+def test_a_file_that_was_moved_is_cut_by_hand(stream, letters, killed):
+    moved = killed / "moved.jsonl"
+    (killed / "a" / "dead.jsonl").rename(moved)
+    before = moved.read_bytes()
+    saved = before.index(b"\n") + 1
+    message = f"{len(before) - saved} bytes behind are to go can't be told.* cut it: truncate -s {saved}"
+    with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
+        run(killed, source, dead_letters=moved)
+    assert moved.read_bytes() == before
+    moved.write_bytes(before[:saved])
+    with fi.stream.open(stream) as source:
+        run(killed, source, dead_letters=moved)
+    assert letters_of(moved) == letters
+
+
+def test_a_second_trainer_is_refused_and_changes_nothing(stream, letters, tmp_path, monkeypatch):
+    monkeypatch.setattr(_lock, "_PATIENCE", 0.02)
+    dead, refused = tmp_path / "dead.jsonl", []
+
+    def start_another(batch):
+        before = dead.read_bytes()
+        if before and len(refused) < 2:  # letters that aren't in a saved state yet
+            with fi.stream.open(stream) as source, pytest.raises(RuntimeError, match="has a writer already"):
+                run(tmp_path, source)
+            refused.append(dead.read_bytes() == before)
+
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source, batch_size=100, on_batch=start_another)
+    assert refused == [True, True]
+    assert letters_of(dead) == letters
