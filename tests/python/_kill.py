@@ -153,6 +153,7 @@ def live(order, say):
     """Go on from what is in the folder, for ever."""
     warnings.simplefilter("error")
     warnings.simplefilter("ignore", fi.checkpoint.DamageWarning)  # of an end that a kill cut short
+    fi.set_num_threads(1)  # threads that wait for each other are slow on a loaded machine
     _log.COMPACT_BYTES = 1
     subject, rng = SUBJECTS[order["subject"]], np.random.default_rng(order["seed"])
     if order["call"] is not None:

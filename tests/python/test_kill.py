@@ -92,6 +92,7 @@ def draw(rng, subject, folder):
     }
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_killed_again_and_again(subject, folder, lives):
     seed = int.from_bytes(os.urandom(4), "little")
