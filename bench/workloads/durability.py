@@ -129,7 +129,8 @@ class SaveFastinc(Saver):
         fi.checkpoint.save(self.shared.table, prepared)
 
     def read(self) -> fi.EmbeddingTable:
-        return fi.checkpoint.load(self.path)[0]
+        table: fi.EmbeddingTable = fi.checkpoint.load(self.path)[0]
+        return table
 
     def compare(self, found: fi.EmbeddingTable) -> None:
         state = found.__getstate__()["state"]
@@ -148,7 +149,7 @@ class SaveDisk(Saver):
     timed = "as many bytes written to a new file in pieces of 8 MiB, synced; read likewise"
 
     def run(self, prepared: Path) -> None:
-        piece = memoryview(self.shared.arrays["weights"]).cast("B")[:_PIECE]
+        piece = self.shared.arrays["weights"].reshape(-1).view(np.uint8)[:_PIECE].data
         with open(prepared, "xb", buffering=0) as file:
             left = self.shared.size
             while left > 0:

@@ -186,10 +186,10 @@ def child(order, tell):
 def kill(order, pid, told):
     """Kill a child when its life is over; return how it died and what it had acknowledged.
 
-    A life without end is one that ends by itself, at the call that kills; one that isn't "early" is counted from when
-    the child has restored.
+    It lives until it has acknowledged `appends`, or for `life` seconds, which count from when it has restored unless it
+    is to die "early"; or it ends by itself, at the call that kills.
     """
-    life, heard = order["life"], b""
+    life, appends, heard = order["life"], order["appends"], b""
     end = time.monotonic() + (life if life is not None and order["early"] else LONGEST)
     while (rest := end - time.monotonic()) > 0.0:
         if not select.select([told], [], [], rest)[0]:
@@ -200,6 +200,8 @@ def kill(order, pid, told):
         if not heard and life is not None:
             end = min(end, time.monotonic() + life)
         heard += piece
+        if appends is not None and heard.count(b"\n") > appends:
+            break
     os.kill(pid, signal.SIGKILL)
     while piece := os.read(told, 1 << 16):
         heard += piece
