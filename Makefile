@@ -99,7 +99,7 @@ REPEATS ?= 10
 COPIES := '^(table_copy|model_copy)$$'
 ATHERIS := $(shell sed -n 's/^fuzz = .*"\(atheris[^"]*\)".*/\1/p' pyproject.toml)
 
-torture: torture-python torture-fuzz torture-cpp  ## the durability tests in full: 200 kills of each kind, every fault, 5 minutes of fuzzing, sanitizers (30 minutes on 2 cores, and builds)
+torture: torture-python torture-fuzz torture-cpp  ## the durability tests in full: 200 kills of each kind, every fault, 5 minutes of fuzzing, sanitizers (20 minutes on 2 cores, and builds)
 
 torture-python: $(VENV)/test $(VENV)/redis
 	env FASTINC_TORTURE=1 FASTINC_FUZZ_SECONDS=60 FASTINC_REQUIRE_REDIS=1 OMP_NUM_THREADS=1 \
