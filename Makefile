@@ -11,7 +11,8 @@ SOURCES := $(shell find cpp python cmake CMakeLists.txt pyproject.toml -type f \
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CMAKE := env VIRTUAL_ENV=$(abspath $(VENV)) PATH=$(abspath $(BIN)):$(PATH)
 
-.PHONY: all bench gpu-check demo test test-cpp test-python test-old-torch lint asan tsan tidy format clean help
+.PHONY: all bench gpu-check demo test test-cpp test-python test-old-torch torture torture-python torture-fuzz torture-cpp lint asan \
+	tsan tidy format clean help
 
 all: help
 
@@ -89,6 +90,30 @@ test-python: $(VENV)/test $(VENV)/data $(VENV)/redis  ## Python tests; those of 
 	env FASTINC_REQUIRE_CUDA_MODULE=1 FASTINC_EMULATED_CUDA=build/default/emulated_module FASTINC_REQUIRE_REDIS=1 \
 		OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# What holds the promises of docs/durability.md.
+DURABILITY := $(wildcard $(addprefix tests/python/,test_kill.py test_log*.py test_checkpoint*.py test_stream*.py test_replica.py))
+FUZZ_SECONDS ?= 300
+# How often the copies of tables and models that others write to are made under each sanitizer.
+REPEATS ?= 10
+COPIES := '^(table_copy|model_copy)$$'
+ATHERIS := $(shell sed -n 's/^fuzz = .*"\(atheris[^"]*\)".*/\1/p' pyproject.toml)
+
+torture: torture-python torture-fuzz torture-cpp  ## the durability tests in full: 200 kills of each kind, every fault, 5 minutes of fuzzing, sanitizers (20 minutes on 2 cores, and builds)
+
+torture-python: $(VENV)/test $(VENV)/redis
+	env FASTINC_TORTURE=1 FASTINC_FUZZ_SECONDS=60 FASTINC_REQUIRE_REDIS=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(JOBS) --dist load --durations=20 $(DURABILITY)
+
+torture-fuzz: $(VENV)/test
+	$(PIP) '$(ATHERIS)' || echo "no $(ATHERIS) here: random mutations instead"
+	$(BIN)/python tests/fuzz/fuzz_checkpoint.py $(FUZZ_SECONDS)
+
+torture-cpp: $(VENV)/test
+	for preset in asan tsan; do \
+		$(CMAKE) cmake --preset $$preset && $(CMAKE) cmake --build --preset $$preset && \
+		$(CMAKE) ctest --preset $$preset -R $(COPIES) --no-tests=error --repeat until-fail:$(REPEATS) || exit 1; \
+	done
 
 # The oldest torch that fi.torch is for, in an environment of its own: gigabytes, for PyPI's brings CUDA along.
 OLD_TORCH := torch==2.6.0

@@ -18,6 +18,7 @@ UNITS = {
     "queries": (1.0, "queries/s"),
     "keys": (1e9, "G keys/s"),
     "examples": (1e3, "k examples/s"),
+    "events": (1e3, "k events/s"),
     "rows a rank": (1e6, "M rows/s a rank"),
 }
 

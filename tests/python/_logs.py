@@ -75,13 +75,18 @@ class FaultyOs:
     def failed(self):
         return len(self.calls) > self.at
 
+    @staticmethod
+    def changes(name, args):
+        """Tell a call that changes something from opening a file to read it."""
+        return name != "open" or bool(args[1] & (os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY))
+
     def __getattr__(self, name):
         real = getattr(os, name)
         if name not in self.CHANGES:
             return real
 
         def call(*args, **kwargs):
-            if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR) and not args[1] & os.O_DIRECTORY:
+            if not self.changes(name, args):
                 return real(*args, **kwargs)
             self.calls.append(name)
             if len(self.calls) - 1 == self.at or self._full or (self.forever and self.failed):

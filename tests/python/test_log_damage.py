@@ -19,6 +19,7 @@ import fastinc as fi
 from _logs import learn, new_table, quiet, restored, state_of
 from fastinc.checkpoint import _directory, _manifest, _records, _restoring
 
+LONG = bool(os.environ.get("FASTINC_TORTURE"))
 Log, DamageWarning = fi.checkpoint.Log, fi.checkpoint.DamageWarning
 SEGMENT = "increments-0000000000000002.log"
 
@@ -93,7 +94,10 @@ def test_a_log_cut_anywhere_is_what_was_whole_before(tmp_path):
     states = make(tmp_path / "whole", 4)
     ends = offsets(tmp_path / "whole")
     size = ends[-1]
+    near = {end + step for end in ends for step in range(-40, 80)}  # digests, headers; of the rest CI takes a share
     for cut in range(size):
+        if not (LONG or cut in near or cut % 5 == random.randrange(5)):
+            continue
         path = tmp_path / "cut"
         shutil.copytree(tmp_path / "whole", path)
         os.truncate(path / SEGMENT, cut)
