@@ -94,7 +94,7 @@ class Reader:
         self.path = path
         told = os.fstat(self._descriptor)
         if not stat.S_ISREG(told.st_mode):
-            os.close(self._descriptor)
+            self.close()
             raise ValueError(f"{path} is not a regular file")
         self.size = told.st_size
 

@@ -48,4 +48,5 @@ def _changed(table: EmbeddingTable, mark: Mark, version: int, state: Arrays) -> 
     # That was asked after the state was taken: what is gone by now may be in it, and what was gone may be back.
     gone = np.setdiff1d(np.concatenate([removed, updated]), state["ids"])
     newer = np.flatnonzero(state["row_versions"] > since)
-    return {name: array[newer] if name in OF_ROWS else array for name, array in state.items()} | {"removed": gone}
+    of_rows = (*OF_ROWS, "slots")
+    return {name: array[newer] if name in of_rows else array for name, array in state.items()} | {"removed": gone}
