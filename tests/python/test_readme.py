@@ -42,3 +42,15 @@ def test_names_exist() -> None:
         target = fi
         for part in name.split("."):
             target = getattr(target, part)
+
+
+def test_docs_of_durability_name_tests_that_exist() -> None:
+    tests, file, named = Path(__file__).parent, "", 0
+    text = (tests.parents[1] / "docs" / "durability.md").read_text()
+    for found in re.finditer(r"`(test_\w+\.py)?(?:::)?(test_\w+)?`", text):
+        file = found[1] or file
+        if found[2]:
+            named += 1
+            assert f"def {found[2]}(" in (tests / file).read_text(), f"{file}::{found[2]}"
+        assert not file or (tests / file).exists(), file
+    assert named > 25

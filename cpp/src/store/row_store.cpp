@@ -363,8 +363,8 @@ void RowStore::place(std::span<const std::int64_t> ids, std::span<const Slot> sl
       index_.erase(hash, before);
       retire(before, version);
     }
-    if (const std::int64_t other = id(slots[i]); find(other) == slots[i]) {
-      index_.erase(index_.hash(other), slots[i]);
+    if (row_version(slots[i]) != 0) {
+      index_.erase(index_.hash(id(slots[i])), slots[i]);
       retire(slots[i], version);
     }
     __atomic_store_n(&header(slots[i])->id, ids[i], __ATOMIC_RELAXED);

@@ -1,6 +1,7 @@
 // A table's state, whole or since a mark, out and in.
 #include <algorithm>
 #include <mutex>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -80,10 +81,16 @@ TableChange Table::export_change(const std::optional<TableMark>& since) const {
 void Table::import_state(const TableState& in) {
   RowStore& store = *store_;
   check_state(in, store.dim(), store.state_shape().floats(store.dim()), bounds(), sketch_width(store));
+  std::vector<Slot> slots = in.slots;
+  if (slots.empty()) {
+    slots.resize(in.ids.size());
+    std::iota(slots.begin(), slots.end(), Slot{0});
+  }
   const WriteTurn turn(store.mutex);
   store.reserve_rows(in.ids.size());
   store.clear(in.version);
-  set_rows(store, in, slots_for(store, in, in.version), nullptr);
+  store.place(in.ids, slots, in.free_slots, in.version);
+  set_rows(store, in, slots, nullptr);
   restart(store, in);
   store.counters.inserts = store.counters.removes = store.counters.evictions = store.counters.skipped = 0;
   store.counters.hits = store.counters.misses = 0;

@@ -21,6 +21,8 @@ Arrays = dict[str, Any]
 
 #: Of what is written and hashed at a time, side by side.
 _CHUNK = 8 << 20
+#: Of what is written the disk is told so early: it then works while the rest is made and hashed.
+_SYNC = 64 << 20
 _DTYPES = {"f4": "F32", "f8": "F64", "i4": "I32", "i8": "I64", "u1": "U8", "u4": "U32", "u8": "U64", "b1": "BOOL"}
 
 
@@ -61,12 +63,19 @@ def write(file: File, arrays: Arrays, compression: str | None = None) -> Written
             plain += len(piece)
             yield piece
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
+        synced, syncing = 0, None
         for piece in shrink(counted(), compression):
             hashed = pool.submit(digest.update, piece)
             file.write(piece)
             hashed.result()
             size += len(piece)
+            if size - synced >= _SYNC and (syncing is None or syncing.done()):
+                if syncing is not None:
+                    syncing.result()
+                synced, syncing = size, pool.submit(file.sync)
+        if syncing is not None:
+            syncing.result()
     return Written(size, digest.hexdigest(), plain)
 
 
