@@ -225,8 +225,8 @@ void register_snapshots(py::module_& m) {
 
 void register_recommender(py::module_& m) {
   register_snapshots(m);
-  py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>> model(m, "Recommender");
-  model.def(py::init(&make_recommender), py::arg("optimizer"), py::arg("config"))
+  py::class_<Recommender, StreamModel, std::shared_ptr<Recommender>> recommender(m, "Recommender");
+  recommender.def(py::init(&make_recommender), py::arg("optimizer"), py::arg("config"))
       .def_property_readonly("items", &Recommender::items)
       .def_property_readonly("tables",
                              [](const Recommender& model) {
@@ -264,7 +264,7 @@ void register_recommender(py::module_& m) {
           "frozen", &locked<&Recommender::frozen>,
           [](Recommender& model, bool frozen) { change_model(model, [&] { model.set_frozen(frozen); }); })
       .def("memory_usage", &memory_usage);
-  register_recommender_state(m, model);
+  register_recommender_state(m, recommender);
 }
 
 }  // namespace fastinc::bindings

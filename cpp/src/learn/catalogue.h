@@ -7,6 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "learn/new_items.h"
+
 namespace fastinc {
 
 /// Items 0 .. size() - 1 are known. Those that had an event are seen; those that had fewer than `new_below`
@@ -21,35 +23,29 @@ class Catalogue {
   std::span<const std::uint32_t> events() const { return events_; }
   /// In order of their first event.
   std::span<const std::uint32_t> seen() const { return seen_; }
-  /// In no order that tells anything.
-  std::span<const std::uint32_t> new_items() const { return new_; }
+  const NewItems& new_items() const { return new_; }
 
   /// Room for so many items: what follows can't fail.
   void reserve(std::size_t items) {
-    if (items <= place_.capacity()) return;
-    const std::size_t room = std::max(items, 2 * place_.capacity());
-    events_.reserve(room);
+    if (items <= events_.capacity()) return;
+    const std::size_t room = std::max(items, 2 * events_.capacity());
     seen_.reserve(room);
     new_.reserve(room);
-    place_.reserve(room);
+    events_.reserve(room);
   }
   /// Items 0 .. items - 1 are known from here on.
   void announce(std::size_t items) {
     for (std::size_t j = size(); j < items; ++j) {
       events_.push_back(0);
-      place_.push_back(static_cast<std::uint32_t>(new_.size()));
-      if (new_below_ > 0) new_.push_back(static_cast<std::uint32_t>(j));
+      new_.push(new_below_ > 0);
     }
   }
   /// True for the item's first event.
   bool count_event(std::size_t item) {
     announce(item + 1);
-    events_[item] += events_[item] < UINT32_MAX;
-    if (events_[item] == new_below_) {
-      new_[place_[item]] = new_.back();
-      place_[new_.back()] = place_[item];
-      new_.pop_back();
-    }
+    if (events_[item] == UINT32_MAX) return false;
+    ++events_[item];
+    if (events_[item] == new_below_) new_.erase(item);
     if (events_[item] != 1) return false;
     seen_.push_back(static_cast<std::uint32_t>(item));
     return true;
@@ -92,16 +88,14 @@ class Catalogue {
   }
 
   std::size_t bytes() const {
-    return (events_.capacity() + seen_.capacity() + new_.capacity() + place_.capacity()) *
-           sizeof(std::uint32_t);
+    return (events_.capacity() + seen_.capacity()) * sizeof(std::uint32_t) + new_.bytes();
   }
 
  private:
   std::uint32_t new_below_;
   std::vector<std::uint32_t> events_;  // by item
   std::vector<std::uint32_t> seen_;
-  std::vector<std::uint32_t> new_;
-  std::vector<std::uint32_t> place_;  // by item: where in new_, while it is there
+  NewItems new_;
 };
 
 }  // namespace fastinc

@@ -40,7 +40,7 @@ class ExploredList {
     kept_ = std::min(found_, items.size() - places);
   }
 
-  void fill(std::span<const std::uint32_t> new_items, std::uint64_t key) {
+  void fill(const NewItems& new_items, std::uint64_t key) {
     for (std::size_t place = kept_; place < items_.size(); ++place) {
       const Scored best = draw(new_items, base::random_bits(key, place));
       if (best.item >= 0) chosen_.push_back(best);
@@ -65,7 +65,7 @@ class ExploredList {
 
   /// One, or the best of a few; nothing where those that the list may have are rare. No list has scores that
   /// are NaN.
-  Scored draw(std::span<const std::uint32_t> new_items, std::uint64_t key) const {
+  Scored draw(const NewItems& new_items, std::uint64_t key) const {
     Scored best{kNothing, -1};
     // Every other place goes to whatever comes first: no item is shown to nobody because it starts badly.
     const std::size_t draws = base::random_bits(key, kTries) % 2 == 0 ? 1 : kDraws;
@@ -96,7 +96,7 @@ void Recommender::explore(std::span<const std::int64_t> users, std::size_t k, do
                           std::int64_t* items) const {
   require(share >= 0.0 && share <= 1.0, "explore = " + number_text(share) + " must be from 0 to 1");
   recommend(users, k, time, exclude_seen, excluded, scores, items);
-  if (share == 0.0 || catalogue_->new_items().empty()) return;
+  if (share == 0.0 || catalogue_->new_items().size() == 0) return;
   std::vector<std::int64_t> nobodys(excluded.begin(), excluded.end()), had;
   std::sort(nobodys.begin(), nobodys.end());
   std::vector<float> query(config_.dim + 1);
