@@ -193,6 +193,53 @@ def test_what_isnt_a_model_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class OwnTable(fi.EmbeddingTable):
+    """What no checkpoint knows to make."""
+
+
+class OwnModel(fi.Recommender):
+    """Likewise."""
+
+
+class OwnIndex(fi.LiveIndex):
+    """Likewise."""
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "base"),
+    [
+        (lambda: OwnTable(dim=2), "OwnTable", "EmbeddingTable"),
+        (lambda: OwnModel(dim=4), "OwnModel", "Recommender"),
+        (lambda: OwnIndex(fi.EmbeddingTable(dim=2)), "OwnIndex", "LiveIndex"),
+        (lambda: fi.LiveIndex(OwnTable(dim=2)), "OwnTable", "EmbeddingTable"),
+    ],
+)
+def test_what_would_come_back_as_another_class_is_refused(tmp_path, make, name, base):
+    message = rf"is of the class \S*{name} and would come back as {base}"
+    with pytest.raises(TypeError, match=message):
+        fi.checkpoint.save(make(), tmp_path / "model")
+    with fi.checkpoint.Log(tmp_path / "log") as log, pytest.raises(TypeError, match=message):
+        log.append(make())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_rows_are_those_of_any_table(tmp_path):
+    """They come back as nobody's."""
+    table = OwnTable(dim=2)
+    table.load([7], np.ones((1, 2), dtype=np.float32))
+    fi.checkpoint.export_int8(table, tmp_path / "rows.npz")
+    with np.load(tmp_path / "rows.npz") as file:
+        assert file["ids"].tolist() == [7]
+
+
+def test_the_tables_of_a_model_are_saved(tmp_path):
+    model = fi.Recommender(dim=4).partial_fit([1, 1, 2], [10, 11, 10])
+    fi.checkpoint.save(model.item_table, tmp_path / "items")
+    table, _ = fi.checkpoint.load(tmp_path / "items")
+    assert type(table) is fi.EmbeddingTable
+    assert np.array_equal(table.lookup(table.ids()), model.item_table.lookup(table.ids()))
+
+
 @pytest.mark.parametrize("eviction", ["lru", "lfu"])
 def test_appends_beside_loads_of_a_full_table_have_all_rows(tmp_path, eviction):
     """A batch marks the rows it uses before it sets them: an append has them as they were."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 
 import pytest
 
@@ -39,6 +41,23 @@ def test_dead_letters_of_before_stay(stream, letters, tmp_path):
         run(tmp_path, source, dead_letters=tmp_path / "other.jsonl")
     with fi.stream.open(stream) as source, pytest.raises(ValueError, match="dead_letters"):
         run(tmp_path, source, dead_letters=tmp_path / "none" / "dead.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["/dev/null", "pipe", "open pipe"])
+def test_what_is_no_regular_file_is_refused_before_anything_is_read(stream, tmp_path, kind):
+    descriptors = os.pipe()
+    path = {"pipe": str(tmp_path / "pipe"), "open pipe": f"/dev/fd/{descriptors[1]}"}.get(kind, kind)
+    if kind == "pipe":
+        os.mkfifo(path)
+    try:
+        message = f"dead_letters = '{re.escape(path)}' must be a regular file"
+        with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
+            run(tmp_path, source, dead_letters=path)
+        assert not (tmp_path / "model").exists()
+        assert source._file == ""
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 @pytest.fixture

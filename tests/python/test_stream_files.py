@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import fastinc as fi
 from _streams import events_in, read_all, rejected_in, rows, through_json
+from fastinc.stream import _files
 from fastinc.stream._files import FileSource
 from fastinc.stream._lines import MOST_BYTES
 
@@ -222,6 +223,50 @@ def test_a_malformed_row_is_rejected_alone(tmp_path, line, reason, newline):
     assert letter.raw.encode("utf-8", "surrogateescape").rstrip(b"\r") == line
 
 
+@pytest.mark.parametrize("empty", ["\n", "\r\n", " \n\n", "\ufeff\n", "\n" * 2000])
+@pytest.mark.parametrize("header", ["user,item,label,timestamp\n", ""])
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("name", ["events.csv", "events.log"])
+def test_empty_lines_before_the_first_are_no_events(tmp_path, empty, header, follow, name):
+    file = tmp_path / name
+    file.write_text(empty + header + "1,2,3,4\n\nx,5\n6,7,8,9\n", encoding="utf-8", newline="")
+    first = empty.count("\n") + bool(header) + 1
+    with fi.stream.open(file, follow=follow) as source:
+        batches = read_all(source, (1,))
+        assert events_in(batches) == [(1, 2, 3.0, 4.0), (6, 7, 8.0, 9.0)]
+        assert [letter.where for letter in rejected_in(batches)] == [f"{name}:{first + 2}"]
+        assert [batch.position["line"] for batch in batches] == [first, first + 2, first + 3]
+        for batch in batches[:2]:
+            source.seek(through_json(batch.position))
+            assert events_in(read_all(source)) == [(6, 7, 8.0, 9.0)]
+
+
+def test_an_empty_first_line_of_json_is_no_event(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf\n\n" + json_event(1, 2).encode() + b"\n")
+    with fi.stream.open(tmp_path / "a.jsonl") as source:
+        batches = read_all(source)
+    assert events_in(batches) == [(1, 2, None, None)]
+    assert rejected_in(batches) == []
+
+
+def test_a_file_of_empty_lines_has_no_events(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\n")
+    with fi.stream.open(tmp_path / "a.csv") as source:
+        assert read_all(source) == []
+        assert source.ended
+    with fi.stream.open(tmp_path / "a.csv", follow=True) as source:
+        assert read_all(source) == []
+        append(tmp_path / "a.csv", b"user,item\n1,2\n")
+        assert events_in(read_all(source)) == [(1, 2, None, None)]
+
+
+def test_a_faulty_header_is_told_of_with_its_line(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\nprice,colour\n")
+    message = r"a\.csv:3: neither data nor a header"
+    with pytest.raises(ValueError, match=message), fi.stream.open(tmp_path / "a.csv") as source:
+        source.read(1, timeout=0.0)
+
+
 def test_parquet_rows_are_rejected_alone(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     users = pa.array([1, None, 2**63, 3, 4, 5], pa.uint64())
@@ -401,6 +446,47 @@ def test_the_format_of_a_growing_file_is_seen_when_it_begins(tmp_path):
         assert len(events_in(read_all(source))) == 1
 
 
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file_without_a_format_is_passed_by_once_a_later_one_is_there(tmp_path, text):
+    (tmp_path / "1.log").write_text(text)
+    with fi.stream.open(tmp_path, follow=True) as source:
+        assert read_all(source) == []
+        (tmp_path / "2.log").touch()
+        assert read_all(source) == []
+        (tmp_path / "3.log").write_text("user,item\n3,4\n")
+        assert events_in(read_all(source)) == [(3, 4, None, None)]
+        (tmp_path / "4.log").write_text(json_event(5, 6) + "\n")
+        assert events_in(read_all(source)) == [(5, 6, None, None)]
+
+
+def test_what_an_empty_file_got_before_the_later_one_came_is_read(tmp_path, monkeypatch):
+    """The file is looked at, then filled, and then is complete."""
+    (tmp_path / "1.log").touch()
+    by_content = _files._by_content
+
+    def fill_after_the_first_look(path):
+        found = by_content(path)
+        monkeypatch.undo()
+        (tmp_path / "1.log").write_text(json_event(1, 2) + "\n")
+        (tmp_path / "2.log").write_text(json_event(3, 4) + "\n")
+        return found
+
+    monkeypatch.setattr(_files, "_by_content", fill_after_the_first_look)
+    with fi.stream.open(tmp_path, follow=True) as source:
+        assert events_in(read_all(source)) == [(1, 2, None, None), (3, 4, None, None)]
+
+
+def test_a_file_that_was_emptied_is_a_gap_though_a_later_one_is_there(tmp_path):
+    pytest.importorskip("pyarrow")
+    write(tmp_path / "1.parquet").rename(tmp_path / "1.log")
+    with fi.stream.open(tmp_path, follow=True) as source:
+        position = source.read(5, timeout=0.0).position
+    (tmp_path / "1.log").write_bytes(b"")
+    (tmp_path / "2.log").write_text(json_event(3, 4) + "\n")
+    with fi.stream.open(tmp_path, follow=True) as source, pytest.raises(fi.stream.GapError, match="is empty, and was"):
+        source.seek(position)
+
+
 # --- files that change --------------------------------------------------------------------------------------
 
 
@@ -463,12 +549,29 @@ def test_wrong_arguments(tmp_path, files):
         ("kafka://localhost", ValueError, "kafka://broker"),
         ("kafka://localhost/t?grup=x", ValueError, "grup is no option"),
         ("redis://localhost/0?stream=s&labels=1", ValueError, "must be true or false"),
-        ("redis://localhost/0?stream=s&protocol=3", ValueError, "protocol = '3' in the URL is not yours to set"),
+        ("redis://localhost/0?stream=s&protocol=3", ValueError, "protocol in the URL is not yours to set"),
+        ("redis://localhost/0?stream=s&consumr=1", ValueError, "consumr is no option of a redis:// URL"),
+        ("redis://localhost/0?stream=s&ssl_ca_certs=a", ValueError, "ssl_ca_certs is no option of a redis:// URL"),
+        ("unix:///a?stream=s&socket_keepalive=yes", ValueError, "socket_keepalive is no option of a unix:// URL"),
+        ("redis://localhost/x?stream=s", ValueError, "'x' must be the number of a database"),
+        ("rediss://localhost/1/2?stream=s", ValueError, "'1/2' must be the number of a database"),
+        ("redis://localhost/1?stream=s&db=2", ValueError, "db is given twice"),
+        ("redis://:a@localhost?stream=s&password=b", ValueError, "'redis://localhost': password is given twice"),
+        ("unix://host/a?stream=s", ValueError, "must be unix:///path"),
+        ("unix://?stream=s", ValueError, "must be unix:///path"),
+        ("redis://localhost?stream=s#2", ValueError, "what comes after # would be left out"),
+        ("", ValueError, "path = '' is empty"),
+        ("file://", ValueError, "'file://' must be file:///path"),
+        (f"file://host{files['csv']}", ValueError, "must be file:///path"),
+        (f"file://{files['csv']}?follow=true", ValueError, "must be file:///path"),
+        (f"file://{files['csv']}#1", ValueError, "must be file:///path"),
     ):
         with pytest.raises(error, match=message):
             fi.stream.open(url)
     with pytest.raises(ValueError, match="given twice"):
         fi.stream.open("redis://localhost/0?stream=s", stream="t")
+    with pytest.raises(ValueError, match="path = '' is empty"):
+        FileSource("")
     for options, message in (({"ids": "float"}, "ids = 'float'"), ({"format": "xml"}, "format = 'xml'")):
         with pytest.raises(ValueError, match=message):
             fi.stream.open(files["csv"], **options)
@@ -485,13 +588,16 @@ def test_wrong_arguments(tmp_path, files):
 
 
 def test_a_large_file_is_not_held(tmp_path):
-    """Whatever a file's size: what a source holds is a chunk and a line."""
+    """What a source holds is a chunk and a line, neither the bytes of a file nor 8 for each of its events."""
+    short, long = 40_000, 1000
     file = tmp_path / "events.csv"
-    file.write_text("user,item\n" + "123456,654321\n" * 300_000)
+    file.write_text("user,item,text\n" + "123456,654321,\n" * short + f"7,8,{'x' * 4000}\n" * long)
+    limit = 8 * short - 20_000
+    assert limit < file.stat().st_size / 10
     with fi.stream.open(file) as source:
         tracemalloc.start()
         try:
-            assert sum(len(batch) for batch in iter(lambda: source.read(1000, timeout=0.0), None)) == 300_000
-            assert tracemalloc.get_traced_memory()[1] < 1_000_000 < file.stat().st_size
+            assert sum(len(batch) for batch in iter(lambda: source.read(100, timeout=0.0), None)) == short + long
+            assert tracemalloc.get_traced_memory()[1] < limit
         finally:
             tracemalloc.stop()

@@ -23,6 +23,7 @@ from _streams import (
     rejected_in,
     through_json,
 )
+from fastinc.stream import _redis_client
 
 need_redis()
 redis = pytest.importorskip("redis")
@@ -188,6 +189,36 @@ def test_events_may_be_json_in_a_field(server, client):
     assert "no field 'data'" in rejected_in(batches)[0].reason
 
 
+@pytest.mark.parametrize("first_read", [True, False])
+def test_a_field_that_comes_twice_is_malformed(server, client, first_read):
+    stream = next(names)
+    for fields in (
+        ("user", 1, "item", "a"),
+        ("user", 1, "user", 2, "item", "b"),
+        ("user", 3, "item", "c", b"\xff", 1, b"\xff", 1),
+    ):
+        client.execute_command("XADD", stream, "*", *fields)
+    if not first_read:
+        with source_of(server, stream) as source:
+            read_all(source)  # they are pending then, which another command's answer tells
+    with source_of(server, stream) as source:
+        batches = read_all(source, timeout=0.0 if first_read else 0.1)
+    assert events_in(batches) == [(1, "a", None, None)]
+    letters = rejected_in(batches)
+    assert [letter.reason for letter in letters] == ["the field 'user' comes twice", "the field '\\udcff' comes twice"]
+    assert letters[0].raw == '{"user": "1", "user": "2", "item": "b"}'
+
+
+def test_a_payload_that_comes_twice_is_malformed(server, client):
+    stream = next(names)
+    event = '{"user": 1, "item": 2}'
+    client.execute_command("XADD", stream, "*", "data", event, "data", event)
+    with source_of(server, stream, payload="data") as source:
+        batches = read_all(source)
+    assert events_in(batches) == []
+    assert [letter.reason for letter in rejected_in(batches)] == ["the field 'data' comes twice"]
+
+
 # --- what a server may lose -------------------------------------------------------------------------------------
 
 
@@ -337,6 +368,54 @@ def test_an_older_state_gets_what_came_after_it_once_more(server, client, caplog
         source.seek(batches[1].position)
         read_all(source)
     assert "what was acknowledged after the position is gone" in caplog.text
+
+
+# --- options of the client --------------------------------------------------------------------------------------
+
+
+def test_options_of_the_client_reach_it(server, client):
+    stream = next(names)
+    add(client, stream)
+    options = {"client_name": "trainer", "socket_timeout": 7, "socket_connect_timeout": 2, "socket_read_size": 4096}
+    text = "".join(f"&{name}={value}" for name, value in {**options, "max_connections": 1}.items())
+    with fi.stream.open(f"{server.url}&stream={stream}{text}") as source:
+        assert events_in(read_all(source, timeout=0.1)) == EVENTS
+        assert "trainer" in [each["name"] for each in client.client_list()]
+        assert options.items() <= source._client.connection_pool.connection_kwargs.items()
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "rediss://localhost", "unix:///socket"])
+def test_every_option_that_is_let_pass_is_one_of_the_client(url):
+    """What isn't is refused at `open`, not at the first read."""
+    values = {"db": 1, "max_connections": 2, "health_check_interval": 3, "socket_timeout": 4, "socket_read_size": 4096}
+    values |= {"socket_connect_timeout": 5, "ssl_cert_reqs": "required", "ssl_min_version": 771}
+    values |= {"socket_keepalive": "yes", "ssl_check_hostname": "yes"}
+    scheme = url.partition(":")[0]
+    query = "&".join(f"{name}={values.get(name, 'x')}" for name in sorted(_redis_client._KNOWN[scheme]))
+    with fi.stream.open(f"{url}?stream=s&{query}") as source:
+        assert source._client.connection_pool.connection_kwargs["socket_timeout"] == 4
+
+
+def test_a_client_that_lacks_an_option_is_told_of_at_open(monkeypatch):
+    monkeypatch.setitem(_redis_client._KNOWN, "redis", {"consumr"})
+    with pytest.raises(ValueError, match=r"'redis://localhost': the client refuses its options: .*consumr"):
+        fi.stream.open("redis://localhost?stream=s&consumr=1")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("socket_timeout=0.5", r"socket_timeout = 0.5 in the URL must be finite seconds, more than 1.0"),
+        ("socket_timeout=inf", "socket_timeout = inf"),
+        ("socket_connect_timeout=0", "socket_connect_timeout = 0"),
+        ("socket_timeout=long", "'socket_timeout'"),
+        ("db=x", "'db'"),
+        ("ssl_cert_reqs=perhaps", "the client refuses its options: .*perhaps"),
+    ],
+)
+def test_values_that_the_client_cannot_have_are_refused_at_open(query, message):
+    with pytest.raises(ValueError, match=message):
+        fi.stream.open(f"rediss://localhost?stream=s&{query}")
 
 
 # --- connections ------------------------------------------------------------------------------------------------

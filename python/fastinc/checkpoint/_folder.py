@@ -8,7 +8,7 @@ from typing import Any
 
 from fastinc.checkpoint import _directory, _disk, _manifest, _restoring
 from fastinc.checkpoint._compression import as_compression
-from fastinc.checkpoint._kinds import KINDS, kind_of
+from fastinc.checkpoint._kinds import KINDS, kind_to_restore
 from fastinc.checkpoint._parts import MALFORMED, load_parts, malformed, write_parts
 from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
@@ -41,7 +41,7 @@ def save(
     Raises
     ------
     TypeError
-        `obj` can't be saved, or `position` is not JSON.
+        `obj` can't be saved, as one of a class derived from these can't, or `position` is not JSON.
     ValueError
         The folder is a :class:`Log`'s, or there is no such compression.
     OSError
@@ -57,7 +57,7 @@ def save(
     >>> restored, position
     (Recommender(dim=4, loss='softmax', user='history', users=1, items=2, events=2), 2)
     """
-    kind = kind_of(obj)
+    kind = kind_to_restore(obj)
     position = _manifest.as_json(position)
     compression = as_compression(compression)
     folder = Path(path)

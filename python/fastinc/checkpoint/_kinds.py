@@ -14,7 +14,7 @@ from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
 from fastinc.table import EmbeddingTable
 
-__all__ = ["KINDS", "Kind", "describe", "kind_of"]
+__all__ = ["KINDS", "Kind", "describe", "kind_of", "kind_to_restore"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +72,19 @@ def kind_of(obj: Any) -> str:
         if isinstance(obj, kind.type):
             return name
     raise TypeError(f"obj = {obj!r} is not an EmbeddingTable, a LiveIndex or a Recommender")
+
+
+def kind_to_restore(obj: Any) -> str:
+    """Return the name of the kind that an object comes back as; one of a class derived from it would be another."""
+    kind = kind_of(obj)
+    parts = [(obj, KINDS[kind].type)]
+    if isinstance(obj, LiveIndex):
+        parts.append((obj.table, EmbeddingTable))
+    for part, base in parts:
+        if type(part) is not base:
+            name = f"{type(part).__module__}.{type(part).__qualname__}"
+            raise TypeError(
+                f"obj = {part!r} is of the class {name} and would come back as {base.__name__}, without what {name} "
+                f"adds: save {base.__name__}s themselves, for example as attributes of your class"
+            )
+    return kind

@@ -17,7 +17,7 @@ from fastinc.checkpoint import _directory, _entries, _manifest, _restoring, _ret
 from fastinc.checkpoint._change import Change, Parameters
 from fastinc.checkpoint._compression import as_compression
 from fastinc.checkpoint._entries import Entry
-from fastinc.checkpoint._kinds import KINDS, describe, kind_of
+from fastinc.checkpoint._kinds import KINDS, describe, kind_to_restore
 from fastinc.checkpoint._restoring import DamageWarning
 from fastinc.checkpoint._writer import Told, Writer
 from fastinc.live_index import LiveIndex
@@ -180,7 +180,8 @@ class Log:
         Raises
         ------
         TypeError
-            `obj` can't be saved, or `position` is not JSON; nothing was written.
+            `obj` can't be saved, as one of a class derived from these can't, or `position` is not JSON; nothing was
+        written.
         LockedError
             Another log writes to this folder, or it was removed meanwhile.
         RuntimeError
@@ -199,7 +200,7 @@ class Log:
         >>> entry.number, entry.position
         (1, 1)
         """
-        kind = kind_of(obj)
+        kind = kind_to_restore(obj)
         position = _manifest.as_json(position)
         with self._locked():
             self._tell()

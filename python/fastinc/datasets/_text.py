@@ -165,33 +165,33 @@ def _split(body: str, layout: Layout) -> list[Sequence[str]]:
     return [flat[i::width] for i in range(width)]
 
 
-def _first_rows(path: Path, text: str) -> tuple[str, list[str]]:
+def _first_rows(path: Path, text: str, number: int) -> tuple[str, list[str]]:
     """Return the separator and the fields of the first line."""
     line = text.partition("\n")[0]
     by_suffix = {".csv": ",", ".tsv": "\t", ".inter": "\t"}.get(path.suffix.lower())
     separator = by_suffix or next((s for s in ("\t", "::", ",") if s in line), "")
     if not separator or separator not in line:
         expected = {",": "commas", "\t": "tabs"}.get(separator, "tabs, '::' or commas")
-        raise ValueError(f"{path}:1: expected fields separated by {expected}, got {line[:60]!r}")
+        raise ValueError(f"{path}:{number}: expected fields separated by {expected}, got {line[:60]!r}")
     if separator == "," and '"' in line:
         return separator, next(csv.reader([line]))
     return separator, line.split(separator)
 
 
-def layout_of(path: Path, text: str, columns: Mapping[str, str] | None) -> Layout:
-    """Return the layout of a file that begins with `text`: its first line, or more."""
-    separator, first = _first_rows(path, text)
+def layout_of(path: Path, text: str, columns: Mapping[str, str] | None, number: int = 1) -> Layout:
+    """Return the layout of a file that begins with `text`, its line of that number, or more."""
+    separator, first = _first_rows(path, text, number)
     # A number in it makes the first line data, not names.
     named = None if any(map(_NUMBER.fullmatch, first)) else find_roles(first, columns, path)
     quoted = separator == "," and '"' in text
     if named:
-        return Layout(path, separator, quoted, len(first), named, ", ".join(map(str.strip, first)), 2)
+        return Layout(path, separator, quoted, len(first), named, ", ".join(map(str.strip, first)), number + 1)
     if columns:
-        raise ValueError(f"{path}:1: columns={dict(columns)} needs a header line, got {first}")
+        raise ValueError(f"{path}:{number}: columns={dict(columns)} needs a header line, got {first}")
     if not any(map(_NUMBER.fullmatch, first)):
-        raise ValueError(f"{path}:1: neither data nor a header that names users and items: {first}")
+        raise ValueError(f"{path}:{number}: neither data nor a header that names users and items: {first}")
     fields = "user, item, rating, timestamp; other columns need a header line"
-    return Layout(path, separator, quoted, 4, dict(_NAMELESS), fields, 1)
+    return Layout(path, separator, quoted, 4, dict(_NAMELESS), fields, number)
 
 
 def read_text(path: Path, data: bytes, columns: Mapping[str, str] | None, errors: Errors) -> Columns:

@@ -35,6 +35,11 @@ class DeadLetters:
         self._path = Path(os.path.realpath(path))
         if self._path.is_dir() or not self._path.parent.is_dir():
             raise ValueError(f"dead_letters = {os.fspath(path)!r} must be a file in a folder that is there")
+        if os.path.exists(path) and not os.path.isfile(path):  # as named: a pipe behind /dev/stdout has no real path
+            raise ValueError(
+                f"dead_letters = {os.fspath(path)!r} must be a regular file: letters of a run that was killed are cut "
+                "off and written again. To have malformed events counted only, leave it out"
+            )
         if saved is not None and (
             not isinstance(saved, dict) or {name: type(value) for name, value in saved.items()} != _POSITION
         ):

@@ -42,7 +42,7 @@ class FileSource(Source):
         later name is there; that is then the next. Parquet files must appear whole.
     format
         "csv" (all that `fastinc.datasets.load_events` reads as text, commas or not), "json" (an object a line) or
-        "parquet"; None: as the file is called, or else begins. Empty lines are no events.
+        "parquet"; None: as the file is called, or else begins. Empty lines are no events, also before a header.
     columns
         Names of columns or fields by role, where they aren't the usual ones: ``{"item": "sku"}``.
     ids
@@ -77,6 +77,8 @@ class FileSource(Source):
         timestamps: bool | None = None,
     ) -> None:
         self.name = os.fspath(path)
+        if not self.name:
+            raise ValueError("path = '' is empty; the current folder is '.'")
         self._path = Path(path)
         self._follow = as_flag(follow, "follow")
         self._format = None if format is None else as_choice(format, "format", ("csv", "json", "parquet"))
@@ -112,10 +114,17 @@ class FileSource(Source):
         self._known = {name for name, _ in files}
         return next((entry for entry in files if entry[0] > self._file), None)
 
-    def _reader_of(self, name: str, path: Path) -> FileReader | None:
-        """Open a file; None where nothing says yet what is going to be in it."""
+    def _open_file(self, name: str, path: Path) -> bool:
+        """Open a file; False where nothing says yet what is going to be in it."""
+        self._reader = self._reader_of(name, path)
+        if self._reader is None and any(later > name for later, _ in self._files()):
+            self._reader = self._reader_of(name, path, complete=True)  # what came since the first look is in it
+        return self._reader is not None
+
+    def _reader_of(self, name: str, path: Path, complete: bool = False) -> FileReader | None:
+        """Return a file's reader; None where it is empty, and has no format, and may get one."""
         kind = self._format or _FORMATS.get(path.suffix[1:].lower()) or _by_content(path)
-        if kind is None and self._follow:
+        if kind is None and self._follow and not complete:
             return None
         if kind == "parquet":
             return ParquetReader(path, name, self._parser)
@@ -184,10 +193,10 @@ class FileSource(Source):
         while True:
             if self._reader is None:
                 entry = self._files()[0] if self._single else following or self._next_file()
-                self._reader = None if entry is None else self._reader_of(*entry)
-                if entry is None or self._reader is None:
+                if entry is None or not self._open_file(*entry):
                     return False
                 self._file, following = entry[0], None
+            assert self._reader is not None
             self._reader.read(builder, most, final=following is not None or not self._follow)
             if len(builder):
                 return True
@@ -212,8 +221,10 @@ def _is_of_stream(name: str) -> bool:
 
 def _by_content(path: Path) -> str | None:
     """Return the format of a file whose name says nothing; None where the file is empty."""
+    begin = b""
     with open(path, "rb") as file:
-        begin = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+        while not begin and (chunk := file.read(1024)):
+            begin = chunk.lstrip(b"\xef\xbb\xbf \t\r\n")
     if begin.startswith(b"PAR1"):
         return "parquet"
     if not begin:

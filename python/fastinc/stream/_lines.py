@@ -31,6 +31,10 @@ class _Line:
     #: Bytes that it has where they are too many, and `raw` is only the first of them.
     too_long: int = 0
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self.raw.removeprefix(_BOM) if self.number == 1 else self.raw).strip()
+
 
 class _Lines:
     """The lines of a file from an offset on. At most one line and a chunk are held."""
@@ -169,18 +173,20 @@ class LineReader(FileReader):
             return
         while len(builder) < most:
             line = self._lines.take(final)
-            if line is None or (line.raw.strip() and not self._row(builder, line, final)):
+            if line is None or not (line.is_empty or self._row(builder, line, final)):
                 return
 
     def _find_layout(self, final: bool) -> bool:
-        """Read the first line, which says what all others are; False where it isn't there yet."""
+        """Read the first line that isn't empty, which says what all others are; False where it isn't there yet."""
         self._lines.rewind(0, 0)
         line = self._lines.take(final)
+        while line is not None and line.is_empty:
+            line = self._lines.take(final)
         if line is None:
             return False
         text = text_of(line.raw).removeprefix("\ufeff").removesuffix("\r")
-        self._layout = layout_of(self._path, text, self._parser.columns)
-        if self._layout.first_line == 1:
+        self._layout = layout_of(self._path, text, self._parser.columns, line.number)
+        if self._layout.first_line == line.number:
             self._lines.rewind(0, 0)
         return True
 

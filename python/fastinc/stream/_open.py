@@ -35,7 +35,7 @@ def open(url: str | os.PathLike[str], **options: Any) -> Source:
     Raises
     ------
     ValueError, TypeError
-        An option that the source doesn't have, or a scheme that isn't one of these.
+        An option that the source doesn't have, or a scheme that isn't one of these, or no path.
     OSError
         There is no such file.
     ImportError
@@ -59,9 +59,17 @@ def open(url: str | os.PathLike[str], **options: Any) -> Source:
     if not mark:
         return FileSource(text, **options)
     if scheme == "file":
-        return FileSource(unquote(urlsplit(text).path), **options)
+        return FileSource(_path_of(text), **options)
     if scheme in ("redis", "rediss", "unix"):
         return RedisSource(text, **options)
     if scheme == "kafka":
         return KafkaSource(text, **options)
     raise ValueError(f"url = {text!r}: {scheme}:// is no stream; file, redis, rediss, unix and kafka are, and paths")
+
+
+def _path_of(url: str) -> str:
+    """Return the path in a file:// URL, which must be all there is in it."""
+    parts = urlsplit(url)
+    if not parts.path or parts.netloc not in ("", "localhost") or "?" in url or "#" in url:
+        raise ValueError(f"url = {url!r} must be file:///path, with %3F for ? and %23 for #")
+    return unquote(parts.path)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from fastinc._arguments import as_choice
 from fastinc._extras import require
 from fastinc.stream._backoff import Backoff
 from fastinc.stream._events import BatchBuilder, Event, MalformedError, text_of
+from fastinc.stream._redis_client import BLOCK, check_url, make_client
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
-from fastinc.stream._url import joined, server_options, without_password
+from fastinc.stream._url import server_options, without_password
 
 __all__ = ["RedisSource"]
 
 EntryId = tuple[int, int]
+#: Its id, and its fields: a name, a value, a name, ...; none where it was deleted.
+Entry = tuple[bytes, "list[bytes] | None"]
 
 #: Errors of a server that is not ready, or of a group that has to be made again: they pass.
 _PASSING = re.compile(
     r"(.* caused error: )?"
     r"(NOGROUP|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|READONLY|UNBLOCKED|NOREPLICAS|BUSY)\b"
 )
-#: Seconds that one read waits at most in the server, and that an answer may take.
-_BLOCK = 1.0
-_ANSWER = 5.0
 #: Entries acknowledged at a time.
 _PAGE = 1000
 _OPTIONS = dict.fromkeys(("stream", "group", "consumer", "start", "payload"), str)
@@ -69,7 +69,11 @@ class RedisSource(Source):
     ----------
     url
         ``redis://[user:password@]host:port/db``, ``rediss://...`` or ``unix:///path?db=0``. Its query may hold the
-        options below (but `columns`), and what `redis.Redis.from_url` takes.
+        options below (but `columns`), and of those of `redis.Redis` ``db``, ``username``, ``password``,
+        ``client_name``, ``max_connections``, ``health_check_interval``, ``socket_timeout`` (more than 1 s),
+        ``socket_connect_timeout``, ``socket_read_size``; unless it is unix, ``socket_keepalive``; and if it is rediss,
+        ``ssl_keyfile``, ``ssl_certfile``, ``ssl_password``, ``ssl_ca_certs``, ``ssl_ca_path``, ``ssl_ca_data``,
+        ``ssl_cert_reqs``, ``ssl_check_hostname``, ``ssl_min_version``, ``ssl_ciphers``. Others are refused.
     stream
         The stream's key. Needed.
     group, consumer
@@ -115,9 +119,7 @@ class RedisSource(Source):
         options = told.own
         if not options.get("stream"):
             raise ValueError(f"stream is needed, as in {without_password(told.parts)}?stream=NAME")
-        for name in ("protocol", "decode_responses", "retry_on_timeout", "retry_on_error"):
-            if name in told.rest:
-                raise ValueError(f"{name} = {told.rest[name]!r} in the URL is not yours to set")
+        check_url(told.parts, told.rest)
         self._stream: str = options["stream"]
         self._group: str = options.get("group", "fastinc")
         self._consumer: str = options.get("consumer", "fastinc")
@@ -127,7 +129,7 @@ class RedisSource(Source):
         self.name = f"{without_password(told.parts)}?stream={self._stream}&group={self._group}"
         self._backoff = Backoff(self.name, told.retry_seconds)
         self._errors = require("redis.exceptions", extra="redis", purpose="reading from Redis")
-        self._client = _client(joined(told.parts, told.rest))
+        self._client = make_client(told.parts, told.rest)
         self._last: EntryId | None = None  # read; what is up to there never comes again
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
@@ -262,7 +264,7 @@ class RedisSource(Source):
             if time.monotonic() >= deadline:
                 return None
 
-    def _fetch(self, most: int, seconds: float) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    def _fetch(self, most: int, seconds: float) -> list[Entry]:
         """Return entries: first all that are pending, then new ones."""
         if not self._new:
             after = id_text(self._last or (0, 0))
@@ -280,14 +282,14 @@ class RedisSource(Source):
                 raise answer
         self._check_count(info)
         entries = self._entries(reply)
-        wait = int(1000 * min(seconds, _BLOCK))
+        wait = int(1000 * min(seconds, BLOCK))
         if entries or not wait:
             return entries
         return self._entries(
             self._client.xreadgroup(self._group, self._consumer, {self._stream: ">"}, most, block=wait)
         )
 
-    def _entries(self, reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    def _entries(self, reply: Any) -> list[Entry]:
         return reply[0][1] if reply else []
 
     def _check_count(self, info: dict[str, Any]) -> None:
@@ -311,7 +313,7 @@ class RedisSource(Source):
         groups = self._client.xinfo_groups(self._stream)
         return all(group["consumers"] <= 1 for group in groups if group["name"] == self._group.encode())
 
-    def _take(self, builder: BatchBuilder, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def _take(self, builder: BatchBuilder, entries: list[Entry]) -> None:
         for name, fields in entries:
             entry = parse_id(name)
             self._unacknowledged.append(entry)
@@ -329,16 +331,19 @@ class RedisSource(Source):
             try:
                 builder.add(self._event(fields), where)
             except MalformedError as error:
-                raw = json.dumps({text_of(field): text_of(value) for field, value in fields.items()})
-                builder.reject(raw, str(error), where)
+                builder.reject(_as_json(fields), str(error), where)
 
-    def _event(self, fields: dict[bytes, bytes]) -> Event:
+    def _event(self, fields: list[bytes]) -> Event:
+        by_name = dict(_pairs(fields))
+        if 2 * len(by_name) < len(fields):
+            twice = next(name for name in by_name if fields[::2].count(name) > 1)
+            raise MalformedError(f"the field {text_of(twice)!r} comes twice"[:500])
         if self._payload is not None:
-            if self._payload not in fields:
-                raise MalformedError(f"no field {text_of(self._payload)!r} among {list(map(text_of, fields))}"[:500])
-            return self._parser.json(fields[self._payload])
+            if self._payload not in by_name:
+                raise MalformedError(f"no field {text_of(self._payload)!r} among {list(map(text_of, by_name))}"[:500])
+            return self._parser.json(by_name[self._payload])
         try:
-            names, values = zip(*((name.decode(), value.decode()) for name, value in fields.items()), strict=True)
+            names, values = zip(*((name.decode(), value.decode()) for name, value in by_name.items()), strict=True)
         except UnicodeDecodeError as error:
             raise MalformedError(f"is not UTF-8: {error.object[:40]!r}") from None
         return self._parser.fields(names, values, text=True)
@@ -368,16 +373,11 @@ class RedisSource(Source):
         self._client.close()
 
 
-def _client(url: str) -> Any:
-    """Return a client that repeats nothing by itself: a repeated read skips what the lost answer had in it."""
-    redis = require("redis", extra="redis", purpose="reading from Redis")
-    retry = require("redis.retry", extra="redis", purpose="reading from Redis")
-    backoff = require("redis.backoff", extra="redis", purpose="reading from Redis")
-    return redis.Redis.from_url(
-        url,
-        protocol=2,
-        decode_responses=False,
-        retry=retry.Retry(backoff.NoBackoff(), 0),
-        socket_timeout=_BLOCK + _ANSWER,
-        socket_connect_timeout=_ANSWER,
-    )
+def _pairs(fields: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    return zip(fields[::2], fields[1::2], strict=True)
+
+
+def _as_json(fields: list[bytes]) -> str:
+    """Return all fields as a JSON object, also those that come twice."""
+    texts = (f"{json.dumps(text_of(name))}: {json.dumps(text_of(value))}" for name, value in _pairs(fields))
+    return "{" + ", ".join(texts) + "}"

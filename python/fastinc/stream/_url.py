@@ -109,7 +109,7 @@ def split_options(
     Raises
     ------
     ValueError
-        An option is given twice, or has a value that it can't have.
+        An option is given twice, or has a value that it can't have, or the URL has a fragment.
 
     Examples
     --------
@@ -118,6 +118,8 @@ def split_options(
     ('redis://h/0', {'group': 'g', 'stream': 's', 'n': 7}, {'db': '1'})
     """
     parts = urlsplit(url)
+    if parts.fragment:
+        raise ValueError("url: what comes after # would be left out: write %23")  # not what: it may be half a password
     options = {name: value for name, value in given.items() if value is not None}
     rest: dict[str, str] = {}
     for name, text in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
