@@ -78,14 +78,13 @@ def make_client(parts: SplitResult, told: dict[str, str]) -> Any:
         socket_timeout=BLOCK + ANSWER,
         socket_connect_timeout=ANSWER,
     )
-    options = client.connection_pool.connection_kwargs
+    pool = client.connection_pool
     for name, least in _LIMITS.items():
-        if not least < options[name] < float("inf"):
-            raise ValueError(f"{name} = {options[name]} in the URL must be finite seconds, more than {least}")
+        seconds = pool.connection_kwargs[name]
+        if not least < seconds < float("inf"):
+            raise ValueError(f"{name} = {seconds} in the URL must be finite seconds, more than {least}")
     try:
-        client.connection_pool.connection_class(
-            **options
-        )  # connects to nothing, and would be made so by the first read
+        pool.connection_class(**pool.connection_kwargs)  # as the first read would make it: it isn't connected
     except (TypeError, redis.RedisError) as error:
         raise ValueError(f"url = {without_password(parts)!r}: the client refuses its options: {error}") from error
     # By itself it makes dicts of fields, which lose those that come twice.

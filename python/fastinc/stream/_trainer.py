@@ -116,9 +116,9 @@ def train(
         Learn events that wait for their group after so many seconds without new ones. That makes the grouping, and so
         the bytes, depend on when events came. None: they wait.
     dead_letters
-        A file that gets a JSON line with ``where``, ``reason`` and ``raw`` for each event that is malformed or that the
-        model refuses. What is in it stays, but for letters that this log's last run wrote after its last save: their
-        events come again. None: such events are only counted.
+        A regular file that gets a JSON line with ``where``, ``reason`` and ``raw`` for each event that is malformed or
+        that the model refuses. What is in it stays, but for letters that this log's last run wrote after its last save:
+        their events come again. None: such events are only counted.
     on_batch
         Called with each batch after it was taken in.
     on_checkpoint
