@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tracemalloc
 
@@ -12,40 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fastinc as fi
+from _event_files import EVENTS, append, json_event, lines_of, write
 from _streams import events_in, read_all, rejected_in, rows, through_json
-from fastinc.stream import _files
 from fastinc.stream._files import FileSource
 from fastinc.stream._lines import MOST_BYTES
-
-EVENTS = [(n % 7, f"item {n % 5}", float(n % 3), 1000.0 + n) for n in range(60)]
-
-
-def write(path, events=EVENTS):
-    """Write a file in the format its suffix says."""
-    kind = path.suffix
-    if kind == ".parquet":
-        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-        names = ("user", "item", "label", "timestamp")
-        columns = zip(*events, strict=True)
-        pq.write_table(pa.table(dict(zip(names, map(list, columns), strict=True))), path, row_group_size=13)
-    elif kind == ".jsonl":
-        lines = [json.dumps({"user": u, "item": i, "label": r, "timestamp": t}) for u, i, r, t in events]
-        path.write_text("\n".join(lines) + "\n")
-    else:
-        separator = {".csv": ",", ".tsv": "\t", ".dat": "::"}[kind]
-        header = [] if kind == ".dat" else [separator.join(("user", "item", "label", "timestamp"))]
-        lines = [separator.join((str(u), i, f"{r:g}", f"{t:g}")) for u, i, r, t in events]
-        path.write_text("\n".join(header + lines) + "\n")
-    return path
-
-
-def lines_of(*texts):
-    return "".join(text + "\n" for text in texts)
-
-
-def json_event(user, item, **more):
-    return json.dumps({"user": user, "item": item, **more})
-
 
 KINDS = ("csv", "tsv", "dat", "jsonl", "parquet")
 
@@ -354,137 +323,6 @@ def test_unusual_names(tmp_path):
         assert events_in(read_all(source)) == [(7, 1, 5.0, None)]
     with pytest.raises(ValueError, match="columns must map some of"):
         fi.stream.open(tmp_path / "a.csv", columns={"who": "member"})
-
-
-# --- files that grow ----------------------------------------------------------------------------------------
-
-
-def append(path, data):
-    with open(path, "ab") as file:
-        file.write(data)
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "dat"])
-def test_a_growing_file_gives_whole_lines(tmp_path, files, kind):
-    """Whatever pieces a file grows by, a row comes when its newline is there."""
-    data, file = files[kind].read_bytes(), tmp_path / f"events.{kind}"
-    file.touch()
-    found = []
-    with fi.stream.open(file, follow=True) as source:
-        for begin in range(0, len(data), 37):
-            append(file, data[begin : begin + 37])
-            found += events_in(read_all(source, (3,)))
-            whole = data[: begin + 37].count(b"\n") - (kind == "csv")
-            assert len(found) == max(whole, 0)
-            assert not source.ended
-    assert found == EVENTS
-
-
-def test_a_half_line_at_the_end(tmp_path):
-    file = tmp_path / "events.jsonl"
-    file.write_text(json_event(1, 2) + "\n" + json_event(3, 4))
-    with fi.stream.open(file, follow=True) as source:
-        (batch,) = read_all(source)
-        assert len(batch) == 1
-        append(file, b"\n")
-        assert events_in(read_all(source)) == [(3, 4, None, None)]
-    with fi.stream.open(file, follow=True) as source:
-        source.seek(batch.position)
-        assert events_in(read_all(source)) == [(3, 4, None, None)]
-
-
-def test_a_last_line_without_newline_must_not_have_grown(tmp_path):
-    file = tmp_path / "events.csv"
-    file.write_text("user,item\n1,2")
-    with fi.stream.open(file) as source:
-        (batch,) = read_all(source)
-    assert events_in([batch]) == [(1, 2, None, None)]
-    append(file, b"\n3,4\n")
-    with fi.stream.open(file) as source:
-        source.seek(batch.position)
-        (rest,) = read_all(source)
-    assert events_in([rest]) == [(3, 4, None, None)]
-    assert rest.wheres == ["events.csv:3"]
-    file.write_text("user,item\n1,23\n")
-    with fi.stream.open(file) as source, pytest.raises(fi.stream.GapError, match="has grown since"):
-        source.seek(batch.position)
-
-
-def test_an_open_quote_waits_for_its_end(tmp_path):
-    file = tmp_path / "events.csv"
-    file.write_text('user,item,text\n1,2,"begins\n')
-    with fi.stream.open(file, follow=True) as source:
-        assert read_all(source) == []
-        append(file, b'and ends"\n3,4,"x"\n')
-        assert [row[:2] for row in events_in(read_all(source))] == [(1, 2), (3, 4)]
-        append(file, b'5,6,"never ends\n' + b"7,8,y\n" * 20_000)
-        batches = read_all(source)
-    assert [letter.where for letter in rejected_in(batches)] == ["events.csv:5"]
-    assert events_in(batches) == [(7, 8, None, None)] * 20_000
-
-
-def test_a_following_source_goes_on_to_the_next_file(tmp_path, caplog):
-    with fi.stream.open(tmp_path, follow=True) as source:
-        assert read_all(source) == []
-        (tmp_path / "b.jsonl").write_text(json_event(1, 1) + "\n" + json_event(2, 2))
-        assert events_in(read_all(source)) == [(1, 1, None, None)]
-        (tmp_path / "c.jsonl").write_text(json_event(3, 3) + "\n")
-        batches = read_all(source, (1,))
-        assert events_in(batches) == [(2, 2, None, None), (3, 3, None, None)]  # b is complete: c is there
-        assert [batch.position["file"] for batch in batches] == ["b.jsonl", "c.jsonl"]
-        (tmp_path / "a.jsonl").write_text(json_event(4, 4) + "\n")
-        assert read_all(source) == []
-        assert "a.jsonl came after c.jsonl was begun" in caplog.text
-
-
-def test_the_format_of_a_growing_file_is_seen_when_it_begins(tmp_path):
-    file = tmp_path / "events.log"
-    file.touch()
-    with fi.stream.open(file, follow=True) as source:
-        assert read_all(source) == []
-        append(file, json_event(1, 2).encode() + b"\n")
-        assert len(events_in(read_all(source))) == 1
-
-
-@pytest.mark.parametrize("text", ["", "\n \n"])
-def test_an_empty_file_without_a_format_is_passed_by_once_a_later_one_is_there(tmp_path, text):
-    (tmp_path / "1.log").write_text(text)
-    with fi.stream.open(tmp_path, follow=True) as source:
-        assert read_all(source) == []
-        (tmp_path / "2.log").touch()
-        assert read_all(source) == []
-        (tmp_path / "3.log").write_text("user,item\n3,4\n")
-        assert events_in(read_all(source)) == [(3, 4, None, None)]
-        (tmp_path / "4.log").write_text(json_event(5, 6) + "\n")
-        assert events_in(read_all(source)) == [(5, 6, None, None)]
-
-
-def test_what_an_empty_file_got_before_the_later_one_came_is_read(tmp_path, monkeypatch):
-    """The file is looked at, then filled, and then is complete."""
-    (tmp_path / "1.log").touch()
-    by_content = _files._by_content
-
-    def fill_after_the_first_look(path):
-        found = by_content(path)
-        monkeypatch.undo()
-        (tmp_path / "1.log").write_text(json_event(1, 2) + "\n")
-        (tmp_path / "2.log").write_text(json_event(3, 4) + "\n")
-        return found
-
-    monkeypatch.setattr(_files, "_by_content", fill_after_the_first_look)
-    with fi.stream.open(tmp_path, follow=True) as source:
-        assert events_in(read_all(source)) == [(1, 2, None, None), (3, 4, None, None)]
-
-
-def test_a_file_that_was_emptied_is_a_gap_though_a_later_one_is_there(tmp_path):
-    pytest.importorskip("pyarrow")
-    write(tmp_path / "1.parquet").rename(tmp_path / "1.log")
-    with fi.stream.open(tmp_path, follow=True) as source:
-        position = source.read(5, timeout=0.0).position
-    (tmp_path / "1.log").write_bytes(b"")
-    (tmp_path / "2.log").write_text(json_event(3, 4) + "\n")
-    with fi.stream.open(tmp_path, follow=True) as source, pytest.raises(fi.stream.GapError, match="is empty, and was"):
-        source.seek(position)
 
 
 # --- files that change --------------------------------------------------------------------------------------
