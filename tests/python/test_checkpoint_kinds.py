@@ -72,30 +72,38 @@ def test_a_table_saved_while_others_write_is_of_one_version(tmp_path):
 
 def test_a_model_saved_while_another_thread_learns_is_one_that_learned_so_many_events(tmp_path):
     rng = np.random.default_rng(0)
-    users, items = rng.integers(0, 50, 6000), rng.integers(0, 80, 6000)
+    users, items = rng.integers(0, 50, 6400), rng.integers(0, 80, 6400)
 
     def make():
         return fi.Recommender(dim=6, negatives=8, batch_size=16, long_window=5, user="both")
 
-    model, saved = make(), []
+    def learn_more(model, begin, end):
+        events = np.arange(begin, end) % 6400
+        model.partial_fit(users[events], items[events])
 
-    def learn_all():
-        for begin in range(0, 6000, 64):
-            model.partial_fit(users[begin : begin + 64], items[begin : begin + 64])
+    model, saved, done = make(), [], threading.Event()
 
-    writer = threading.Thread(target=learn_all)
+    def learn_on():
+        begin = 0
+        while not done.is_set():
+            learn_more(model, begin, begin + 64)
+            begin += 64
+
+    writer = threading.Thread(target=learn_on)
     writer.start()
-    with fi.checkpoint.Log(tmp_path / "log", compact=None) as log:
-        while writer.is_alive():
-            fi.checkpoint.save(model, tmp_path / "c")
-            log.append(model)
-            saved += [fi.checkpoint.load(tmp_path / "c")[0], log.restore()[0]]
+    try:
+        with fi.checkpoint.Log(tmp_path / "log", compact=None) as log:
+            while len({each.n_events for each in saved}) < 6:
+                fi.checkpoint.save(model, tmp_path / "c")
+                log.append(model)
+                saved += [fi.checkpoint.load(tmp_path / "c")[0], log.restore()[0]]
+    finally:
+        done.set()
         writer.join()
     reference, learned = make(), 0
-    assert len({each.n_events for each in saved}) > 2
     for each in saved:
         assert each.n_events >= learned
-        reference.partial_fit(users[learned : each.n_events], items[learned : each.n_events])
+        learn_more(reference, learned, each.n_events)
         learned = each.n_events
         assert whole(each) == whole(reference)
 

@@ -27,7 +27,11 @@ def as_json(position: Any) -> Any:
         back = json.loads(json.dumps(position, allow_nan=False))
         same = back == lists(position)
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"position is not JSON: {error}") from None
+        try:
+            shown = repr(position)
+        except (ValueError, RecursionError):  # too long, or too deep
+            shown = f"<{type(position).__name__}>"
+        raise TypeError(f"position = {shown} is not JSON: {error}") from None
     if not same:
         raise TypeError(f"position = {position!r} would come back as {back!r}: JSON's keys are strings")
     return back
