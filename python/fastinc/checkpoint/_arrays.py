@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastinc._runtime import get_num_threads
 from fastinc._extras import require
 from fastinc.checkpoint._compression import shrink
 from fastinc.checkpoint._disk import File
@@ -63,12 +64,16 @@ def write(file: File, arrays: Arrays, compression: str | None = None) -> Written
             plain += len(piece)
             yield piece
 
+    alone = get_num_threads() == 1
     with ThreadPoolExecutor(2) as pool:
         synced, syncing = 0, None
         for piece in shrink(counted(), compression):
-            hashed = pool.submit(digest.update, piece)
+            hashed = None if alone else pool.submit(digest.update, piece)
             file.write(piece)
-            hashed.result()
+            if hashed is None:
+                digest.update(piece)
+            else:
+                hashed.result()
             size += len(piece)
             if size - synced >= _SYNC and (syncing is None or syncing.done()):
                 if syncing is not None:
