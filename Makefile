@@ -120,7 +120,7 @@ OLD_TORCH := torch==2.6.0
 test-old-torch:  ## the tests of arrays and modules with the oldest torch that fastinc is for
 	$(PYTHON) -m venv $(VENV)-old-torch
 	$(VENV)-old-torch/bin/pip install --quiet --disable-pip-version-check . \
-		-C cmake.define.FASTINC_CUDA=OFF $(OLD_TORCH) faiss-cpu safetensors hypothesis pytest pytest-xdist
+		-C cmake.define.FASTINC_CUDA=OFF $(OLD_TORCH) faiss-cpu hypothesis pytest pytest-xdist
 	$(VENV)-old-torch/bin/python -m pytest -n $(JOBS) tests/python/test_torch_*.py tests/python/test_dlpack_exchange.py \
 		tests/python/test_ops_pool.py tests/python/test_table.py
 

@@ -180,8 +180,8 @@ py::dict export_state(const Table& table, std::size_t state_floats) {
 }
 
 void import_state(Table& table, const py::dict& in) {
-  const TableState state = to_state(in);
-  call_table(table, kOnCpu, [&](cuda::Stream) { table.import_state(state); });
+  const StateArrays state(in);
+  call_table(table, kOnCpu, [&](cuda::Stream) { table.import_state(state.view()); });
 }
 
 std::shared_ptr<Table> make_table(std::size_t dim, std::shared_ptr<Optimizer> optimizer,

@@ -102,8 +102,8 @@ py::dict export_state(const Table& table, std::size_t state_floats) {
 }
 
 void import_state(Table& table, const py::dict& in) {
-  const TableState state = to_state(in);
-  without_gil([&] { table.import_state(state); });
+  const StateArrays state(in);
+  without_gil([&] { table.import_state(state.view()); });
 }
 
 /// since: (epoch, version) or None

@@ -85,20 +85,11 @@ py::dict to_dict(TableChange&& change, const TableBounds& bounds, std::size_t di
   return out;
 }
 
-TableChange to_change(const py::dict& in) {
-  TableChange change;
-  change.rows = to_state(in);
-  change.whole = !in.contains("removed");
-  if (!change.whole) change.removed = to_vector<std::int64_t>(in, "removed");
-  return change;
-}
+namespace {
 
-TableState to_state(const py::dict& in) {
-  TableState s;
+void read_small(const py::dict& in, TableState& s) {
   s.ids = to_vector<std::int64_t>(in, "ids");
   s.row_versions = to_vector<std::uint64_t>(in, "row_versions");
-  s.weights = to_vector<float>(in, "weights");
-  s.state = to_vector<float>(in, "state");
   s.version = in["version"].cast<std::uint64_t>();
   // of tables with limits alone
   if (in.contains("frequencies")) s.frequencies = to_vector<std::uint32_t>(in, "frequencies");
@@ -110,7 +101,26 @@ TableState to_state(const py::dict& in) {
     s.slots = to_vector<std::uint32_t>(in, "slots");
     s.free_slots = to_vector<std::uint32_t>(in, "free_slots");
   }
-  return s;
+}
+
+}  // namespace
+
+StateArrays::StateArrays(const py::dict& in)
+    : weights_(in["weights"].cast<decltype(weights_)>()), state_(in["state"].cast<decltype(state_)>()) {
+  read_small(in, small_);
+  view_ = small_;
+  view_.weights = {weights_.data(), static_cast<std::size_t>(weights_.size())};
+  view_.state = {state_.data(), static_cast<std::size_t>(state_.size())};
+}
+
+TableChange to_change(const py::dict& in) {
+  TableChange change;
+  read_small(in, change.rows);
+  change.rows.weights = to_vector<float>(in, "weights");
+  change.rows.state = to_vector<float>(in, "state");
+  change.whole = !in.contains("removed");
+  if (!change.whole) change.removed = to_vector<std::int64_t>(in, "removed");
+  return change;
 }
 
 }  // namespace fastinc::bindings

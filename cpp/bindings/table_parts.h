@@ -27,9 +27,20 @@ TableBounds make_bounds(const BoundsSpec& in);
 /// (version, updated, removed, reset)
 py::tuple to_tuple(const Changes& changes);
 
-/// A state as arrays by name, and back.
+/// A state as arrays by name.
 py::dict to_dict(TableState&& state, const TableBounds& bounds, std::size_t dim, std::size_t state_floats);
-TableState to_state(const py::dict& in);
+
+/// Back: the large arrays where they lie; the others, which tell where rows go, can't change meanwhile.
+class StateArrays {
+ public:
+  explicit StateArrays(const py::dict& in);
+  const TableStateView& view() const { return view_; }
+
+ private:
+  TableState small_;
+  py::array_t<float, py::array::c_style> weights_, state_;
+  TableStateView view_;
+};
 
 /// A state of rows that changed, with "whole", "epoch" and, where it isn't whole, "removed"; and back.
 py::dict to_dict(TableChange&& change, const TableBounds& bounds, std::size_t dim, std::size_t state_floats);

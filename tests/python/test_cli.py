@@ -110,12 +110,11 @@ def test_traceback_is_there_for_who_asks(tmp_path):
 
 
 def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
-    for module, extra in (("rich", "demo"), ("safetensors", "checkpoint"), ("matplotlib", "demo")):
+    for module, extra in (("rich", "demo"), ("matplotlib", "demo")):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
             commands = {
                 "rich": ["demo", "--out", tmp_path],
-                "safetensors": ["train", "--events", "synthetic", "--model", tmp_path / "m"],
                 "matplotlib": ["evaluate", "--events", "synthetic", "--plot", tmp_path / "p.png"],
             }
             result = run(capsys, *commands[module])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("safetensors")
 
 import fastinc as fi
 from _ranks import on_ranks, raised, run_ranks

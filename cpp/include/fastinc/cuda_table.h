@@ -86,7 +86,7 @@ class Table {
 
   TableState export_state() const;
   /// Replaces everything. Throws std::invalid_argument, unchanged, when the parts don't fit together.
-  void import_state(const TableState& state);
+  void import_state(const TableStateView& state);
 
   /// Bytes by part, as fastinc::Table's, and "scratch": of device memory, held for rows or not.
   std::vector<std::pair<std::string, std::size_t>> memory_usage() const;

@@ -44,6 +44,31 @@ struct TableState {
   std::vector<std::uint32_t> slots, free_slots;
 };
 
+/// The same where it lies: what reads a state keeps nothing of it.
+struct TableStateView {
+  TableStateView() = default;
+  TableStateView(const TableState& in)
+      : ids(in.ids),
+        row_versions(in.row_versions),
+        weights(in.weights),
+        state(in.state),
+        frequencies(in.frequencies),
+        sightings(in.sightings),
+        sightings_counted(in.sightings_counted),
+        version(in.version),
+        slots(in.slots),
+        free_slots(in.free_slots) {}
+
+  std::span<const std::int64_t> ids;
+  std::span<const std::uint64_t> row_versions;
+  std::span<const float> weights, state;
+  std::span<const std::uint32_t> frequencies;
+  std::span<const std::uint8_t> sightings;
+  std::uint64_t sightings_counted = 0;
+  std::uint64_t version = 0;
+  std::span<const std::uint32_t> slots, free_slots;
+};
+
 /// Where a follower of a table is: what it holds is the table of this version. Versions are of an epoch:
 /// being set to a state begins another.
 struct TableMark {
@@ -141,7 +166,7 @@ class Table {
 
   TableState export_state() const;
   /// Replaces everything. Throws std::invalid_argument, unchanged, when the parts don't fit together.
-  void import_state(const TableState& state);
+  void import_state(const TableStateView& state);
 
   TableMark mark() const;
   /// Of one version, copied while others write. Whole where the log doesn't reach back to the mark, or the

@@ -66,7 +66,7 @@ Changes Table::changes(std::uint64_t since) const {
 TableState Table::export_state() const {
   return store_->export_state();
 }
-void Table::import_state(const TableState& state) {
+void Table::import_state(const TableStateView& state) {
   store_->import_state(state);
 }
 std::vector<std::pair<std::string, std::size_t>> Table::memory_usage() const {

@@ -250,7 +250,7 @@ TableState TableStore::export_state() {
   return out;
 }
 
-void TableStore::import_state(const TableState& in) {
+void TableStore::import_state(const TableStateView& in) {
   const cudaStream_t stream = nullptr;
   const std::size_t n = in.ids.size(), state = state_floats();
   check_state(in, dim_, state, bounds_, 0);

@@ -86,7 +86,7 @@ class TableStore {
   std::vector<std::int64_t> ids();
   Changes changes(std::uint64_t since);
   TableState export_state();
-  void import_state(const TableState& state);
+  void import_state(const TableStateView& state);
   std::vector<std::pair<std::string, std::size_t>> memory_usage();
   std::vector<std::pair<std::string, std::uint64_t>> stats();
   double load_factor();

@@ -41,23 +41,23 @@ void require(bool fits, const std::string& message) {
 }
 
 bool occurs_twice(std::vector<std::int64_t> ids) {
-  std::sort(ids.begin(), ids.end());
+  if (!std::is_sorted(ids.begin(), ids.end())) std::sort(ids.begin(), ids.end());
   return std::adjacent_find(ids.begin(), ids.end()) != ids.end();
 }
 
 /// Slots and free ones are all different; without holes where they are all there are.
-void check_slots(const TableState& in, bool whole) {
+void check_slots(const TableStateView& in, bool whole) {
   if (in.slots.empty() && in.free_slots.empty()) return;
   require(in.slots.size() == in.ids.size(), "slots and ids differ in length");
-  std::vector<std::uint32_t> all(in.slots);
+  std::vector<std::uint32_t> all(in.slots.begin(), in.slots.end());
   all.insert(all.end(), in.free_slots.begin(), in.free_slots.end());
   std::sort(all.begin(), all.end());
   require(std::adjacent_find(all.begin(), all.end()) == all.end(), "a slot occurs twice");
   require(!whole || all.back() == all.size() - 1, "slots have holes that aren't free");
 }
 
-void check_parts(const TableState& in, std::size_t dim, std::size_t state_floats, const TableBounds& bounds,
-                 std::size_t sightings, bool whole) {
+void check_parts(const TableStateView& in, std::size_t dim, std::size_t state_floats,
+                 const TableBounds& bounds, std::size_t sightings, bool whole) {
   const std::size_t n = in.ids.size();
   require(in.row_versions.size() == n, "row_versions and ids differ in length");
   require(in.weights.size() == n * dim, "weights is not (rows, dim)");
@@ -71,14 +71,14 @@ void check_parts(const TableState& in, std::size_t dim, std::size_t state_floats
   require(in.frequencies.size() == (bounds.eviction == Eviction::kLfu ? n : 0),
           "frequencies are for eviction='lfu' alone, one a row");
   require(in.sightings.size() == sightings, "sightings don't fit this table's admission");
-  require(!occurs_twice(in.ids), "an id occurs twice");
+  require(!occurs_twice({in.ids.begin(), in.ids.end()}), "an id occurs twice");
   check_slots(in, whole);
 }
 
 }  // namespace
 
-void check_state(const TableState& in, std::size_t dim, std::size_t state_floats, const TableBounds& bounds,
-                 std::size_t sightings) {
+void check_state(const TableStateView& in, std::size_t dim, std::size_t state_floats,
+                 const TableBounds& bounds, std::size_t sightings) {
   check_parts(in, dim, state_floats, bounds, sightings, true);
 }
 

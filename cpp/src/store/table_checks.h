@@ -20,7 +20,7 @@ std::size_t checked_dim(std::size_t dim);
 
 /// Throws std::invalid_argument where a state's parts don't fit together, or a table like this.
 ///   sightings: how many counters its admission has
-void check_state(const TableState& state, std::size_t dim, std::size_t state_floats,
+void check_state(const TableStateView& state, std::size_t dim, std::size_t state_floats,
                  const TableBounds& bounds, std::size_t sightings);
 /// The same for a change.
 void check_change(const TableChange& change, std::size_t dim, std::size_t state_floats,

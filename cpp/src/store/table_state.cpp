@@ -23,7 +23,7 @@ std::size_t sketch_width(const RowStore& store) {
 }
 
 /// Rows that have their slots, as they are in a state.
-void set_rows(RowStore& store, const TableState& in, std::span<const Slot> slots,
+void set_rows(RowStore& store, const TableStateView& in, std::span<const Slot> slots,
               const std::uint64_t* version) {
   const std::size_t dim = store.dim(), floats = store.state_shape().floats(dim);
   parallel_ranges(slots.size(), dim, [&](std::size_t begin, std::size_t end, std::size_t) noexcept {
@@ -39,10 +39,10 @@ void set_rows(RowStore& store, const TableState& in, std::span<const Slot> slots
 }
 
 /// The slots that ids have or get.
-std::vector<Slot> slots_for(RowStore& store, const TableState& in, std::uint64_t version) {
+std::vector<Slot> slots_for(RowStore& store, const TableStateView& in, std::uint64_t version) {
   if (!in.slots.empty() || !in.free_slots.empty()) {
     store.place(in.ids, in.slots, in.free_slots, version);
-    return in.slots;
+    return {in.slots.begin(), in.slots.end()};
   }
   std::vector<Slot> slots(in.ids.size());
   store.find(in.ids, slots.data());
@@ -51,7 +51,7 @@ std::vector<Slot> slots_for(RowStore& store, const TableState& in, std::uint64_t
 }
 
 /// The rows are what they are to be: versions begin anew.
-void restart(RowStore& store, const TableState& in) {
+void restart(RowStore& store, const TableStateView& in) {
   store.restart(in.version);  // rows have keys of their own now
   if (sketch_width(store) > 0) store.bounds()->sketch()->restore(in.sightings, in.sightings_counted);
 }
@@ -78,10 +78,10 @@ TableChange Table::export_change(const std::optional<TableMark>& since) const {
   return copy.take();
 }
 
-void Table::import_state(const TableState& in) {
+void Table::import_state(const TableStateView& in) {
   RowStore& store = *store_;
   check_state(in, store.dim(), store.state_shape().floats(store.dim()), bounds(), sketch_width(store));
-  std::vector<Slot> slots = in.slots;
+  std::vector<Slot> slots(in.slots.begin(), in.slots.end());
   if (slots.empty()) {
     slots.resize(in.ids.size());
     std::iota(slots.begin(), slots.end(), Slot{0});

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastinc._runtime import get_num_threads
-from fastinc._extras import require
 from fastinc.checkpoint._compression import shrink
-from fastinc.checkpoint._disk import File
+from fastinc.checkpoint._disk import File, Reader
+from fastinc.checkpoint._hashing import Hasher
 
-__all__ = ["Arrays", "Written", "parse", "pieces", "write"]
+__all__ = ["Arrays", "Written", "parse", "pieces", "read", "write"]
 
 Arrays = dict[str, Any]
 
@@ -24,7 +24,8 @@ Arrays = dict[str, Any]
 _CHUNK = 8 << 20
 #: Of what is written the disk is told so early: it then works while the rest is made and hashed.
 _SYNC = 64 << 20
-_DTYPES = {"f4": "F32", "f8": "F64", "i4": "I32", "i8": "I64", "u1": "U8", "u4": "U32", "u8": "U64", "b1": "BOOL"}
+_DTYPES = {"f4": "F32", "f8": "F64", "i4": "I32", "i8": "I64", "u1": "U8", "u4": "U32", "u8": "U64"}
+_FROM_FILE = {name: "<" + code for code, name in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def pieces(arrays: Arrays) -> Iterator[memoryview]:
 
 def write(file: File, arrays: Arrays, compression: str | None = None) -> Written:
     """Write arrays by name into a file."""
-    digest, size, plain = hashlib.sha256(), 0, 0
+    size, plain = 0, 0
 
     def counted() -> Iterator[memoryview]:
         nonlocal plain
@@ -64,16 +65,11 @@ def write(file: File, arrays: Arrays, compression: str | None = None) -> Written
             plain += len(piece)
             yield piece
 
-    alone = get_num_threads() == 1
-    with ThreadPoolExecutor(2) as pool:
+    with Hasher() as hasher, ThreadPoolExecutor(1) as pool:
         synced, syncing = 0, None
         for piece in shrink(counted(), compression):
-            hashed = None if alone else pool.submit(digest.update, piece)
+            hasher.update(piece)
             file.write(piece)
-            if hashed is None:
-                digest.update(piece)
-            else:
-                hashed.result()
             size += len(piece)
             if size - synced >= _SYNC and (syncing is None or syncing.done()):
                 if syncing is not None:
@@ -81,14 +77,43 @@ def write(file: File, arrays: Arrays, compression: str | None = None) -> Written
                 synced, syncing = size, pool.submit(file.sync)
         if syncing is not None:
             syncing.result()
-    return Written(size, digest.hexdigest(), plain)
+        return Written(size, hasher.hexdigest(), plain)
 
 
-def parse(data: bytes) -> Arrays:
-    """Return the arrays that were written; raise ValueError where that isn't what the bytes are."""
-    safetensors = require("safetensors", extra="checkpoint", purpose="fi.checkpoint")
+def read(file: Reader) -> tuple[memoryview, str]:
+    """Return a file's bytes, and their SHA-256 in hexadecimal."""
+    data = np.empty(file.size, dtype=np.uint8).data  # where arrays lie as they must
+    done = 0
+    with Hasher() as hasher:
+        while count := file.read_into(data[done : done + _CHUNK], done):
+            hasher.update(data[done : done + count])
+            done += count
+        return data[:done], hasher.hexdigest()
+
+
+def parse(data: bytes | memoryview) -> Arrays:
+    """Return the arrays that were written, which lie in these bytes; raise ValueError where they are something else."""
     try:
-        arrays: Arrays = require("safetensors.numpy", extra="checkpoint", purpose="fi.checkpoint").load(data)
-    except (safetensors.SafetensorError, KeyError) as error:
+        return dict(_parse(memoryview(data)))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"not safetensors: {error}") from None
-    return arrays
+
+
+def _parse(data: memoryview) -> Iterator[tuple[str, NDArray[Any]]]:
+    begin = 8 + int.from_bytes(data[:8], "little")
+    if not 8 < begin <= len(data):
+        raise ValueError(f"a header of {begin - 8} bytes in {len(data)}")
+    header = json.loads(data[8:begin].tobytes())
+    header.pop("__metadata__", None)
+    data, end = data[begin:], 0
+    for name, entry in sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item[0])):
+        (first, last), dtype, shape = entry["data_offsets"], np.dtype(_FROM_FILE[entry["dtype"]]), entry["shape"]
+        if any(type(number) is not int or number < 0 for number in (first, last, *shape)):
+            raise ValueError(f"{name!r} has data_offsets {[first, last]} and shape {shape}")
+        if first != end or last - first != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name!r} of {dtype} and shape {shape} isn't at {[first, last]} after {end}")
+        end = last
+        array = np.frombuffer(data[first:last], dtype=dtype).reshape(shape)
+        yield name, array if array.flags.aligned else array.copy()
+    if end != len(data):
+        raise ValueError(f"arrays end at {end} of {len(data)}")

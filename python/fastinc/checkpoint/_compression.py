@@ -36,7 +36,7 @@ def shrink(pieces: Iterable[Any], compression: str | None) -> Iterator[Any]:
     yield compressor.flush()
 
 
-def unshrink(data: bytes, compression: Any, size: Any) -> bytes:
+def unshrink(data: bytes | memoryview, compression: Any, size: Any) -> bytes | memoryview:
     """Return what was compressed; ValueError where it isn't `size` bytes, which are all that is ever made of it."""
     if compression is None:
         return data

@@ -82,11 +82,12 @@ class File:
 
 
 class Reader:
-    """A regular file that is read at any place; symbolic links are refused."""
+    """A regular file that is read at any place; symbolic links are refused, or followed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, follow_links: bool = False) -> None:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._descriptor = os.open(path, flags)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EMLINK):
                 raise ValueError(f"{path} is a symbolic link, which is not followed") from None
@@ -114,6 +115,10 @@ class Reader:
             pieces.append(piece)
             offset, count = offset + len(piece), count - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read_into(self, buffer: Any, offset: int) -> int:
+        """Read bytes from an offset on into a buffer; return how many, 0 at the end of the file."""
+        return os.preadv(self._descriptor, [buffer], offset)
 
     def is_at(self, path: Path) -> bool:
         """Tell whether this is the file that has a name now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from pathlib import Path
@@ -71,10 +70,11 @@ def _read_arrays(folder: Path, entry: dict[str, Any]) -> Arrays:
     if not _ARRAYS_NAME.fullmatch(name):
         raise ValueError(f"{folder / _manifest.NAME} names the file {name!r}, which is not inside the checkpoint")
     file = folder / name
-    data = file.read_bytes()
-    if len(data) != size:
-        raise ValueError(f"{file} has {len(data)} bytes; the manifest says {size}: it is truncated or damaged")
-    if hashlib.sha256(data).hexdigest() != digest:
+    with _disk.Reader(file, follow_links=True) as opened:  # stores of models keep files elsewhere
+        if opened.size != size:
+            raise ValueError(f"{file} has {opened.size} bytes; the manifest says {size}: it is truncated or damaged")
+        data, found = _arrays.read(opened)
+    if found != digest:
         raise ValueError(f"{file} doesn't match its SHA-256 in the manifest: it is damaged")
     try:
         return _arrays.parse(unshrink(data, entry.get("compression"), entry.get("plain_bytes")))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastinc._extras import require
 from fastinc.cli._options import to_json
 from fastinc.datasets import ids_from_text
 from fastinc.explanation import Explanation
@@ -31,7 +30,6 @@ def run(args: argparse.Namespace) -> None:
     """Print the best items of every user, with their scores."""
     import fastinc as fi
 
-    require("safetensors", extra="checkpoint", purpose="loading a model")
     if args.k < 1:
         raise ValueError(f"-k must be at least 1, got {args.k}")
     if not Path(args.model).exists():

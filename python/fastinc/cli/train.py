@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fastinc._extras import require
 from fastinc.cli._console import progress
 from fastinc.cli._follow import STREAM_OPTIONS, add_stream, train_from
 from fastinc.cli._options import add_events, add_model, add_seed, make_model, open_events
@@ -27,7 +26,6 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Learn the events in the order of time (of the file, where they have no time) and save the model."""
-    require("safetensors", extra="checkpoint", purpose="saving a model")
     if (args.events is None) == (args.source is None):
         raise ValueError("one of --events and --from is needed: which events to learn")
     target = Path(args.model)
