@@ -12,24 +12,20 @@
 namespace fastinc::bindings {
 namespace {
 
-/// What a state is made of beside its histories: visit(name, value). Those that states of before may lack
-/// come last.
+/// What a state is made of beside its histories: visit(name, value, whether states of before have it).
 template <class State, class Visit>
 void for_each_counter(State& state, Visit visit) {
-  visit("item_count", state.item_count);
-  visit("event_count", state.event_count);
-  visit("skipped", state.skipped);
-  visit("latest_time", state.latest_time);
-  visit("label_sum", state.label_sum);
-  visit("label_count", state.label_count);
-}
-template <class State, class Visit>
-void for_each_later_counter(State& state, Visit visit) {
-  visit("boost", state.boost);
-  visit("boost_until", state.boost_until);
-  visit("frozen", state.frozen);
-  visit("limited", state.limited);
-  visit("explored", state.explored);
+  visit("item_count", state.item_count, true);
+  visit("event_count", state.event_count, true);
+  visit("skipped", state.skipped, true);
+  visit("latest_time", state.latest_time, true);
+  visit("label_sum", state.label_sum, true);
+  visit("label_count", state.label_count, true);
+  visit("boost", state.boost, false);
+  visit("boost_until", state.boost_until, false);
+  visit("frozen", state.frozen, false);
+  visit("limited", state.limited, false);
+  visit("explored", state.explored, false);
 }
 
 /// What the anchors of each table are called in a state: visit(its number, their rows, their values).
@@ -53,9 +49,7 @@ void give_state(py::dict& out, RecommenderState&& s) {
   out["items_known_numbers"] = to_array(std::move(s.features.numbers));
   out["items_known_offsets"] = to_array(std::move(s.features.offsets));
   out["items_known_buckets"] = to_array(std::move(s.features.buckets));
-  const auto give = [&](const char* name, const auto& value) { out[name] = value; };
-  for_each_counter(s, give);
-  for_each_later_counter(s, give);
+  for_each_counter(s, [&](const char* name, const auto& value, bool) { out[name] = value; });
 }
 
 /// Anchors of tables that changed, or of all that have some.
@@ -100,12 +94,8 @@ RecommenderState to_state(const Recommender& model, const py::dict& in) {
     s.anchors[i].rows = to_vector<std::uint32_t>(in, rows.c_str());
     s.anchors[i].values = to_vector<float>(in, values.c_str());
   });
-  const auto take = [&](const char* name, auto& value) {
-    value = in[name].cast<std::remove_reference_t<decltype(value)>>();
-  };
-  for_each_counter(s, take);
-  for_each_later_counter(s, [&](const char* name, auto& value) {
-    if (in.contains(name)) take(name, value);
+  for_each_counter(s, [&](const char* name, auto& value, bool always) {
+    if (always || in.contains(name)) value = in[name].cast<std::remove_reference_t<decltype(value)>>();
   });
   return s;
 }

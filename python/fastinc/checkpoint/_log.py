@@ -181,7 +181,7 @@ class Log:
         ------
         TypeError
             `obj` can't be saved, as one of a class derived from these can't, or `position` is not JSON; nothing was
-        written.
+            written.
         LockedError
             Another log writes to this folder, or it was removed meanwhile.
         RuntimeError
