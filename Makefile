@@ -17,7 +17,7 @@ CMAKE := env VIRTUAL_ENV=$(abspath $(VENV)) PATH=$(abspath $(BIN)):$(PATH)
 all: help
 
 help:  ## list these commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
@@ -72,7 +72,7 @@ test-cpp: $(VENV)/test  ## C++ tests, warnings are errors
 	$(CMAKE) cmake --build --preset default
 	$(CMAKE) ctest --preset default -j2
 
-asan tsan: $(VENV)/test  ## C++ tests under the address and undefined-behaviour, or the thread sanitizer
+asan tsan: $(VENV)/test  ## the C++ tests under the address and undefined-behaviour, or the thread sanitizer
 	$(CMAKE) cmake --preset $@
 	$(CMAKE) cmake --build --preset $@
 	$(CMAKE) ctest --preset $@ -j2
@@ -101,15 +101,15 @@ ATHERIS := $(shell sed -n 's/^fuzz = .*"\(atheris[^"]*\)".*/\1/p' pyproject.toml
 
 torture: torture-python torture-fuzz torture-cpp  ## the durability tests in full: 200 kills of each kind, every fault, 5 minutes of fuzzing, sanitizers (20 minutes on 2 cores, and builds)
 
-torture-python: $(VENV)/test $(VENV)/redis
+torture-python: $(VENV)/test $(VENV)/redis  ## of torture, the Python tests
 	env FASTINC_TORTURE=1 FASTINC_FUZZ_SECONDS=60 FASTINC_REQUIRE_REDIS=1 OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n $(JOBS) --dist load --durations=20 $(DURABILITY)
 
-torture-fuzz: $(VENV)/test
+torture-fuzz: $(VENV)/test  ## of torture, libFuzzer over the loaders of checkpoints and logs (FUZZ_SECONDS=)
 	$(PIP) '$(ATHERIS)' || echo "no $(ATHERIS) here: random mutations instead"
 	$(BIN)/python tests/fuzz/fuzz_checkpoint.py $(FUZZ_SECONDS)
 
-torture-cpp: $(VENV)/test
+torture-cpp: $(VENV)/test  ## of torture, copies beside writers under both sanitizers (REPEATS=)
 	for preset in asan tsan; do \
 		$(CMAKE) cmake --preset $$preset && $(CMAKE) cmake --build --preset $$preset && \
 		$(CMAKE) ctest --preset $$preset -R $(COPIES) --no-tests=error --repeat until-fail:$(REPEATS) || exit 1; \

@@ -201,6 +201,14 @@ def test_what_isnt_a_model_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_and_folders_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path = '.*none/x\.npz': .*none is not a folder"):
+        fi.checkpoint.export_int8(fi.EmbeddingTable(2), tmp_path / "none" / "x.npz")
+    fi.checkpoint.export_int8(fi.EmbeddingTable(2), tmp_path / "x.npz")
+    with pytest.raises(FileNotFoundError, match=r"x\.npz holds no checkpoint: it is a file, not a folder"):
+        fi.checkpoint.load(tmp_path / "x.npz")
+
+
 class OwnTable(fi.EmbeddingTable):
     """What no checkpoint knows to make."""
 

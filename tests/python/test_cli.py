@@ -64,6 +64,11 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"fastinc {fi.__version__}\n", "")
 
 
+def test_the_package_runs_as_a_module():
+    found = subprocess.run([sys.executable, "-m", "fastinc", "--version"], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (0, f"fastinc {fi.__version__}\n")
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "evaluate", "recommend", "info"])
 def test_every_command_has_help(capsys, command):
     status, out, err = run(capsys, command, "--help")

@@ -216,7 +216,7 @@ def test_a_time_is_the_last_append_until_then(tmp_path, monkeypatch):
 def test_numbers_that_arent_there_say_what_is(tmp_path):
     fill(tmp_path, 3)
     log = Log(tmp_path)
-    with pytest.raises(ValueError, match=r"number = 4 is not in .*; 3 can be restored"):
+    with pytest.raises(ValueError, match=r"number = 4 is not in .*; number 3 can be restored"):
         log.restore(number=4)
     with pytest.raises(ValueError, match="number = 0"):
         log.restore(number=0)

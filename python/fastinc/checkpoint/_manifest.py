@@ -62,7 +62,8 @@ def read(folder: Path, format: str, version: int, hints: dict[str, str] | None =
     try:
         manifest = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{folder} holds no checkpoint: {file} doesn't exist") from None
+        why = f"{file} doesn't exist" if folder.is_dir() or not folder.exists() else "it is a file, not a folder"
+        raise FileNotFoundError(f"{folder} holds no checkpoint: {why}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != format:

@@ -194,7 +194,7 @@ def _restore(folder: Path, there: Listing, target: int | None) -> State | None:
     torn = _follow(folder, there, state, target, set(damaged))
     if target is not None and state.number != target:
         reason = f": {'; '.join(damaged.values())}" if damaged else ""
-        raise ValueError(f"number = {target} is not in {folder}; {state.number} can be restored{reason}")
+        raise ValueError(f"number = {target} is not in {folder}; number {state.number} can be restored{reason}")
     state.damage = [*damaged.values(), *([] if torn is None else [torn])]
     return state
 

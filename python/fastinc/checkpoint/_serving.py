@@ -43,7 +43,8 @@ def export_int8(obj: EmbeddingTable | LiveIndex | Recommender, path: str | os.Pa
         Bytes of the file. Of a table it has ``ids``, (n,) int32 or int64, and ``codes``, (n, dim + 8) uint8. Of a
         recommender it has ``items.codes`` (vector and bias: dim + 9 wide), ``contexts.codes`` and so on for each of
         its tables that has rows, in order of codes; ``user_ids`` and ``item_ids`` by code, integers, or strings as
-        ``item_ids.utf8`` and where each ends in ``item_ids.ends``; and ``params``, its parameters as JSON.
+        ``item_ids.utf8`` and where each ends in ``item_ids.ends``; and ``params``, its parameters as JSON text. Users'
+        histories, from which ``user="history"`` makes their vectors, aren't in it: queries are the server's to send.
 
     Raises
     ------
@@ -65,10 +66,11 @@ def export_int8(obj: EmbeddingTable | LiveIndex | Recommender, path: str | os.Pa
     >>> ids.tolist(), (codes[:, :-8] * scale + bias).astype("float64").round(2).tolist()
     ([7], [[0.0, 2.55]])
     """
-    kind = kind_of(obj)
+    kind, target = kind_of(obj), Path(path).absolute()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path = {os.fspath(path)!r}: {target.parent} is not a folder")
     change = KINDS[kind].export(obj, None)
     arrays = _of_model(change.parameters, change.arrays) if kind == "Recommender" else _of_table(change.arrays)
-    target = Path(path).absolute()
     with _disk.staged(target.parent, "int8") as staged:
         _disk.write_file(staged, lambda file: _write_npz(file, arrays))
         size = staged.stat().st_size
