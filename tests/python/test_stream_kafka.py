@@ -20,6 +20,7 @@ from _streams import (
     events_in,
     letters_of,
     read_all,
+    read_n,
     rejected_in,
     saved_events,
     state_of,
@@ -61,21 +62,6 @@ def cluster():
 
 def values_of(events=EVENTS):
     return [json.dumps({"user": u, "item": i, "timestamp": t}) for u, i, _, t in events]
-
-
-def read_n(source, n, sizes=(100,)):
-    """Read until there have been n events, rejected ones included."""
-    batches = []
-    end = time.monotonic() + DEADLINE
-    while n > 0:
-        assert time.monotonic() < end
-        most = min(n, sizes[len(batches) % len(sizes)])
-        batch = source.read(most, timeout=1.0)
-        if batch is not None:
-            assert 0 < len(batch) + len(batch.rejected) <= most
-            batches.append(batch)
-            n -= len(batch) + len(batch.rejected)
-    return batches
 
 
 @settings(max_examples=60 if LONG else 6)
@@ -140,25 +126,17 @@ def test_malformed_messages_are_rejected_alone(cluster):
         assert letter.raw.encode("utf-8", "surrogateescape") == (value or b"")
 
 
-def test_messages_that_come_again_are_recognised(cluster):
+@pytest.mark.parametrize(("offset", "redelivered"), [(3, 12), (10_000, 0)], ids=["behind", "refused"])
+def test_a_consumer_that_is_put_elsewhere_gives_each_message_once(cluster, offset, redelivered):
+    """What comes again is recognised; where an offset is refused by the broker, it is looked at again."""
     topic = next(names)
     cluster.put(topic, values_of())
     with cluster.open(topic) as source:
         found = read_n(source, 15, (5,))
-        source._consumer.assign([kafka.TopicPartition(topic, 0, 3)])
+        source._consumer.assign([kafka.TopicPartition(topic, 0, offset)])
         found += read_n(source, 25, (10,))
         assert events_in(found) == EVENTS
-        assert source.redelivered == 12
-
-
-def test_an_offset_the_broker_refuses_is_looked_at_again(cluster):
-    topic = next(names)
-    cluster.put(topic, values_of())
-    with cluster.open(topic) as source:
-        found = read_n(source, 15, (5,))
-        source._consumer.assign([kafka.TopicPartition(topic, 0, 10_000)])
-        found += read_n(source, 25, (10,))
-    assert events_in(found) == EVENTS
+        assert source.redelivered == redelivered
 
 
 def test_messages_that_are_gone_are_a_gap(cluster):

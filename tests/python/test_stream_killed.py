@@ -15,17 +15,11 @@ import numpy as np
 import pytest
 
 import fastinc as fi
-from _streams import BAD, DEADLINE, LONG, RedisServer, letters_of, lines, need_redis, state_of, wait_for
+from _redis import RedisServer, need_redis
+from _streams import BAD, DEADLINE, LONG, letters_of, state_of, stream_fixture, wait_for
 
 ROUNDS = 100 if LONG else 6
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    """A file of 400 events and 4 malformed lines."""
-    file = tmp_path_factory.mktemp("stream") / "events.jsonl"
-    file.write_text("\n".join(lines()) + "\n")
-    return file
+stream = stream_fixture()
 
 
 def command(folder, source, *more):
