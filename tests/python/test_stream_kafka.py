@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 import subprocess
 import sys
 import time
@@ -49,7 +50,8 @@ class Cluster:
         assert self.producer.flush(DEADLINE) == 0
 
     def url(self, topic, **options):
-        return f"kafka://{self.brokers}/{topic}?{urlencode(options)}".rstrip("?")
+        options = {"fetch.wait.max.ms": 20, **options}  # not half a second for what is going to come
+        return f"kafka://{self.brokers}/{topic}?{urlencode(options)}"
 
     def open(self, topic, **options):
         return fi.stream.open(self.url(topic), **{"partitions": [0], **options})
@@ -225,7 +227,9 @@ def test_each_event_is_learned_once_though_the_trainer_is_killed(cluster, tmp_pa
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if k == 3:
             break
-        time.sleep(0.8)
+        enough = 100 * k + random.randrange(1, 60)
+        wait_for(lambda: saved_events(tmp_path / "m") >= enough or process.poll() is not None)  # noqa: B023
+        time.sleep(random.uniform(0.0, 0.1))
         process.kill()
         process.communicate(timeout=DEADLINE)
     wait_for(lambda: process.poll() is not None or saved_events(tmp_path / "m") >= n - 40, "most to be learned")

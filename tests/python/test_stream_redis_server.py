@@ -8,7 +8,7 @@ import pytest
 
 import fastinc as fi
 from _redis import EVENTS, RedisServer, add, client_fixture, names, need_redis, pending, server_fixture, source_of
-from _streams import DEADLINE, events_in, read_all, rejected_in, through_json
+from _streams import DEADLINE, events_in, read_all, read_n, rejected_in, through_json
 
 need_redis()
 redis = pytest.importorskip("redis")
@@ -43,13 +43,15 @@ def test_a_group_that_is_gone_or_behind_gives_nothing_twice(server, client, capl
             batch = source.read(10, timeout=0.0)
             source.commit(batch.position)
             change(stream)
-            rest = read_all(source, (7,), timeout=0.5)  # within a run
+            rest = read_n(source, 30, (7,))  # within a run
             assert events_in([batch, *rest]) == EVENTS
+            assert source.read(7, timeout=0.0) is None
         change(stream)
         with source_of(server, stream) as source:  # and in the next one
             source.seek(batch.position)
-            rest = read_all(source, (7,), timeout=0.5)
+            rest = read_n(source, 30, (7,))
             assert events_in([batch, *rest]) == EVENTS
+            assert source.read(7, timeout=0.0) is None
             assert source.redelivered >= redelivered
             source.commit(rest[-1].position)
         assert pending(client, stream) == 0
@@ -189,8 +191,9 @@ def test_an_answer_that_was_lost_is_read_from_what_is_pending(server, client, mo
             return pipeline
 
         monkeypatch.setattr(type(source._client), "pipeline", cut_off)
-        found += read_all(source, (7,), timeout=1.0)
+        found += read_n(source, 30, (7,))
         assert events_in(found) == EVENTS
+        assert source.read(10, timeout=0.0) is None
 
 
 def test_the_server_may_be_killed_while_it_is_read(tmp_path, caplog):
@@ -204,12 +207,13 @@ def test_the_server_may_be_killed_while_it_is_read(tmp_path, caplog):
             found.append(source.read(10, timeout=0.0))
             server.kill()
             source.commit(found[0].position)  # can't be told now
-            assert source.read(10, timeout=0.3) is None
+            assert source.read(10, timeout=0.1) is None
             server.start()
             with server.client() as client:
                 add(client, "s", EVENTS[20:])
-                found += read_all(source, (6,), timeout=2.0)
+                found += read_n(source, 30, (6,))
                 assert events_in(found) == EVENTS
+                assert source.read(10, timeout=0.0) is None
                 source.commit(found[-1].position)
                 assert pending(client, "s") == 0
     finally:

@@ -241,8 +241,15 @@ def test_saves_come_after_so_many_events_and_before_the_source_is_told():
 def test_saves_come_by_the_clock_when_there_is_something_to_save():
     source = Endless(silent_after=30)
     log = Kept(source)
-    end = time.monotonic() + 1.0
-    fi.stream.train(new_model(), source, log, checkpoint_seconds=0.1, stop=lambda: time.monotonic() > end)
+    end, saved = time.monotonic() + DEADLINE, []
+
+    def stop():
+        if len(log.positions) > 1:
+            saved.append(time.monotonic())
+        return time.monotonic() > (saved[0] + 0.25 if saved else end)
+
+    fi.stream.train(new_model(), source, log, checkpoint_seconds=0.1, stop=stop)
+    assert saved, "nothing was, before the end"
     assert [position["source"] for position in log.positions] == [None, 30]
 
 
