@@ -58,7 +58,7 @@ def offsets(path, number=2):
 
 
 def test_each_byte_of_a_log_flipped_is_noticed(tmp_path, compression, monkeypatch):
-    # A manifest's digest is of its values: of the 17 digits of some times the last can be another, and the time the same.
+    # A manifest's digest is of its values: the last of the 17 digits of some times can be another, the time the same.
     monkeypatch.setattr(time, "time", lambda: 1.7e9 + 0.5)
     states = make(tmp_path, compression=compression)
     bits = random.Random(5)
