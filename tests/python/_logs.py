@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 import fastinc as fi
 from fastinc.checkpoint import _disk
 from fastinc.checkpoint._tables import export_change, split_change
 
+#: Where what is written is there for every process, and a sync costs nothing; None: there is no such place.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: A call that no disk is asked for.
 NEVER = 1 << 30
 
@@ -78,6 +83,17 @@ def quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fi.checkpoint.DamageWarning)
         yield
+
+
+def memory_fixture():
+    """A fixture: a folder in memory, where there is one; `tmp_path = memory_fixture()` in the module."""
+
+    @pytest.fixture
+    def tmp_path():
+        with tempfile.TemporaryDirectory(dir=MEMORY) as path:
+            yield Path(path)
+
+    return tmp_path
 
 
 class FaultyOs:

@@ -17,10 +17,11 @@ import zlib
 import pytest
 
 import fastinc as fi
-from _logs import learn, new_table, quiet, restored, state_of
+from _logs import learn, memory_fixture, new_table, quiet, restored, state_of
 from fastinc.checkpoint import _directory, _manifest, _records, _restoring
 
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
+tmp_path = memory_fixture()
 Log, DamageWarning = fi.checkpoint.Log, fi.checkpoint.DamageWarning
 SEGMENT = "increments-0000000000000002.log"
 

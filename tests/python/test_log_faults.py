@@ -11,10 +11,11 @@ import warnings
 import pytest
 
 import fastinc as fi
-from _logs import FaultyOs, each_call, failing, learn, new_table, quiet, restored, state_of
+from _logs import FaultyOs, each_call, failing, learn, memory_fixture, new_table, quiet, restored, state_of
 from fastinc.checkpoint import _retention
 
 Log = fi.checkpoint.Log
+tmp_path = memory_fixture()
 FAULTS = [errno.EIO, errno.ENOSPC, "short"]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastinc as fi
-from _logs import learn, load, new_table, quiet, state_of, take_steps
+from _logs import MEMORY, learn, load, new_table, quiet, state_of, take_steps
 from fastinc.checkpoint import _directory, _records
 
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
@@ -29,7 +29,7 @@ class LogMachine(RuleBasedStateMachine):
     def begin(self, limits, compression, keep):
         self.quiet = quiet()  # a torn end is told again until it is cut off
         self.quiet.__enter__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         self.options = {"compression": compression, "keep": keep, "compact": None}
         self.log = fi.checkpoint.Log(self.folder, **self.options)
         self.table = new_table(**limits)
