@@ -1,18 +1,16 @@
-"""What the tests of streams share: reading all there is, and servers."""
+"""What the tests of streams share: events, reading all there is, training, and what ends it."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
-import subprocess
 import time
 
 import numpy as np
 import pytest
 
 import fastinc as fi
+from _logs import quiet
 
 DEADLINE = 60.0  # seconds; generous: a loaded machine of two cores
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
@@ -47,6 +45,21 @@ def read_all(source, sizes=(100,), timeout=0.0):
     return batches
 
 
+def read_n(source, n, sizes=(100,)):
+    """Read until there have been n events, rejected ones included; return batches."""
+    batches = []
+    end = time.monotonic() + DEADLINE
+    while n > 0:
+        assert time.monotonic() < end
+        most = min(n, sizes[len(batches) % len(sizes)])
+        batch = source.read(most, timeout=1.0)
+        if batch is not None:
+            assert 0 < len(batch) + len(batch.rejected) <= most
+            batches.append(batch)
+            n -= len(batch) + len(batch.rejected)
+    return batches
+
+
 def events_in(batches):
     return [row for batch in batches for row in rows(batch)]
 
@@ -60,63 +73,6 @@ def through_json(position):
     return json.loads(json.dumps(position, allow_nan=False))
 
 
-class RedisServer:
-    """A server of its own, on a socket in a folder, that has on disk what it acknowledged."""
-
-    def __init__(self, folder, *options):
-        self.folder, self.options = folder, options
-        self.socket = folder / "redis.sock"
-        self.url = f"unix://{self.socket}?db=0"
-        self.process = None
-
-    def start(self):
-        config = [
-            "--port",
-            "0",
-            "--unixsocket",
-            self.socket,
-            "--dir",
-            self.folder,
-            "--save",
-            "",
-            "--loglevel",
-            "warning",
-        ]
-        config += ["--appendonly", "yes", "--appendfsync", "always", *self.options]
-        with open(self.folder / "redis.log", "ab") as output:
-            self.process = subprocess.Popen(["redis-server", *map(str, config)], stdout=output, stderr=output)
-        wait_for(self.answers, "redis-server")
-        return self
-
-    def answers(self):
-        import redis
-
-        assert self.process.poll() is None, (self.folder / "redis.log").read_text()
-        try:
-            with self.client() as client:
-                return client.ping()
-        except redis.exceptions.ConnectionError:
-            return False
-
-    def client(self):
-        import redis
-
-        return redis.Redis.from_url(self.url)
-
-    def kill(self, how=signal.SIGKILL):
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(how)
-            self.process.wait(DEADLINE)
-
-
-def need_redis():
-    """Skip where there is no redis-server, unless there must be one."""
-    if shutil.which("redis-server") is None:
-        assert not os.environ.get("FASTINC_REQUIRE_REDIS"), "there is no redis-server"
-        pytest.skip("there is no redis-server")
-    pytest.importorskip("redis")
-
-
 def state_of(model, folder):
     """Return everything a checkpoint of a model holds, as bytes and JSON."""
     fi.checkpoint.save(model, folder)
@@ -127,7 +83,8 @@ def state_of(model, folder):
 
 def saved_events(folder):
     """Return how many events are in the newest state of a log; 0 while there is none."""
-    restored = fi.checkpoint.Log(folder).restore()
+    with quiet():  # a trainer that was killed
+        restored = fi.checkpoint.Log(folder).restore()
     return 0 if restored is None else restored[1]["events"]
 
 
@@ -150,6 +107,18 @@ def lines(n=400, bad=BAD, **more):
     for k in bad:
         texts.insert(k, f"bad {k}")
     return texts
+
+
+def stream_fixture():
+    """A fixture: a file of 400 events and 4 malformed lines; `stream = stream_fixture()` in the module."""
+
+    @pytest.fixture(scope="module")
+    def stream(tmp_path_factory):
+        file = tmp_path_factory.mktemp("stream") / "events.jsonl"
+        file.write_text("\n".join(lines()) + "\n")
+        return file
+
+    return stream
 
 
 # --- training, and what ends it

@@ -274,7 +274,6 @@ def test_appends_beside_loads_of_a_full_table_have_all_rows(tmp_path, eviction):
         with fi.checkpoint.Log(tmp_path, compact=None) as log:
             for _ in range(40):
                 log.append(table)
-                log.restore()
                 assert len(log.restore()[0]) == 2000
     finally:
         done.set()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -17,7 +16,9 @@ import pytest
 
 import fastinc as fi
 from _kill import SUBJECTS
+from _logs import memory_fixture
 
+tmp_path = memory_fixture()  # what a killed process has written is there on any file system
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
 KILLS = 200 if LONG else 8
 #: Seconds that a child lives, at most, after it has restored.
@@ -47,14 +48,6 @@ def restore(folder):
         warnings.simplefilter("always")
         found = fi.checkpoint.Log(folder).restore()
     return found, [str(warning.message) for warning in caught]
-
-
-@pytest.fixture
-def folder():
-    """A folder in memory, where there is one: what a killed process has written is there on any file system."""
-    memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as path:
-        yield Path(path) / "log"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +88,8 @@ def draw(rng, number, subject, folder):
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_killed_again_and_again(subject, folder, lives):
+def test_killed_again_and_again(subject, tmp_path, lives):
+    folder = tmp_path / "log"
     seed = int.from_bytes(os.urandom(4), "little")
     rng = np.random.default_rng(seed)
     reference, last, seen = Reference(SUBJECTS[subject]), 0, {"torn": 0, "staged": 0, "bases": 0}

@@ -10,16 +10,18 @@ import random
 import re
 import shutil
 import struct
+import time
 import warnings
 import zlib
 
 import pytest
 
 import fastinc as fi
-from _logs import learn, new_table, quiet, restored, state_of
+from _logs import learn, memory_fixture, new_table, quiet, restored, state_of
 from fastinc.checkpoint import _directory, _manifest, _records, _restoring
 
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
+tmp_path = memory_fixture()
 Log, DamageWarning = fi.checkpoint.Log, fi.checkpoint.DamageWarning
 SEGMENT = "increments-0000000000000002.log"
 
@@ -56,7 +58,9 @@ def offsets(path, number=2):
         return [head.offset for head in _records.heads(file, file.size)] + [file.size]
 
 
-def test_each_byte_of_a_log_flipped_is_noticed(tmp_path, compression):
+def test_each_byte_of_a_log_flipped_is_noticed(tmp_path, compression, monkeypatch):
+    # A manifest's digest is of its values: the last of the 17 digits of some times can be another, the time the same.
+    monkeypatch.setattr(time, "time", lambda: 1.7e9 + 0.5)
     states = make(tmp_path, compression=compression)
     bits = random.Random(5)
     last = offsets(tmp_path)[-2]
@@ -91,24 +95,21 @@ def test_each_byte_of_a_checkpoint_flipped_is_noticed(tmp_path, compression):
 
 
 def test_a_log_cut_anywhere_is_what_was_whole_before(tmp_path):
-    states = make(tmp_path / "whole", 4)
-    ends = offsets(tmp_path / "whole")
-    size = ends[-1]
+    states = make(tmp_path, 4)
+    ends = offsets(tmp_path)
+    assert restored(tmp_path) == states[4]
     near = {end + step for end in ends for step in range(-40, 80)}  # digests, headers; of the rest CI takes a share
-    for cut in range(size):
+    for cut in reversed(range(ends[-1])):
         if not (LONG or cut in near or cut % 5 == random.randrange(5)):
             continue
-        path = tmp_path / "cut"
-        shutil.copytree(tmp_path / "whole", path)
-        os.truncate(path / SEGMENT, cut)
+        os.truncate(tmp_path / SEGMENT, cut)
         number = 1 + sum(end <= cut for end in ends[1:])
         if cut in ends:
-            assert restored(path) == states[number]
+            assert restored(tmp_path) == states[number]
         else:
             with pytest.warns(DamageWarning, match=f"offset {max(e for e in ends if e <= cut)}.*number {number} is"):
-                table, position = Log(path).restore()
+                table, position = Log(tmp_path).restore()
             assert (state_of(table), position) == states[number]
-        shutil.rmtree(path)
 
 
 def test_a_torn_end_is_cut_off_by_the_next_append(tmp_path):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
 from _devices import device_fixture
-from _logs import learn, new_table, restored, state_of
+from _logs import learn, new_table, restored, state_of, take_steps
 from fastinc.checkpoint import _kinds, _table_changes, _tables
 
 device = device_fixture()
@@ -42,16 +41,8 @@ STEPS = st.tuples(
 @given(st.sampled_from(LIMITS), st.lists(STEPS, min_size=1, max_size=30))
 def test_all_of_a_state_tells_what_changed_of_it(limits, steps):
     """What tables on a GPU do, who have no log of their own that tells."""
-    table, marks = new_table(**limits), []
-    for step, (what, ids) in enumerate(steps):
-        if what == "update":
-            learn(table, ids, step)
-        elif what == "remove":
-            table.remove(ids)
-        elif what == "load":
-            table.load(sorted(set(ids)), np.full((len(set(ids)), 2), step, dtype=np.float32))
-        else:
-            marks.append((table.to("cpu"), _table_changes.mark(table)))
+    table = new_table(**limits)
+    marks = take_steps(table, steps, _table_changes.mark)
     for twin, mark in marks:
         change, told, whole = _table_changes.export(table, mark)
         assert told == _table_changes.mark(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -10,12 +11,12 @@ import warnings
 import pytest
 
 import fastinc as fi
-from _logs import failing, learn, new_table, quiet, restored, state_of
+from _logs import FaultyOs, each_call, failing, learn, memory_fixture, new_table, quiet, restored, state_of
 from fastinc.checkpoint import _retention
 
 Log = fi.checkpoint.Log
+tmp_path = memory_fixture()
 FAULTS = [errno.EIO, errno.ENOSPC, "short"]
-MOST_CALLS = 200
 
 
 @pytest.fixture
@@ -57,61 +58,60 @@ def leftovers(path):
     return [name for name in os.listdir(path) if name.endswith(".tmp")]
 
 
+def each_call_on_a_copy(template, fault=errno.EIO, *, forever=False):
+    """Yield a copy of a log and a disk, as `each_call` does."""
+    path = template.parent / "log"
+    for disk in each_call(fault, forever=forever):
+        shutil.copytree(template, path)
+        yield path, disk
+        shutil.rmtree(path)
+
+
+def tried(disk, act, *args):
+    """Return what a call returns on this disk, or None if it fails."""
+    with failing(disk), contextlib.suppress(OSError):
+        return act(*args)
+    return None
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize("action", ACTIONS)
-def test_every_call_that_fails_is_an_error_and_the_state_before_is_there(template, tmp_path, action, fault):
+def test_every_call_that_fails_is_an_error_and_the_state_before_is_there(template, action, fault):
     failures = 0
-    for at in range(MOST_CALLS):
-        path = tmp_path / "log"
-        shutil.copytree(template, path)
+    for path, disk in each_call_on_a_copy(template, fault):
         with Log(path, compact=None) as log:
             table, _ = log.restore()
             _, act = action(log, table)
             before = restored(path)
-            with failing(at, fault) as disk:
-                try:
-                    entry = act()
-                except OSError:
-                    entry = None
-                    failures += 1
+            entry = tried(disk, act)
+            failures += entry is None
             after = restored(path)
             if entry is None or action is compaction:
                 assert after == before, disk.calls
             else:
                 assert after != before
                 # What can be missed without harm: putting a lock's holder into words, and tidying up.
-                assert not disk.failed or disk.calls[at] in ("unlink", "rmdir"), disk.calls
+                assert disk.failed in (None, "unlink", "rmdir"), disk.calls
             again = act()
             assert again is not None or action is compaction
             now = restored(path)
             assert now == (before if action is compaction else (now[0], again.position))
             if entry is not None or action is compaction:
                 assert now[0] == after[0]
-            assert not leftovers(path) or disk.calls[at] in ("unlink", "rmdir", "open")
+            assert not leftovers(path) or disk.failed in ("unlink", "rmdir", "open")
         assert restored(path) == now
         assert fi.checkpoint.Log(path).entries()[-1].number == len(Log(path).entries())
-        shutil.rmtree(path)
-        if not disk.failed:
-            break
-    else:
-        pytest.fail("the disk never stopped failing")
     assert failures >= 2
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_a_disk_that_stays_broken_loses_nothing_either(template, tmp_path, action):
-    for at in range(MOST_CALLS):
-        path = tmp_path / "log"
-        shutil.copytree(template, path)
+def test_a_disk_that_stays_broken_loses_nothing_either(template, action):
+    for path, disk in each_call_on_a_copy(template, forever=True):
         with Log(path, compact=None) as log:
             table, _ = log.restore()
             written, act = action(log, table)
             before = restored(path)
-            with failing(at, errno.EIO, forever=True) as disk:
-                try:
-                    done = act()
-                except OSError:
-                    done = None
+            done = tried(disk, act)
             after = restored(path)
             # Nothing can be taken back on such a disk: a record may be whole whose sync failed.
             assert after in (before, (state_of(written), after[1]))
@@ -122,19 +122,16 @@ def test_a_disk_that_stays_broken_loses_nothing_either(template, tmp_path, actio
             log.append(table, "end")
         del again
         assert restored(path) == (state_of(table), "end")
-        shutil.rmtree(path)
-        if not disk.failed:
-            break
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_a_first_append_that_fails_leaves_an_empty_log(tmp_path, fault):
     table = new_table()
     learn(table, [1])
-    for at in range(MOST_CALLS):
-        path = tmp_path / f"log-{at}"
+    for disk in each_call(fault):
+        path = tmp_path / f"log-{disk.at}"
         with Log(path) as log:
-            with failing(at, fault) as disk:
+            with failing(disk):
                 try:
                     log.append(table, 1)
                 except OSError:
@@ -144,27 +141,15 @@ def test_a_first_append_that_fails_leaves_an_empty_log(tmp_path, fault):
             log_entry = log.append(table, 2)
             assert restored(path) == (state_of(table), 2)
             assert log_entry.number == (1 if log_entry.kind == "base" else 2)
-        if not disk.failed:
-            break
-    else:
-        pytest.fail("the disk never stopped failing")
 
 
 def test_an_append_that_fails_is_followed_by_a_base_of_another_object(template):
     """What the failed one may have left has the base's number, and isn't what the base is of."""
-    for at in range(MOST_CALLS):
-        path = template.parent / "log"
-        shutil.copytree(template, path)
+    for path, disk in each_call_on_a_copy(template, forever=True):
         with Log(path) as log:
             table, _ = log.restore()
             learn(table, [1, 9])
-            with failing(at, errno.EIO, forever=True) as disk:
-                try:
-                    log.append(table, "failed?")
-                except OSError:
-                    failed = True
-                else:
-                    failed = False
+            failed = tried(disk, log.append, table, "failed?") is None
             twin = new_table()
             learn(twin, [500])
             entry = log.append(twin, "twin")
@@ -174,50 +159,35 @@ def test_an_append_that_fails_is_followed_by_a_base_of_another_object(template):
             assert log.append(twin, "more").kind == "increment"
         assert restored(path) == (state_of(twin), "more")
         assert restored(path, number=entry.number) != restored(path)
-        shutil.rmtree(path)
-        if not disk.failed:
-            break
 
 
 def test_a_base_that_fails_is_followed_by_an_increment(template):
-    for at in range(MOST_CALLS):
-        path = template.parent / "log"
-        shutil.copytree(template, path)
+    for path, disk in each_call_on_a_copy(template, forever=True):
         with Log(path) as log:
             table, _ = log.restore()
             log.append(table, "mine")
             twin = new_table()
             learn(twin, [500])
-            with failing(at, errno.EIO, forever=True) as disk:
-                try:
-                    log.append(twin, "failed?")
-                except OSError:
-                    failed = True
-                else:
-                    failed = False
+            failed = tried(disk, log.append, twin, "failed?") is None
             learn(table, [502])
             entry = log.append(table, "mine again")
             assert entry.kind == ("increment" if failed else "base")
             learn(table, [503])
             log.append(table, "end")
         assert restored(path) == (state_of(table), "end")
-        shutil.rmtree(path)
-        if not disk.failed:
-            break
 
 
 def test_an_append_is_synced_before_it_returns(template):
     """What a name shows is on disk before the name is, and that before the call returns; increments take one sync."""
-    never = 1 << 30
     with Log(template, compact=None) as log:
         table, _ = log.restore()
-        with failing(never) as disk:
+        with failing(FaultyOs()) as disk:
             log.append(table)
         assert disk.calls[-5:] == ["write", "fdatasync", "replace", "open", "fsync"]
-        with failing(never) as disk:
+        with failing(FaultyOs()) as disk:
             log.append(table)
         assert disk.calls == ["write", "fdatasync"]
-        with failing(never) as disk:
+        with failing(FaultyOs()) as disk:
             log.append(new_table())
         made, arrays, manifest = ["fsync"], ["fdatasync", "replace"], ["fdatasync", "fsync", "replace", "fsync"]
         calls = [call for call in disk.calls if call not in ("open", "mkdir", "write")]
@@ -250,10 +220,10 @@ def test_saving_on_a_disk_that_fails_leaves_the_checkpoint_before(tmp_path, faul
     learn(before, [1])
     learn(after, [2])
     failures = 0
-    for at in range(MOST_CALLS):
+    for disk in each_call(fault):
         path = tmp_path / "whole"
         fi.checkpoint.save(before, path, 1)
-        with failing(at, fault) as disk:
+        with failing(disk):
             try:
                 fi.checkpoint.save(after, path, 2)
             except OSError:
@@ -263,32 +233,24 @@ def test_saving_on_a_disk_that_fails_leaves_the_checkpoint_before(tmp_path, faul
                 expected = after, 2
         found, position = fi.checkpoint.load(path)
         assert (state_of(found), position) == (state_of(expected[0]), expected[1]), disk.calls
-        assert len(os.listdir(path)) == 2 or disk.calls[at] == "unlink", disk.calls
+        assert len(os.listdir(path)) == 2 or disk.failed == "unlink", disk.calls
         shutil.rmtree(path)
-        if not disk.failed:
-            break
-    else:
-        pytest.fail("the disk never stopped failing")
     assert failures >= 8
 
 
 def test_saving_for_the_first_time_on_a_disk_that_fails_leaves_nothing(tmp_path):
-    for at in range(MOST_CALLS):
+    for disk in each_call():
         path = tmp_path / "first" / "whole"
-        with failing(at) as disk:
+        with failing(disk):
             try:
                 fi.checkpoint.save(new_table(), path, 2)
             except OSError:
                 with pytest.raises(FileNotFoundError):
                     fi.checkpoint.load(path)
-                assert not path.exists() or len(os.listdir(path)) == 0 or disk.calls[at] == "unlink"
+                assert not path.exists() or len(os.listdir(path)) == 0 or disk.failed == "unlink"
             else:
                 assert fi.checkpoint.load(path)[1] == 2
         shutil.rmtree(path.parent, ignore_errors=True)
-        if not disk.failed:
-            break
-    else:
-        pytest.fail("the disk never stopped failing")
 
 
 def test_what_a_killed_writer_left_behind_goes(template):

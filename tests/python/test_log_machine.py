@@ -7,13 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import fastinc as fi
-from _logs import learn, new_table, quiet, state_of
+from _logs import MEMORY, learn, load, new_table, quiet, state_of, take_steps
 from fastinc.checkpoint import _directory, _records
 
 LONG = bool(os.environ.get("FASTINC_TORTURE"))
@@ -30,7 +29,7 @@ class LogMachine(RuleBasedStateMachine):
     def begin(self, limits, compression, keep):
         self.quiet = quiet()  # a torn end is told again until it is cut off
         self.quiet.__enter__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         self.options = {"compression": compression, "keep": keep, "compact": None}
         self.log = fi.checkpoint.Log(self.folder, **self.options)
         self.table = new_table(**limits)
@@ -54,8 +53,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(ids=IDS)
     def load(self, ids):
-        ids = sorted(set(ids))
-        self.table.load(ids, np.full((len(ids), 2), self.steps, dtype=np.float32))
+        load(self.table, ids, self.steps)
 
     @rule(lr=st.sampled_from([0.1, 0.2]))
     def set_rate(self, lr):
@@ -137,18 +135,8 @@ TestLogMachine.settings = settings(max_examples=300 if LONG else 15, stateful_st
 )
 def test_changes_since_any_mark_lead_from_there_to_here(limits, steps):
     """Also what was marked long ago, and told about before."""
-    table = new_table(**limits)
-    marks = []
-    kind = fi.checkpoint._kinds.KINDS["EmbeddingTable"]
-    for step, (what, ids) in enumerate(steps):
-        if what == "update":
-            learn(table, ids, step)
-        elif what == "remove":
-            table.remove(ids)
-        elif what == "load":
-            table.load(sorted(set(ids)), np.full((len(set(ids)), 2), step, dtype=np.float32))
-        else:
-            marks.append((table.to("cpu"), kind.mark(table)))
+    table, kind = new_table(**limits), fi.checkpoint._kinds.KINDS["EmbeddingTable"]
+    marks = take_steps(table, steps, kind.mark)
     for twin, mark in marks:
         for _ in range(2):
             change = kind.export(table, mark)

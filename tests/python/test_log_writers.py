@@ -396,7 +396,7 @@ WRITER = """
 def test_after_kills_at_any_moment_nothing_acknowledged_is_lost(tmp_path):
     random = np.random.default_rng(1)
     acknowledged = 0
-    for _ in range(100 if LONG else 4):
+    for _ in range(100 if LONG else 3):
         with in_another_process(
             "import warnings; warnings.simplefilter('ignore')\n" + textwrap.dedent(WRITER), tmp_path
         ) as other:
@@ -420,9 +420,9 @@ def test_after_kills_at_any_moment_nothing_acknowledged_is_lost(tmp_path):
 
 def test_a_process_may_end_while_it_compacts(tmp_path):
     ending = textwrap.dedent(WRITER).replace("begin + 100_000", "begin + 60")
-    for _ in range(3):
+    for _ in range(2):
         with in_another_process(ending, tmp_path) as other:
             assert len(other.stdout.read().split()) == 59
         assert other.returncode == 0
-    assert restored(tmp_path)[1] == 3 * 59
+    assert restored(tmp_path)[1] == 2 * 59
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]

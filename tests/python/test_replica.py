@@ -329,7 +329,7 @@ with fi.checkpoint.Log(sys.argv[1], compact=0.5, keep=5) as log:
 def test_a_leader_killed_again_and_again(tmp_path, follow):
     rng = np.random.default_rng(0)
     replica = None
-    for _ in range(30 if os.environ.get("FASTINC_TORTURE") else 4):
+    for _ in range(30 if os.environ.get("FASTINC_TORTURE") else 3):
         with subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", LEADER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         ) as leader:

@@ -9,16 +9,10 @@ import re
 import pytest
 
 import fastinc as fi
-from _streams import Crash, Crashing, letters_of, lines, run
+from _streams import Crash, Crashing, letters_of, run, stream_fixture
 from fastinc.checkpoint import _lock
 
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    """A file of 400 events and 4 malformed lines."""
-    file = tmp_path_factory.mktemp("stream") / "events.jsonl"
-    file.write_text("\n".join(lines()) + "\n")
-    return file
+stream = stream_fixture()
 
 
 @pytest.fixture(scope="module")

@@ -427,7 +427,7 @@ def test_wrong_arguments(tmp_path, files):
 
 def test_a_large_file_is_not_held(tmp_path):
     """What a source holds is a chunk and a line, neither the bytes of a file nor 8 for each of its events."""
-    short, long = 40_000, 1000
+    short, long = 30_000, 600
     file = tmp_path / "events.csv"
     file.write_text("user,item,text\n" + "123456,654321,\n" * short + f"7,8,{'x' * 4000}\n" * long)
     limit = 8 * short - 20_000

@@ -14,21 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
-from _streams import BAD, DEADLINE, LONG, Crash, Crashing, letters_of, lines, new_model, run, state_of
+from _streams import (
+    BAD,
+    DEADLINE,
+    LONG,
+    Crash,
+    Crashing,
+    letters_of,
+    lines,
+    new_model,
+    run,
+    state_of,
+    stream_fixture,
+)
 from fastinc.cli import main
 
-ROUNDS = 100 if LONG else 6
-
-
+stream = stream_fixture()
 SAVED = {"format": "fastinc-stream", "version": 1, "dead_letters": {"bytes": 7}}
-
-
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    """A file of 400 events and 4 malformed lines."""
-    file = tmp_path_factory.mktemp("stream") / "events.jsonl"
-    file.write_text("\n".join(lines()) + "\n")
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_it_is_what_partial_fit_learns(stream, whole, tmp_path):
     assert all("not JSON" in letter["reason"] for letter in whole[1])
 
 
-@settings(max_examples=max(ROUNDS, 10))
+@settings(max_examples=100 if LONG else 10)
 @given(runs=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 60), st.integers(1, 90)), max_size=12))
 def test_crashes_between_batches_change_nothing(stream, whole, tmp_path_factory, runs):
     """Whatever the sizes of batches and how often it is saved, and both differ from run to run."""
@@ -239,8 +241,15 @@ def test_saves_come_after_so_many_events_and_before_the_source_is_told():
 def test_saves_come_by_the_clock_when_there_is_something_to_save():
     source = Endless(silent_after=30)
     log = Kept(source)
-    end = time.monotonic() + 1.0
-    fi.stream.train(new_model(), source, log, checkpoint_seconds=0.1, stop=lambda: time.monotonic() > end)
+    end, saved = time.monotonic() + DEADLINE, []
+
+    def stop():
+        if len(log.positions) > 1:
+            saved.append(time.monotonic())
+        return time.monotonic() > (saved[0] + 0.25 if saved else end)
+
+    fi.stream.train(new_model(), source, log, checkpoint_seconds=0.1, stop=stop)
+    assert saved, "nothing was, before the end"
     assert [position["source"] for position in log.positions] == [None, 30]
 
 

@@ -89,19 +89,15 @@ class LineReader(FileReader):
 
     Parameters
     ----------
-    path
-        The file.
-    name
-        What positions call it.
-    parser
-        What events are.
+    path, name, parser
+        As for `FileReader`.
     json
         Whether lines are JSON objects; else fields as in `fastinc.datasets.load_events`.
     """
 
     def __init__(self, path: Path, name: str, parser: EventParser, *, json: bool) -> None:
-        self._lines = _Lines(path)
-        self._path, self._name, self._parser, self._json = path, name, parser, json
+        super().__init__(path, name, parser)
+        self._lines, self._json = _Lines(path), json
         self._layout: Layout | None = None
         self._head = (0, self._digest(0))
 

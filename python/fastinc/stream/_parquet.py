@@ -26,18 +26,14 @@ class ParquetReader(FileReader):
 
     Parameters
     ----------
-    path
-        The file.
-    name
-        What positions call it.
-    parser
-        What events are.
+    path, name, parser
+        As for `FileReader`.
     """
 
     def __init__(self, path: Path, name: str, parser: EventParser) -> None:
         pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
         pq = require("pyarrow.parquet", extra="parquet", purpose="reading Parquet files")
-        self._path, self._name, self._parser = path, name, parser
+        super().__init__(path, name, parser)
         try:
             self._file = pq.ParquetFile(path)
         except pa.ArrowException as error:

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import abc
+from pathlib import Path
 from typing import Any
 
-from fastinc.stream._events import BatchBuilder
+from fastinc.stream._events import BatchBuilder, EventParser
 
 __all__ = ["FileReader"]
 
 
 class FileReader(abc.ABC):
-    """The events of one file, with positions by which the file is known again."""
+    """The events of one file, with positions by which the file is known again.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        What positions call it.
+    parser
+        What events are.
+    """
+
+    def __init__(self, path: Path, name: str, parser: EventParser) -> None:
+        self._path, self._name, self._parser = path, name, parser
 
     @abc.abstractmethod
     def close(self) -> None:

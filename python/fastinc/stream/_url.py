@@ -62,12 +62,10 @@ def server_options(
 
     Parameters
     ----------
-    url
-        The URL.
-    given
-        Options given beside it; None: not given.
+    url, given
+        As for `split_options`.
     known
-        The source's own options, and what makes values of their text.
+        As for `split_options`: the options that only this source has.
     columns
         As for `FileSource`.
     """
