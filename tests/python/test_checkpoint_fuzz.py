@@ -6,7 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-SECONDS = float(os.environ.get("FASTINC_FUZZ_SECONDS", 4 if os.environ.get("FASTINC_SHORT_TESTS") else 6))
+SECONDS = float(os.environ.get("FASTINC_FUZZ_SECONDS", 4 if os.environ.get("FASTINC_SHORT_TESTS") else 20))
 
 
 def test_random_mutations_are_refused_or_harmless():
