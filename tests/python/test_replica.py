@@ -271,7 +271,61 @@ def test_an_empty_log_is_waited_for(tmp_path, follow):
     timer.join()
 
 
-@pytest.mark.parametrize("options", [{"poll": 0}, {"poll": float("nan")}, {"timeout": -1.0}])
+@pytest.mark.parametrize("appends", [1, 4])
+def test_a_folder_that_goes_and_another_log_in_its_place_are_noticed(tmp_path, follow, appends):
+    table, path = new_table(), tmp_path / "log"
+    learn(table, range(5))
+    with Log(path) as log:
+        for _ in range(appends):
+            log.append(table)
+    replica = follow(path)
+    until(lambda: replica.lag().records == 0)
+    shutil.rmtree(path)
+    until(lambda: replica.error is not None)
+    assert rows_of(replica.model) == rows_of(table)
+    other = new_table()
+    learn(other, range(5), 1)
+    with Log(path) as log:
+        log.append(other)
+    until(lambda: rows_of(replica.model) == rows_of(other))
+    assert (replica.number, replica.error) == (1, None)
+    with Log(path) as log:  # and once more, at the same number
+        shutil.copytree(path, tmp_path / "backup")
+        learn(other, range(5), 2)
+        log.restore()
+        log.append(other)
+    until(lambda: rows_of(replica.model) == rows_of(other))
+    shutil.rmtree(path)
+    os.rename(tmp_path / "backup", path)
+    until(lambda: replica.number == 1)
+    assert rows_of(replica.model) == rows_of(Log(path).restore()[0]) != rows_of(other)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_what_a_compaction_leaves_is_still_the_same_log(tmp_path, follow, keep):
+    table = new_table()
+    with Log(tmp_path, keep=keep, compact=None) as log:
+        log.append(table)
+        replica = follow(tmp_path)
+        for step in range(5):
+            learn(table, range(5), step)
+            replica.wait(log.append(table).number)
+            log.compact()
+            time.sleep(0.05)  # some looks of the replica
+        learn(table, range(5), 5)
+        replica.wait(log.append(table).number)
+    assert rows_of(replica.model) == rows_of(table)
+    assert (replica.stats()["resyncs"], replica.error) == (0, None)
+
+
+@pytest.mark.parametrize("options", [{"factory": "nonsense"}, {"metric": "bogus"}])
+def test_what_no_index_is_made_by_is_refused_at_once(tmp_path, options):
+    Log(tmp_path).append(new_table())
+    with pytest.raises(ValueError, match=next(iter(options.values()))):
+        fi.replica.follow(tmp_path, **options)
+
+
+@pytest.mark.parametrize("options", [{"poll": 0}, {"poll": float("nan")}, {"poll": 1e10}, {"timeout": -1.0}])
 def test_seconds_are_checked(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         fi.replica.follow(tmp_path, **options)
@@ -368,10 +422,13 @@ def test_a_forked_child_must_follow_itself(tmp_path, follow):
     replica = follow(tmp_path)
     child = os.fork()
     if child == 0:
-        try:
-            replica.lookup([1])
-        except RuntimeError as error:
-            os._exit(7 if "follow() in this one" in str(error) else 8)
-        os._exit(9)
+        for call in (lambda: replica.lookup([1]), lambda: replica.wait(1)):
+            try:
+                call()
+            except RuntimeError as error:
+                if "follow() in this one" in str(error):
+                    continue
+            os._exit(8)
+        os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert replica.lookup([1]).shape == (1, 2)

@@ -132,6 +132,7 @@ class Replica:
         self._stop = threading.Event()
         self._process = os.getpid()
         self._current = self._first_load(timeout)
+        self._make_index(EmbeddingTable(_table_of(self._current.state.obj).dim))  # what can't be made raises here
         self._thread = threading.Thread(target=_run, args=(weakref.ref(self), self._stop), daemon=True)
         self._thread.name = "fastinc-replica"
         self._thread.start()
@@ -212,9 +213,10 @@ class Replica:
         TimeoutError
             It wasn't taken in by then; the message has :attr:`error`.
         """
-        number = as_whole(number, "number", 0)
+        number, timeout = as_whole(number, "number", 0), _seconds(timeout, "timeout")
+        _ = self._served  # a forked child's copy of the condition may be held by nobody, for ever
         with self._changed:
-            if not self._changed.wait_for(lambda: self.number >= number, _seconds(timeout, "timeout")):
+            if not self._changed.wait_for(lambda: self.number >= number, timeout):
                 raise TimeoutError(f"{self!r} isn't at number {number} after {timeout} s; error: {self._error}")
 
     # --- what it answers ---
@@ -292,12 +294,11 @@ class Replica:
         with self._indexing:
             if served.index is None:
                 model = served.state.obj
-                served.index = (
-                    model
-                    if isinstance(model, LiveIndex)
-                    else LiveIndex(_table_of(model), self._factory, metric=self._metric)  # type: ignore[arg-type]
-                )
+                served.index = model if isinstance(model, LiveIndex) else self._make_index(_table_of(model))
             return served.index
+
+    def _make_index(self, table: EmbeddingTable) -> LiveIndex:
+        return LiveIndex(table, self._factory, metric=self._metric)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Stop following; what was there last is still served."""
@@ -395,6 +396,6 @@ def _version(parameters: dict[str, Any]) -> int:
 
 def _seconds(value: Any, name: str) -> float:
     seconds = as_number(value, name)
-    if not 0.0 < seconds < float("inf"):
-        raise ValueError(f"{name} = {value} must be a number of seconds above 0")
+    if not 0.0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name} = {value} must be seconds above 0, and at most {threading.TIMEOUT_MAX:.0f}")
     return seconds

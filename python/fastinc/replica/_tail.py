@@ -9,7 +9,7 @@ from pathlib import Path
 from fastinc.checkpoint import _directory
 from fastinc.checkpoint._disk import Reader
 from fastinc.checkpoint._records import Head, Record, Tail, heads, read_record, records
-from fastinc.checkpoint._restoring import State
+from fastinc.checkpoint._restoring import GoneError, State, read_manifest
 
 __all__ = ["LogTail", "LostError"]
 
@@ -102,8 +102,11 @@ class LogTail:
         try:
             if there.bases and there.bases[-1] >= following and not self._is_in(there, following):
                 raise LostError(f"record {following} is gone: base {there.bases[-1]} is what there is")
+            if self._first is None or self._first == following:
+                self._check_past(there)
             first = max((first for first in there.segments if first <= following), default=None)
             if first is None:
+                self._check_past(there)
                 return False
             if self._reader is not None and first == self._first:
                 if self._reader.is_at(_directory.segment_path(self._folder, first)):
@@ -118,6 +121,28 @@ class LogTail:
             return False  # it went after it was listed: the next look tells more
         self._first, self._offset, self._stuck = first, 0, None
         return True
+
+    def _check_past(self, there: _directory.Listing) -> None:
+        """Find out whether the state is one of this log's: a folder may be removed, and another take its place."""
+        if self._chain_at(there, self._state.number) != self._state.chain:
+            raise LostError(f"number {self._state.number} is gone, or not what it was")
+
+    def _chain_at(self, there: _directory.Listing, number: int) -> bytes | None:
+        """Return what the record after a number must name, or None where that number isn't there."""
+        if number in there.bases:
+            try:
+                manifest = read_manifest(self._folder, number, there)
+            except GoneError:
+                return None
+            if manifest is not None:
+                chain: bytes = manifest["chain"]
+                return chain
+        for first, limit in there.segment_limits():
+            if first <= number and (limit is None or number < limit):
+                with _directory.open_segment(self._folder, first) as reader:
+                    ends = (head.end for head in heads(reader, reader.size) if head.number == number)
+                    return next((reader(end - _DIGEST, _DIGEST) for end in ends), None)
+        return None
 
     def _is_in(self, there: _directory.Listing, number: int) -> bool:
         """Tell whether a record may be in one of the segments."""
