@@ -81,11 +81,17 @@ def state_of(model, folder):
     return arrays.read_bytes(), manifest["parameters"]
 
 
+def newest_entry(folder):
+    """Return the newest entry of a log; None while there is none."""
+    with quiet():  # of a trainer that was killed
+        entries = fi.checkpoint.Log(folder).entries()
+    return entries[-1] if entries else None
+
+
 def saved_events(folder):
     """Return how many events are in the newest state of a log; 0 while there is none."""
-    with quiet():  # a trainer that was killed
-        restored = fi.checkpoint.Log(folder).restore()
-    return 0 if restored is None else restored[1]["events"]
+    entry = newest_entry(folder)
+    return 0 if entry is None else entry.position["events"]
 
 
 def letters_of(path):
