@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,15 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} = {value!r} must be {' or '.join(map(repr, choices))}")
     return value
+
+
+def as_path(value: Any, name: str = "path") -> Path:
+    """Return a path that isn't empty: that would be the current folder."""
+    if isinstance(value, bytes) or not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} = {value!r} must be a str or a path")
+    if not os.fspath(value):
+        raise ValueError(f"{name} = {value!r} is empty; the current folder is '.'")
+    return Path(value)
 
 
 def as_numeric(values: Any, name: str) -> np.ndarray[Any, Any]:

@@ -98,7 +98,7 @@ class Target:
                 manifest = json.loads(text)
                 if isinstance(manifest, dict):
                     manifest["sha256"] = _manifest._digest(manifest)
-                    return json.dumps(manifest).encode()
+                    return _manifest.as_text(manifest)
             return text
         meta, payload = self.record.meta, self.record.payload
         if kind == self.kinds - 1:

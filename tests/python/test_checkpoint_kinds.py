@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -204,9 +205,30 @@ def test_what_isnt_a_model_is_refused(tmp_path):
 def test_files_and_folders_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path = '.*none/x\.npz': .*none is not a folder"):
         fi.checkpoint.export_int8(fi.EmbeddingTable(2), tmp_path / "none" / "x.npz")
+    (tmp_path / "rows.npz").write_text("mine")
+    os.symlink(tmp_path / "rows.npz", tmp_path / "link.npz")
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name in ("link.npz", "pipe.npz"):
+        with pytest.raises(ValueError, match=rf"{name}' is not a regular file: it is not replaced"):
+            fi.checkpoint.export_int8(fi.EmbeddingTable(2), tmp_path / name)
+    assert (tmp_path / "rows.npz").read_text() == "mine"
     fi.checkpoint.export_int8(fi.EmbeddingTable(2), tmp_path / "x.npz")
     with pytest.raises(FileNotFoundError, match=r"x\.npz holds no checkpoint: it is a file, not a folder"):
         fi.checkpoint.load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(("path", "error"), [("", ValueError), (b"model", TypeError), (5, TypeError)])
+def test_paths_are_checked(path, error):
+    table = fi.EmbeddingTable(2)
+    for call in (
+        lambda: fi.checkpoint.save(table, path),
+        lambda: fi.checkpoint.load(path),
+        lambda: fi.checkpoint.Log(path),
+        lambda: fi.checkpoint.export_int8(table, path),
+        lambda: fi.replica.follow(path),
+    ):
+        with pytest.raises(error, match="path = "):
+            call()
 
 
 class OwnTable(fi.EmbeddingTable):

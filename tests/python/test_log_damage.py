@@ -59,8 +59,8 @@ def offsets(path, number=2):
 
 
 def test_each_byte_of_a_log_flipped_is_noticed(tmp_path, compression, monkeypatch):
-    # A manifest's digest is of its values: the last of the 17 digits of some times can be another, the time the same.
-    monkeypatch.setattr(time, "time", lambda: 1.7e9 + 0.5)
+    # As many digits as a time may have: of the last, two can stand for the same time.
+    monkeypatch.setattr(time, "time", lambda: 1763829127.1234567)
     states = make(tmp_path, compression=compression)
     bits = random.Random(5)
     last = offsets(tmp_path)[-2]
@@ -307,6 +307,18 @@ class Shout:
         return os.mkdir, (os.environ["FASTINC_TEST_SHOUT"],)
 
 
+@pytest.mark.parametrize(("before", "after"), [('": ', '":\t'), ("1763829127.1234567", "1763829127.1234568")])
+def test_a_manifest_that_says_the_same_in_other_bytes_is_damaged(tmp_path, monkeypatch, before, after):
+    monkeypatch.setattr(time, "time", lambda: 1763829127.1234567)
+    make(tmp_path, 1)
+    manifest = tmp_path / "base-0000000000000001" / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace(before, after))
+    assert json.loads(text) == json.loads(manifest.read_text())
+    with pytest.raises(ValueError, match="doesn't match its own SHA-256"):
+        Log(tmp_path).restore()
+
+
 def test_a_pickle_is_not_opened(tmp_path, monkeypatch):
     shout = tmp_path / "executed"
     monkeypatch.setenv("FASTINC_TEST_SHOUT", str(shout))
@@ -372,7 +384,7 @@ def test_manifests_name_files_inside_alone(tmp_path, name):
     manifest = json.loads((tmp_path / "whole" / "manifest.json").read_text())
     manifest["arrays"]["file"] = name
     manifest["sha256"] = _manifest._digest(manifest)
-    (tmp_path / "whole" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "whole" / "manifest.json").write_bytes(_manifest.as_text(manifest))
     outside = tmp_path / "outside.safetensors"
     outside.write_text("mine")
     with pytest.raises(ValueError):

@@ -104,6 +104,22 @@ def test_every_call_that_fails_is_an_error_and_the_state_before_is_there(templat
     assert failures >= 2
 
 
+@pytest.mark.parametrize("action", [open_segment, another_object])
+def test_errors_of_the_disk_name_the_file(template, action):
+    named = set()
+    for path, disk in each_call_on_a_copy(template, errno.ENOSPC):
+        with Log(path, compact=None) as log:
+            _, act = action(log, log.restore()[0])
+            with failing(disk):
+                try:
+                    act()
+                except OSError as error:
+                    if disk.failed in ("write", "fdatasync"):
+                        assert str(error.filename).startswith(str(path)), disk.calls
+                        named.add(disk.failed)
+    assert named == {"write", "fdatasync"}
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_a_disk_that_stays_broken_loses_nothing_either(template, action):
     for path, disk in each_call_on_a_copy(template, forever=True):

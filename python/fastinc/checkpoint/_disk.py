@@ -16,10 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fastinc._arguments import as_path
+
 __all__ = [
     "STAGED",
     "File",
     "Reader",
+    "as_file",
     "create",
     "make_folder",
     "open_lock",
@@ -27,6 +30,7 @@ __all__ = [
     "read_file",
     "remove",
     "rename",
+    "replace_file",
     "staged",
     "sweep",
     "sync_folder",
@@ -55,7 +59,8 @@ class File:
         view = memoryview(data).cast("B")
         done = 0
         while done < len(view):
-            count = os.write(self._descriptor, view[done:])
+            with self._named():
+                count = os.write(self._descriptor, view[done:])
             if count == 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             done += count
@@ -63,7 +68,17 @@ class File:
 
     def sync(self) -> None:
         """Have what was written on disk, and how long the file is."""
-        os.fdatasync(self._descriptor)
+        with self._named():
+            os.fdatasync(self._descriptor)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Have errors name the file: calls by descriptor don't."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
 
     def truncate(self, size: int) -> None:
         """Cut the file off."""
@@ -222,6 +237,25 @@ def write_file(path: Path, write: Callable[[File], object]) -> None:
         file.sync()
     finally:
         file.close()
+
+
+def as_file(path: Any) -> Path:
+    """Return the absolute path of a file that may be written or replaced; refuse devices, pipes, links and folders."""
+    file = as_path(path).absolute()
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"path = {os.fspath(path)!r}: {file.parent} is not a folder")
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        raise ValueError(f"path = {os.fspath(path)!r} is not a regular file: it is not replaced")
+    return file
+
+
+def replace_file(path: Path, write: Callable[[File], object]) -> int:
+    """Write a file, in the place of the one that is there, and return its bytes."""
+    with staged(path.parent, "file") as new:
+        write_file(new, write)
+        size = new.stat().st_size
+        publish(new, path)
+    return size
 
 
 def truncate(path: Path, size: int) -> None:

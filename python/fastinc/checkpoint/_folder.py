@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
+from fastinc._arguments import as_path
 from fastinc.checkpoint import _directory, _disk, _manifest, _restoring
 from fastinc.checkpoint._compression import as_compression
 from fastinc.checkpoint._kinds import KINDS, kind_to_restore
@@ -60,7 +60,7 @@ def save(
     kind = kind_to_restore(obj)
     position = _manifest.as_json(position)
     compression = as_compression(compression)
-    folder = Path(path)
+    folder = as_path(path)
     _directory.refuse_log(folder)
     _disk.make_folder(folder)
     write_parts(folder, kind, KINDS[kind].export(obj, None), {"position": position}, compression)
@@ -104,7 +104,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, Any]:
     ...     fi.checkpoint.load(folder)[0].lookup([5]).tolist()
     [[1.0, 1.0]]
     """
-    folder = Path(path)
+    folder = as_path(path)
     if _directory.is_log(folder) and (state := _restoring.restore(folder)) is not None:
         state.warn()
         return state.obj, state.position

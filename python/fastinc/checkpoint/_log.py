@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastinc._arguments import as_number, as_whole
+from fastinc._arguments import as_number, as_path, as_whole
 from fastinc._background import Background
 from fastinc.checkpoint import _directory, _entries, _manifest, _restoring, _retention
 from fastinc.checkpoint._change import Change, Parameters
@@ -100,7 +100,7 @@ class Log:
         compact: float | None = 1.0,
         compression: str | None = None,
     ) -> None:
-        self._folder = Path(path).absolute()
+        self._folder = as_path(path).absolute()
         self._keep = as_whole(keep, "keep", 1)
         self._keep_seconds = None if keep_seconds is None else _positive(keep_seconds, "keep_seconds")
         self._compact = None if compact is None else _positive(compact, "compact")

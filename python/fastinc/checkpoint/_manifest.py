@@ -10,7 +10,7 @@ from typing import Any
 from fastinc import _core
 from fastinc.checkpoint import _disk
 
-__all__ = ["NAME", "as_json", "peek", "read", "write"]
+__all__ = ["NAME", "as_json", "as_text", "peek", "read", "write"]
 
 NAME = "manifest.json"
 
@@ -42,13 +42,17 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def as_text(manifest: dict[str, Any]) -> bytes:
+    """Return the one text that a manifest is written as."""
+    return json.dumps(manifest, indent=1, allow_nan=False).encode()
+
+
 def write(folder: Path, format: str, version: int, manifest: dict[str, Any]) -> None:
     """Put a manifest into its place in a folder: what it names is there by now."""
     manifest = {"format": format, "format_version": version, "fastinc": _core.__version__, **manifest}
     manifest["sha256"] = _digest(manifest)
-    text = json.dumps(manifest, indent=1, allow_nan=False).encode()
     with _disk.staged(folder, "manifest") as path:
-        _disk.write_file(path, lambda file: file.write(text))
+        _disk.write_file(path, lambda file: file.write(as_text(manifest)))
         _disk.sync_folder(folder)  # the names of what it tells of
         _disk.publish(path, folder / NAME)
 
@@ -60,7 +64,8 @@ def read(folder: Path, format: str, version: int, hints: dict[str, str] | None =
     """
     file = folder / NAME
     try:
-        manifest = json.loads(file.read_bytes())
+        text = file.read_bytes()
+        manifest = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         why = f"{file} doesn't exist" if folder.is_dir() or not folder.exists() else "it is a file, not a folder"
         raise FileNotFoundError(f"{folder} holds no checkpoint: {why}") from None
@@ -73,7 +78,7 @@ def read(folder: Path, format: str, version: int, hints: dict[str, str] | None =
     theirs = manifest.get("format_version")
     if theirs != version or isinstance(theirs, bool):
         raise ValueError(f"{file} has format_version {theirs!r}; this fastinc ({_core.__version__}) reads {version}")
-    if manifest.get("sha256") != _digest(manifest):
+    if manifest.get("sha256") != _digest(manifest) or text != as_text(manifest):  # the digest is of what is told
         raise ValueError(f"{file} doesn't match its own SHA-256: it is damaged")
     return manifest
 

@@ -84,15 +84,17 @@ def _read_arrays(folder: Path, entry: dict[str, Any]) -> Arrays:
 
 def load_parts(folder: Path) -> tuple[dict[str, Any], Arrays]:
     """Return the manifest and the arrays in a folder, verified."""
-    manifest = _manifest.read(folder, FORMAT, VERSION, _HINTS)
-    try:
+    before = None
+    while True:
+        manifest = _manifest.read(folder, FORMAT, VERSION, _HINTS)
         try:
             return manifest, _read_arrays(folder, manifest["arrays"])
         except FileNotFoundError:
-            manifest = _manifest.read(folder, FORMAT, VERSION, _HINTS)  # a save may have replaced both meanwhile
-            return manifest, _read_arrays(folder, manifest["arrays"])
-    except MALFORMED as error:
-        raise malformed(folder, error) from error
+            if manifest == before:
+                raise
+            before = manifest  # a save may have replaced both meanwhile
+        except MALFORMED as error:
+            raise malformed(folder, error) from error
 
 
 def malformed(folder: Path, error: Exception) -> ValueError:

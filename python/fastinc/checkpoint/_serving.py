@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,16 +65,10 @@ def export_int8(obj: EmbeddingTable | LiveIndex | Recommender, path: str | os.Pa
     >>> ids.tolist(), (codes[:, :-8] * scale + bias).astype("float64").round(2).tolist()
     ([7], [[0.0, 2.55]])
     """
-    kind, target = kind_of(obj), Path(path).absolute()
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"path = {os.fspath(path)!r}: {target.parent} is not a folder")
+    kind, target = kind_of(obj), _disk.as_file(path)
     change = KINDS[kind].export(obj, None)
     arrays = _of_model(change.parameters, change.arrays) if kind == "Recommender" else _of_table(change.arrays)
-    with _disk.staged(target.parent, "int8") as staged:
-        _disk.write_file(staged, lambda file: _write_npz(file, arrays))
-        size = staged.stat().st_size
-        _disk.publish(staged, target)
-    return size
+    return _disk.replace_file(target, lambda file: _write_npz(file, arrays))
 
 
 def _codes(weights: NDArray[np.float32]) -> NDArray[np.uint8]:

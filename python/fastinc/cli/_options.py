@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastinc import datasets, optimizers
+from fastinc.checkpoint import _disk
 
 if TYPE_CHECKING:
     import fastinc as fi
@@ -134,12 +133,5 @@ def to_json(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON; the file is the old one or the whole new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(to_json(value) + "\n")
-        os.chmod(name, 0o644)  # mkstemp lets nobody else read it
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    text = to_json(value) + "\n"
+    _disk.replace_file(_disk.as_file(path), lambda file: file.write(text.encode()))

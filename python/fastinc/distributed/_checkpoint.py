@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastinc._arguments import as_path
 from fastinc.checkpoint import _directory, _disk, _manifest
 from fastinc.checkpoint import save as save_shard
 from fastinc.checkpoint._change import OF_ROWS
@@ -71,7 +72,7 @@ def save(table: ShardedTable, folder: str | os.PathLike[str], position: Any = No
     """
     if not isinstance(table, ShardedTable):
         raise TypeError(f"table must be a ShardedTable, not {type(table).__name__}")
-    place, world = Path(folder), table.world_size
+    place, world = as_path(folder, "folder"), table.world_size
 
     def begin() -> tuple[Any, list[int]]:
         _directory.refuse_log(place)
@@ -164,7 +165,7 @@ def load(folder: str | os.PathLike[str], process_group: Any = None, *, device: s
     [[1.0, 1.0]]
     >>> dist.destroy_process_group()
     """
-    place = Path(folder)
+    place = as_path(folder, "folder")
     exchange = Exchange(process_group, Place("cpu"))
     manifest, _ = exchange.agree("load", lambda: (_read_manifest(place), []))
     exchange.agree_same("load", f"the manifest in {place}", manifest["sha256"])

@@ -8,13 +8,12 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinc._arguments import as_number, as_whole
+from fastinc._arguments import as_number, as_path, as_whole
 from fastinc.checkpoint import _directory, _restoring
 from fastinc.checkpoint._restoring import State
 from fastinc.live_index import LiveIndex
@@ -121,7 +120,7 @@ class Replica:
 
     def __init__(self, path: str | os.PathLike[str], *, poll: float, timeout: float, factory: str, metric: str) -> None:
         self._poll, timeout = _seconds(poll, "poll"), _seconds(timeout, "timeout")
-        self._folder = Path(path).absolute()
+        self._folder = as_path(path).absolute()
         _directory.refuse_checkpoint(self._folder)
         self._factory, self._metric = factory, metric
         self._error: Exception | None = None
