@@ -104,19 +104,6 @@ def test_a_stream_that_is_not_there_yet_is_told_of(server, client, caplog):
     assert len(caplog.records) == 1
 
 
-def test_a_run_that_rejects_everything_reads_it_again(server, client, tmp_path):
-    """Nothing is acknowledged: the entries are pending until something was learned."""
-    stream = next(names)
-    add(client, stream)
-    with source_of(server, stream, columns={"user": "u"}) as source:
-        kept = Kept()
-        done = fi.stream.train(fi.Recommender(dim=4), source, kept, max_events=40)
-        assert (done.rejected, done.events, pending(client, stream)) == (40, 0, 40)
-    with source_of(server, stream) as source:
-        done = fi.stream.train(fi.Recommender(dim=4), source, kept, position=kept.position, max_events=40)
-        assert (done.rejected, done.events, pending(client, stream)) == (0, 40, 0)
-
-
 def test_a_group_that_was_read_before_is_told_of(server, client, caplog):
     stream = next(names)
     add(client, stream)
