@@ -95,7 +95,7 @@ def test_a_recommender_is_followed(tmp_path, follow):
         _, found = replica.search(query, 4)
         assert found[0][0] == model.recommend(3, 1, exclude_seen=False)[0][0]
         assert replica.lookup(["item 3"]).shape == (1, 9)
-        with pytest.raises(ValueError, match=r"ids\[1\] is not a known item"):
+        with pytest.raises(ValueError, match=r"ids\[1\] = 'no such' is not a known item"):
             replica.lookup(["item 3", "no such"])
         assert replica.stats()["resyncs"] == 0
 

@@ -88,20 +88,50 @@ def test_a_file_has_one_identity_whatever_it_is_called(stream, letters, killed, 
     assert letters_of(killed / "a" / "dead.jsonl") == letters
 
 
-@pytest.mark.parametrize("text", [None, "", '{"mine": true}\n' * 50])
+@pytest.mark.parametrize("text", ['{"mine": true}\n', '{"mine": true}\n' * 50])
 def test_a_file_that_was_replaced_is_not_cut(stream, letters, killed, text):
     dead = killed / "a" / "dead.jsonl"
     dead.rename(killed / "moved.jsonl")
-    if text is not None:
-        dead.write_text(text)
-    message = "doesn't begin as it did" if text else "has 0 bytes, and had"
-    message += " .*it is not cut. Put the file back, or give another name"
+    dead.write_text(text)
+    message = "doesn't begin as it did" if len(text) > 50 else "has 15 bytes, and had"
+    message += " .*it is another file.* Put the one that was written back, or move this one away, or give another name"
     with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
         run(killed, source, dead_letters=dead)
-    assert (dead.read_text() if dead.exists() else None) == text
+    assert dead.read_text() == text
     with fi.stream.open(stream) as source:
         run(killed, source, dead_letters=killed / "a" / "new.jsonl")
     assert letters_of(killed / "a" / "new.jsonl") == letters[1:]
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_file_that_was_rotated_away_is_begun_again(stream, letters, killed, empty, caplog):
+    dead = killed / "a" / "dead.jsonl"
+    dead.rename(killed / "moved.jsonl")
+    if empty:
+        dead.touch()
+    for again in (False, True):
+        with fi.stream.open(stream) as source:
+            run(killed, source, dead_letters=dead)
+        assert letters_of(dead) == letters[1:]  # all after the save, of which the file that was moved has two
+        assert ("is gone or empty, and had" in caplog.text) is not again
+        caplog.clear()
+
+
+def test_a_file_that_is_emptied_while_it_is_written_to_is_known_again(stream, letters, tmp_path):
+    """As logrotate's copytruncate does."""
+    dead, sizes = tmp_path / "dead.jsonl", []
+
+    def empty(progress):
+        sizes.append(dead.stat().st_size)
+        if progress.rejected == 2:
+            os.truncate(dead, 0)
+
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source, batch_size=50, checkpoint_every=50, max_events=300, on_checkpoint=empty)
+    assert max(sizes) > sizes[-1] > 0
+    with fi.stream.open(stream) as source:
+        run(tmp_path, source)
+    assert letters_of(dead) == letters[2:]
 
 
 def test_a_file_that_was_moved_is_cut_by_hand(stream, letters, killed):

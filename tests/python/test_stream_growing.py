@@ -108,7 +108,7 @@ def test_an_empty_file_without_a_format_is_passed_by_once_a_later_one_is_there(t
 def test_what_an_empty_file_got_before_the_later_one_came_is_read(tmp_path, monkeypatch):
     """The file is looked at, then filled, and then is complete."""
     (tmp_path / "1.log").touch()
-    by_content = _files._by_content
+    by_content = _files.format_by_content
 
     def fill_after_the_first_look(path):
         found = by_content(path)
@@ -117,7 +117,7 @@ def test_what_an_empty_file_got_before_the_later_one_came_is_read(tmp_path, monk
         (tmp_path / "2.log").write_text(json_event(3, 4) + "\n")
         return found
 
-    monkeypatch.setattr(_files, "_by_content", fill_after_the_first_look)
+    monkeypatch.setattr(_files, "format_by_content", fill_after_the_first_look)
     with fi.stream.open(tmp_path, follow=True) as source:
         assert events_in(read_all(source)) == [(1, 2, None, None), (3, 4, None, None)]
 

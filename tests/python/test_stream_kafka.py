@@ -28,6 +28,7 @@ from _streams import (
     through_json,
     wait_for,
 )
+from fastinc.stream import _backoff
 
 kafka = pytest.importorskip("confluent_kafka")
 
@@ -213,6 +214,46 @@ def test_brokers_that_stay_away_are_given_up_if_asked(monkeypatch):
         assert isinstance(source, fi.stream.KafkaSource)
         with pytest.raises(ConnectionError, match="has been away"):
             wait_for(lambda: source.read(1, timeout=DEADLINE))
+
+
+def test_a_broker_that_is_down_is_told_of_once_in_a_while_and_given_up_in_time(capfd, caplog):
+    with fi.stream.open("kafka://127.0.0.1:1/t?retry_seconds=1") as source:
+        begin = time.monotonic()
+        with pytest.raises(ConnectionError, match="has been away"):
+            wait_for(lambda: source.read(1, timeout=DEADLINE))
+        assert time.monotonic() - begin < 5.0
+        assert caplog.text.count("Connection refused") == 1
+    assert capfd.readouterr().err == ""  # of librdkafka
+    assert caplog.text.count("Connection refused") == 1
+
+
+def test_what_the_client_warns_of_is_logged(caplog):
+    with fi.stream.open("kafka://127.0.0.1:1/t?linger.ms=5&retry_seconds=0") as source, pytest.raises(ConnectionError):
+        source.read(1, timeout=DEADLINE)
+    assert "queue.buffering.max.ms is a producer property and will be ignored" in caplog.text
+
+
+def test_the_same_error_is_told_once_in_ten_seconds(monkeypatch, caplog):
+    now = [1000.0]
+    monkeypatch.setattr(_backoff.time, "monotonic", lambda: now[0])
+    backoff = _backoff.Backoff("kafka", 60.0)
+    for _ in range(100):
+        backoff.failed(OSError("refused"))
+        now[0] += 0.25
+    backoff.failed(OSError("reset"))
+    told = [record.getMessage().partition("; attempt")[0] for record in caplog.records]
+    assert told == [*["kafka: refused"] * 3, "kafka: reset"]
+    assert backoff.left == 35.0
+    now[0] += backoff.left
+    with pytest.raises(ConnectionError, match="has been away for 60 s"):
+        backoff.failed(OSError("refused"))
+    told = _backoff.Told()
+    assert [told.due("a") for _ in range(5)] == [1, 0, 0, 0, 0]
+    now[0] += 10.0
+    assert [told.due("b"), told.due("a"), told.due("a")] == [1, 5, 0]
+    for n in range(1000):
+        told.due(f"{n}")
+    assert len(told._last) <= 64
 
 
 def test_each_event_is_learned_once_though_the_trainer_is_killed(cluster, tmp_path):

@@ -92,6 +92,18 @@ def test_a_new_group_begins_at_the_start_or_now(server, client):
         assert events_in(read_all(old)) == EVENTS[:5]
 
 
+def test_a_stream_that_is_not_there_yet_is_told_of(server, client, caplog):
+    stream = next(names)
+    with source_of(server, stream) as source:
+        assert read_all(source) == read_all(source) == []
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{source.name}: there is no stream of that name yet: it is waited for"
+        ]
+        add(client, stream)
+        assert events_in(read_all(source)) == EVENTS
+    assert len(caplog.records) == 1
+
+
 def test_a_group_that_was_read_before_is_told_of(server, client, caplog):
     stream = next(names)
     add(client, stream)

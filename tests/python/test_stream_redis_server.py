@@ -229,6 +229,19 @@ class Kept:
         self.position = position
 
 
+def test_a_run_that_rejects_everything_reads_it_again(server, client):
+    """Nothing is acknowledged: the entries are pending until something was learned."""
+    stream = next(names)
+    add(client, stream)
+    with source_of(server, stream, columns={"user": "u"}) as source:
+        kept = Kept()
+        done = fi.stream.train(fi.Recommender(dim=4), source, kept, max_events=40)
+        assert (done.rejected, done.events, pending(client, stream)) == (40, 0, 40)
+    with source_of(server, stream) as source:
+        done = fi.stream.train(fi.Recommender(dim=4), source, kept, position=kept.position, max_events=40)
+        assert (done.rejected, done.events, pending(client, stream)) == (0, 40, 0)
+
+
 def test_acknowledgements_that_are_refused_are_logged_and_made_good(server, client, caplog):
     stream, model = next(names), fi.Recommender(dim=4)
     add(client, stream)

@@ -321,7 +321,7 @@ def test_a_faster_source_fills_no_memory():
         ({"batch_size": 0}, ValueError, "batch_size = 0"),
         ({"max_events": 0}, ValueError, "max_events = 0"),
         ({"linger": -1}, ValueError, "linger = -1"),
-        ({"position": 7}, ValueError, "position = 7 was not saved by"),
+        ({"position": 7}, ValueError, "position = 7 was not saved by .*new folder and position=None"),
         ({"position": {"format": "fastinc-stream", "version": 2}}, ValueError, "version = 2"),
         ({"position": SAVED, "dead_letters": "dead.jsonl"}, ValueError, "position: dead_letters = {'bytes': 7} must"),
     ],
@@ -337,7 +337,7 @@ def test_a_log_with_a_model_needs_its_position(stream, tmp_path):
     with fi.stream.open(stream) as source:
         run(tmp_path, source, max_events=10)
     with fi.stream.open(stream) as source, fi.checkpoint.Log(tmp_path / "model") as log:
-        with pytest.raises(ValueError, match="has a model: pass what its restore"):
+        with pytest.raises(ValueError, match=r"has a model: pass what its restore.*new folder and position=None"):
             fi.stream.train(new_model(), source, log)
         with pytest.raises(TypeError, match=r"must be a fastinc\.stream\.Source"):
             fi.stream.train(new_model(), stream, log)
@@ -358,10 +358,11 @@ def test_the_command_goes_on_where_it_was(capsys, stream, tmp_path):
     assert status == 0
     assert "learned 96 events of" in out
     assert "(96 in all, 2 waiting for their group, 2 rejected)" in out
-    assert [line.split(":")[0] for line in err.splitlines()] == ["checkpoint 2", "checkpoint 3", "checkpoint 4"]
+    told = [line.split(":")[0] for line in err.splitlines()]
+    assert told == [f"reading {stream} from the start", "checkpoint 2", "checkpoint 3", "checkpoint 4"]
     status, out, err = fastinc(capsys, *train)
     assert status == 0
-    assert "going on after 96 events" in err
+    assert f"reading {stream} from the saved position on: going on after 96 events\n" in err
     assert "learned 304 events of" in out
     assert "(400 in all, 4 rejected)" in out
     status, out, _ = fastinc(capsys, "recommend", "--model", tmp_path / "m", "--user", "u3")
@@ -377,9 +378,15 @@ def test_the_command_goes_on_where_it_was(capsys, stream, tmp_path):
     ("arguments", "message"),
     [
         ([], "one of --events and --from is needed"),
-        (["--events", "synthetic", "--from", "x.csv"], "one of --events and --from is needed"),
+        (["--events", "synthetic", "--from", "x.csv"], "just one of --events and --from may be given"),
         (["--events", "synthetic", "--follow"], "--follow is for --from"),
-        (["--events", "synthetic", "--checkpoint-every", "5"], "--checkpoint-every is for --from"),
+        (["--events", "synthetic", "--checkpoint-every", "0"], "--checkpoint-every is for --from"),
+        (["--events", "synthetic", "--on-gap", "skip"], "--on-gap is for --from"),
+        (["--events", "synthetic", "--start-with", "x"], "--start-with is for --from"),
+        (["--events", "synthetic", "--keep", "0"], "--keep is for --from"),
+        (["--events", "synthetic", "--keep-seconds", "0"], "--keep-seconds is for --from"),
+        (["--events", "synthetic", "--compression", "zstd"], "--compression is for --from"),
+        (["--from", "x.csv", "--keep", "0"], "keep = 0"),
         (["--from", "none.csv"], "there is no such file"),
         (["--from", "x.csv", "--min-label", "4"], "--min-label is for --events"),
         (["--from", "x.csv", "--errors", "skip"], "--errors is for --events"),
@@ -399,7 +406,7 @@ def test_a_folder_with_a_plain_checkpoint_is_refused(capsys, stream, tmp_path):
     before = sorted(path.name for path in (tmp_path / "m").iterdir())
     status, out, err = fastinc(capsys, "train", "--from", stream, "--model", tmp_path / "m")
     assert (status, out) == (2, "")
-    assert err.startswith("fastinc: error: ")
+    assert "--from needs a folder of its own. To begin with that model, give another one and --start-with /" in err
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == before
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastinc.checkpoint import _manifest
 from fastinc.cli._options import column_roles, make_model
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from fastinc.stream import Progress
 
 #: Options that --events has no use for, as attributes.
-STREAM_OPTIONS = ("follow", "checkpoint_every", "checkpoint_seconds", "dead_letters", "max_events", "ids", "linger")
+STREAM_OPTIONS = (
+    *("follow", "checkpoint_every", "checkpoint_seconds", "dead_letters", "max_events", "ids", "linger", "on_gap"),
+    *("start_with", "keep", "keep_seconds", "compression"),
+)
 #: Options of the model, as attributes, and what `get_params` calls them.
 _MODEL_OPTIONS = {"preset": "preset", "dim": "dim", "loss": "loss", "user_model": "user", "seed": "seed"}
 
@@ -46,6 +50,15 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--linger", type=float, metavar="S", help="learn a group that isn't full after S without events (default: wait)"
     )
+    group.add_argument(
+        "--on-gap",
+        choices=("raise", "skip"),
+        help="where the stream has lost events: stop, or tell it and go on (default: raise)",
+    )
+    group.add_argument("--start-with", metavar="DIR", help="a saved model to begin with, where --model has none yet")
+    group.add_argument("--keep", type=int, metavar="N", help="saves that can be gone back to at least (default: 1000)")
+    group.add_argument("--keep-seconds", type=float, metavar="S", help="and those of the last S")
+    group.add_argument("--compression", choices=("zstd",), help="of what is saved (default: none)")
 
 
 def train_from(args: argparse.Namespace, target: Path) -> None:
@@ -55,13 +68,15 @@ def train_from(args: argparse.Namespace, target: Path) -> None:
     for name, given in (("--min-label", args.min_label is not None), ("--errors", args.errors != "raise")):
         if given:
             raise ValueError(f"{name} is for --events; a stream's malformed events are counted, and see --dead-letters")
-    with fi.checkpoint.Log(target) as log, _stopped() as stop:
+    with _open_log(args, target) as log, _stopped() as stop:
         restored = log.restore()
-        model, position = (make_model(args), None) if restored is None else restored
+        model, position = (_first_model(args), None) if restored is None else restored
         if restored is not None:
             _check_same(args, model, target)
-            _tell(f"{target}: going on after {model.n_events:,} events")
+            if args.start_with is not None:
+                _tell(f"--start-with {args.start_with} is left out: {target} has a model, which is gone on with")
         with _open(args, model) as source:
+            _tell(f"reading {source.name} {_begin(model, position)}")
             done = fi.stream.train(
                 model,
                 source,
@@ -75,8 +90,50 @@ def train_from(args: argparse.Namespace, target: Path) -> None:
                 on_checkpoint=_show,
                 stop=stop,
             )
+        if not done.events + done.held and done.rejected and not stop():
+            raise ValueError(_nothing_learned(source.name, done))
     lost = f", {source.lost:,} lost in gaps" if source.lost else ""
     print(f"learned {done.learned:,} events of {source.name} ({_counts(done)}{lost}); the model is in {target}")
+
+
+def _open_log(args: argparse.Namespace, target: Path) -> fi.checkpoint.Log:
+    import fastinc as fi
+
+    if (target / _manifest.NAME).exists():
+        raise ValueError(
+            f"--model {target} holds a checkpoint, as train --events makes it: --from needs a folder of its own. "
+            f"To begin with that model, give another one and --start-with {target}"
+        )
+    keep = {} if args.keep is None else {"keep": args.keep}
+    return fi.checkpoint.Log(target, keep_seconds=args.keep_seconds, compression=args.compression, **keep)
+
+
+def _first_model(args: argparse.Namespace) -> fi.Recommender:
+    """Return the model that a stream begins with."""
+    import fastinc as fi
+
+    if args.start_with is None:
+        return make_model(args)
+    model: fi.Recommender = fi.checkpoint.load(args.start_with)[0]
+    _check_same(args, model, Path(args.start_with))
+    return model
+
+
+def _begin(model: fi.Recommender, position: Any) -> str:
+    """Tell where reading begins."""
+    if isinstance(position, dict) and position.get("source") is not None:
+        return f"from the saved position on: going on after {model.n_events:,} events"
+    known = f", with a model of {model.n_events:,} events" if model.n_events else ""
+    return f"from the start: there is no saved position{known}"
+
+
+def _nothing_learned(name: str, done: Progress) -> str:
+    first = done.first_rejected
+    why = "" if first is None else f" The first, {first.where}: {first.reason}"
+    return (
+        f"nothing of {name} was learned: all {done.rejected:,} events were rejected, and no position is saved, so that "
+        f"the next run reads them again.{why}"
+    )
 
 
 def _open(args: argparse.Namespace, model: fi.Recommender) -> fi.stream.Source:
@@ -85,6 +142,8 @@ def _open(args: argparse.Namespace, model: fi.Recommender) -> fi.stream.Source:
     options: dict[str, Any] = {"columns": column_roles(args.columns), "ids": args.ids}
     if not model.uses_labels:
         options["labels"] = False
+    if args.on_gap is not None:
+        options["on_gap"] = args.on_gap
     if args.follow:
         if "://" in args.source and not args.source.startswith("file://"):
             raise ValueError(f"--follow is for files; {args.source.partition('://')[0]}:// never ends")

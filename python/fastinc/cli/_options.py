@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastinc import datasets, optimizers
 from fastinc.checkpoint import _disk
+from fastinc.stream._files import format_by_content
 
 if TYPE_CHECKING:
     import fastinc as fi
@@ -80,6 +81,8 @@ def open_events(
         events = datasets.synthetic(labels=min_label is not None)
         events = events if min_label is None else events.filter(min_label=min_label)
     elif name != "ml-100k" and Path(name).is_file():
+        if format_by_content(Path(name)) == "json":
+            raise ValueError(f"--events {name}: these are JSON lines, which 'fastinc train --from' reads")
         return datasets.load_events(name, columns=roles, min_label=min_label, errors=errors)
     else:
         events = datasets.movielens(name, min_label=min_label, errors=errors)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fastinc.checkpoint import _directory
 from fastinc.cli._console import progress
 from fastinc.cli._follow import STREAM_OPTIONS, add_stream, train_from
 from fastinc.cli._options import add_events, add_model, add_seed, make_model, open_events
@@ -26,8 +27,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Learn the events in the order of time (of the file, where they have no time) and save the model."""
-    if (args.events is None) == (args.source is None):
+    if args.events is None and args.source is None:
         raise ValueError("one of --events and --from is needed: which events to learn")
+    if args.events is not None and args.source is not None:
+        raise ValueError("just one of --events and --from may be given: which events to learn")
     target = Path(args.model)
     if target.exists() and not target.is_dir():
         raise ValueError(f"--model must be a directory, and {target} is a file")
@@ -35,8 +38,11 @@ def run(args: argparse.Namespace) -> None:
         train_from(args, target)
         return
     for name in STREAM_OPTIONS:
-        if getattr(args, name) not in (None, False):
+        given = getattr(args, name)
+        if given is not None and given is not False:
             raise ValueError(f"--{name.replace('_', '-')} is for --from")
+    if _directory.is_log(target):  # said now, not after minutes of work
+        raise ValueError(f"--model {target} holds a log, as train --from makes it: --events needs a folder of its own")
     _train_once(args, target)
 
 

@@ -240,9 +240,12 @@ class Replica:
         """
         model = self.model
         if isinstance(model, Recommender):
-            ids = model._item_ids.encode(ids, add=False, name="ids")
-            if (ids < 0).any():
-                raise ValueError(f"ids[{int(np.argmax(ids < 0))}] is not a known item")
+            codes = model._item_ids.encode(ids, add=False, name="ids")
+            if (codes < 0).any():
+                at = int(np.argmax(codes < 0))
+                (unknown,) = np.ravel(ids)[at : at + 1].tolist()
+                raise ValueError(f"ids[{at}] = {unknown!r} is not a known item")
+            ids = codes
         rows: NDArray[np.float32] = _table_of(model).lookup(ids)
         return rows
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from fastinc.checkpoint import _disk
 from fastinc.stream._head import head_digest
-from fastinc.stream._source import Rejected
+from fastinc.stream._source import Rejected, log
 
 __all__ = ["DeadLetters"]
 
@@ -21,7 +21,8 @@ _POSITION = {"file": str, "bytes": int, "head": str}
 class DeadLetters:
     """Appends to a file of JSON lines; what is behind the saved position is cut off at a restart, and comes again.
 
-    Only the file that the position is of is ever cut. Whatever else is in a file that is named stays.
+    Only the file that the position is of is ever cut. Whatever else is in a file that is named stays. One that is gone
+    or empty was rotated away: there is nothing to cut, and a warning is logged.
 
     Parameters
     ----------
@@ -46,7 +47,6 @@ class DeadLetters:
             raise ValueError(f"position: dead_letters = {saved!r} must have {', '.join(_POSITION)}")
         self._saved = saved
         self._file: BinaryIO | None = None
-        self._size = 0
 
     def open(self) -> None:
         """Open the file and cut it. The writer before must be known to be gone: what it wrote would be cut off."""
@@ -57,7 +57,6 @@ class DeadLetters:
             _disk.sync_folder(self._path.parent)
         if keep is not None:
             os.truncate(self._file.fileno(), keep)
-        self._size = os.fstat(self._file.fileno()).st_size
 
     def _bytes_kept(self, saved: dict[str, Any]) -> int | None:
         """Return how much of the file is to be kept; None: all. What can't be told is an error."""
@@ -66,10 +65,15 @@ class DeadLetters:
         if file == str(self._path):
             if there >= size and begins_so:
                 return int(size)
+            if not there:
+                text = "dead_letters: %s is gone or empty, and had %d bytes when the model was saved: letters written "
+                log.warning(text + "after that may come a second time", file, size)
+                return None
             what = f"has {there} bytes, and had {size}" if there < size else "doesn't begin as it did"
             raise ValueError(
-                f"dead_letters: {file} {what} when the model was saved: it is not cut. Put the file back, or give "
-                "another name, of a file that isn't there yet"
+                f"dead_letters: {file} {what} when the model was saved: it is another file, in which letters that come "
+                "again can't be told from others. Put the one that was written back, or move this one away, or give "
+                "another name"
             )
         if begins_so and 0 < size < there:
             raise ValueError(
@@ -92,15 +96,14 @@ class DeadLetters:
         for letter in rejected:
             line = json.dumps({"where": letter.where, "reason": letter.reason, "raw": letter.raw}) + "\n"
             self._file.write(line.encode("ascii"))
-            self._size += len(line)
         self._file.flush()  # for whoever watches
 
     def sync(self) -> dict[str, Any]:
         """Have all letters on disk; return the position behind them, as JSON."""
         assert self._file is not None
         os.fsync(self._file.fileno())
-        head = head_digest(self._file.fileno(), self._size)
-        return {"file": str(self._path), "bytes": self._size, "head": head}
+        size = os.fstat(self._file.fileno()).st_size  # not what was written: it may have been emptied meanwhile
+        return {"file": str(self._path), "bytes": size, "head": head_digest(self._file.fileno(), size)}
 
     def close(self) -> None:
         """Close the file."""

@@ -118,19 +118,21 @@ class EventParser:
             raise MalformedError(f"not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise MalformedError(f"not a JSON object but {text[:40]!r}")
+        nulls = [name for name, value in fields.items() if value is None]
         fields = {name: value for name, value in fields.items() if value is not None}
-        return self.fields(tuple(fields), tuple(fields.values()), text=False)
+        return self.fields(tuple(fields), tuple(fields.values()), text=False, nulls=nulls)
 
-    def fields(self, names: tuple[str, ...], values: Sequence[Any], *, text: bool) -> Event:
-        """Return the event of named values, or raise MalformedError; as `event`."""
+    def fields(self, names: tuple[str, ...], values: Sequence[Any], *, text: bool, nulls: Sequence[str] = ()) -> Event:
+        """Return the event of named values, or raise MalformedError; as `event`. `nulls` are names without values."""
         roles = self._roles.get(names)
         if roles is None:
+            also = f"; null counts as missing, and so are {list(nulls)!r}" if nulls else ""
             try:
                 roles = find_roles(names, self.columns, "fields") or {}
             except ValueError as error:
-                raise MalformedError(str(error)) from None
+                raise MalformedError(f"{str(error)[:400]}{also[:400]}") from None
             if not roles:
-                raise MalformedError(f"no field is named as users are: {list(names)!r}"[:500])
+                raise MalformedError(f"no field is named as users are: {list(names)!r}"[:400] + also[:400])
             if len(self._roles) >= _KEPT_NAMES:
                 self._roles.clear()
             self._roles[names] = roles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import time
@@ -9,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fastinc._arguments import as_choice, as_flag
+from fastinc._arguments import as_choice, as_flag, as_whole
 from fastinc.stream._events import BatchBuilder, EventParser
 from fastinc.stream._lines import LineReader
 from fastinc.stream._parquet import ParquetReader
-from fastinc.stream._reader import FileReader
+from fastinc.stream._reader import FileReader, GrownError
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 
-__all__ = ["FileSource"]
+__all__ = ["FileSource", "format_by_content"]
 
 Format = Literal["csv", "json", "parquet"]
 _FORMATS = {"csv": "csv", "tsv": "csv", "inter": "csv", "dat": "csv", "data": "csv", "txt": "csv"}
@@ -28,8 +29,9 @@ _LOOK = 0.05
 class FileSource(Source):
     r"""Events in files; see `fastinc.stream.open`, which makes one of a path.
 
-    A position is a file's name, how far it was read, and the SHA-256 of its first (up to 1,024) bytes: a file that was
-    truncated or replaced raises GapError. Held are a line, 64 KiB, and for Parquet a row group's columns.
+    A position is a file's name, how far it was read, the SHA-256 of its first (up to 1,024) bytes, and how many files
+    have earlier names: those that come later are not read, and a warning is logged. Files before the one that is being
+    read may be removed. Held are a line, 64 KiB, and for Parquet a row group's columns.
 
     Parameters
     ----------
@@ -49,6 +51,11 @@ class FileSource(Source):
         "int" or "str"; None: each of users and items as in the first good event, for as long as the stream lasts.
     labels, timestamps
         Whether events have them (False: what is there isn't looked at); None: all, if the first good event has one.
+    on_gap
+        Where the file that is being read was cut short, replaced, moved or removed: "raise" GapError, or "skip": log an
+        error (how much is lost isn't known) and go on with what is there. A file that is shorter than it was, or begins
+        differently, is read from its beginning. A single file that is gone is waited for, if it is followed, and read
+        from its beginning; in a folder or pattern the next name comes, or that name if it is there again before.
 
     Examples
     --------
@@ -75,6 +82,7 @@ class FileSource(Source):
         ids: Literal["int", "str"] | None = None,
         labels: bool | None = None,
         timestamps: bool | None = None,
+        on_gap: Literal["raise", "skip"] = "raise",
     ) -> None:
         self.name = os.fspath(path)
         if not self.name:
@@ -83,16 +91,22 @@ class FileSource(Source):
         self._follow = as_flag(follow, "follow")
         self._format = None if format is None else as_choice(format, "format", ("csv", "json", "parquet"))
         self._parser = EventParser(columns, ids, labels, timestamps)
+        self._skip_gaps = as_choice(on_gap, "on_gap", ("raise", "skip")) == "skip"
         self._pattern = any(letter in self.name for letter in "*?[") and not self._path.exists()
         if not self._pattern and not self._path.exists():
             raise FileNotFoundError(f"{self.name}: there is no such file or folder")
         self._single = not self._pattern and not self._path.is_dir()
         self._reader: FileReader | None = None
         self._file = ""  # the name of the one that is open, or was last
+        self._again = False  # that one is to be read from its beginning, if it is there
         self._known: set[str] = set()
+        self._earlier = 0  # how many of these have names before the file's
         self._ended = self._closed = False
-        if not self._follow and not self._files():
-            raise FileNotFoundError(f"{self.name}: there are no files")
+        if not self._files():
+            hint = "; streams of servers begin with redis:// or kafka://" if {"?", "="} <= set(self.name) else ""
+            if not self._follow:
+                raise FileNotFoundError(f"{self.name}: there are no files{hint}")
+            log.warning("%s: there are no files yet: they are waited for%s", self.name, hint)
 
     # --- the files -----------------------------------------------------------------------------------------
 
@@ -108,22 +122,35 @@ class FileSource(Source):
     def _next_file(self) -> tuple[str, Path] | None:
         """Return the file after the one that is open, or was last."""
         files = self._files()
-        late = {name for name, _ in files if name < self._file} - self._known
-        if late and self._known:
+        late = sorted({name for name, _ in files if name < self._file} - self._known)
+        if late:
             log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
-        self._known = {name for name, _ in files}
-        return next((entry for entry in files if entry[0] > self._file), None)
+        self._look_at({name for name, _ in files}, self._file)
+        return next((e for e in files if e[0] > self._file or (self._again and e[0] == self._file)), None)
+
+    def _look_at(self, known: set[str], file: str) -> None:
+        """Note which files there are, and which one is read."""
+        self._known, self._file = known, file
+        self._earlier = sum(name < file for name in known)
 
     def _open_file(self, name: str, path: Path) -> bool:
-        """Open a file; False where nothing says yet what is going to be in it."""
-        self._reader = self._reader_of(name, path)
-        if self._reader is None and any(later > name for later, _ in self._files()):
-            self._reader = self._reader_of(name, path, complete=True)  # what came since the first look is in it
-        return self._reader is not None
+        """Open a file; False where nothing says yet what is going to be in it, or a gap is skipped and it is gone."""
+        try:
+            self._reader = self._reader_of(name, path)
+            if self._reader is None and any(later > name for later, _ in self._files()):
+                self._reader = self._reader_of(name, path, complete=True)  # what came since the first look is in it
+        except FileNotFoundError:
+            if not (self._follow and self._skip_gaps):
+                raise
+        if self._reader is None:
+            return False
+        self._look_at(self._known, name)
+        self._again = False
+        return True
 
     def _reader_of(self, name: str, path: Path, complete: bool = False) -> FileReader | None:
         """Return a file's reader; None where it is empty, and has no format, and may get one."""
-        kind = self._format or _FORMATS.get(path.suffix[1:].lower()) or _by_content(path)
+        kind = self._format or _FORMATS.get(path.suffix[1:].lower()) or format_by_content(path)
         if kind is None and self._follow and not complete:
             return None
         if kind == "parquet":
@@ -148,24 +175,62 @@ class FileSource(Source):
         """Go on after a batch; see `Source.seek`."""
         if not isinstance(position, dict) or not isinstance(position.get("file"), str):
             raise ValueError(f"position = {position!r} is not one of files")
-        name = position["file"]
+        name, earlier = position["file"], position.get("earlier")
+        if earlier is not None:
+            earlier = as_whole(earlier, "position: earlier")
+        if not self._may_have(name):
+            raise ValueError(
+                f"the saved position is in {name}, and the source is {self.name}: go on with that file, or put it and "
+                "those to be read after it into a folder"
+            )
         files = dict(self._files())
-        path = files.get(name)
-        if path is None:
-            raise GapError(f"{self.name}: {name}, which was being read, is not there")
-        reader = self._reader_of(name, path)
-        if reader is None:
-            raise GapError(f"{path} is empty, and was not when it was read")
+        reader = self._reader_at(name, files.get(name), position)
         try:
-            reader.seek(position)
             self._parser.restore(position.get("kinds"))
         except BaseException:
-            reader.close()
+            if reader is not None:
+                reader.close()
             raise
         if self._reader is not None:
             self._reader.close()
-        self._reader, self._file = reader, name
-        self._known, self._ended = set(files), False
+        self._reader, self._again, self._ended = reader, reader is None, False
+        self._look_at(set(files), name)
+        if earlier is not None and self._earlier > earlier:
+            late = self._earlier - earlier
+            log.warning("%s: %d files with names before %s came after it was begun: not read", self.name, late, name)
+
+    def _may_have(self, name: str) -> bool:
+        """Whether a file of that name would be one of this stream's."""
+        if self._single:
+            return name == self._path.name
+        return fnmatch.fnmatchcase(name, self.name) if self._pattern else "/" not in name and _is_of_stream(name)
+
+    def _reader_at(self, name: str, path: Path | None, position: dict[str, Any]) -> FileReader | None:
+        """Return a file's reader at a position; None where it is not the file that was read, and gaps are skipped."""
+        reader = None
+        try:
+            if path is None:
+                raise GapError(f"{self.name}: {name}, which was being read, is not there")
+            reader = self._reader_of(name, path)
+            if reader is None:
+                raise GapError(f"{path} is empty, and was not when it was read")
+            reader.seek(position)
+        except (GapError, FileNotFoundError) as error:
+            goes_on = isinstance(error, GrownError) and self._skip_gaps  # the reader is behind what has grown
+            if reader is not None and not goes_on:
+                reader.close()
+            self._tell_gap(error)
+            return reader if goes_on else None
+        except BaseException:
+            if reader is not None:
+                reader.close()
+            raise
+        return reader
+
+    def _tell_gap(self, error: Exception) -> None:
+        if not self._skip_gaps:
+            raise GapError(f"{error} (on_gap='skip' goes on with what is there)") from error
+        log.error("%s: %s; how much is lost isn't known: going on with what is there", self.name, error)
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""
@@ -173,33 +238,41 @@ class FileSource(Source):
         if self._closed:
             raise ValueError(f"{self.name} is closed")
         deadline = time.monotonic() + seconds
-        builder = BatchBuilder()
+        kinds = self._parser.state
         while not self._ended:
-            if self._read_some(builder, most):
-                break
+            try:
+                batch = self._read_some(most)
+            except GapError as error:
+                self._tell_gap(error)
+                self._parser.restore(kinds)  # what was read last may be halves of two files: it is lost, too
+                if self._reader is not None:
+                    self._reader.close()
+                self._reader, self._again = None, True
+                batch = None
+            if batch is not None:
+                return batch
             left = deadline - time.monotonic()
             if not self._ended:
                 if left <= 0:
                     break
                 time.sleep(min(_LOOK, left))
-        if not len(builder):
-            return None
-        assert self._reader is not None
-        return builder.batch({"file": self._file, **self._reader.position(), "kinds": self._parser.state})
+        return None
 
-    def _read_some(self, builder: BatchBuilder, most: int) -> bool:
-        """Read what is there; False where that is nothing. A folder is only looked at where a file ends."""
+    def _read_some(self, most: int) -> Batch | None:
+        """Read what is there; None where that is nothing. A folder is only looked at where a file ends."""
+        builder = BatchBuilder()
         following: tuple[str, Path] | None = None  # once it is there, the file that is open is complete
         while True:
             if self._reader is None:
                 entry = self._files()[0] if self._single else following or self._next_file()
                 if entry is None or not self._open_file(*entry):
-                    return False
-                self._file, following = entry[0], None
+                    self._ended = entry is None and not self._follow
+                    return None
+                following = None
             assert self._reader is not None
             self._reader.read(builder, most, final=following is not None or not self._follow)
             if len(builder):
-                return True
+                return self._batch(builder)
             if following is not None:
                 self._reader.close()
                 self._reader = None
@@ -211,15 +284,24 @@ class FileSource(Source):
         if not self._follow:
             self._ended = True
         elif self._reader.replaced():
-            raise GapError(f"{self.name}: {self._file} was moved or removed; a folder or pattern can be followed on")
-        return False
+            self._reader.read(builder, most, final=False)  # what came between the last look and the move
+            if len(builder):
+                return self._batch(builder)
+            hint = "; a folder or pattern can be followed on" if self._single else ""
+            raise GapError(f"{self.name}: {self._file} was moved or removed{hint}")
+        return None
+
+    def _batch(self, builder: BatchBuilder) -> Batch:
+        assert self._reader is not None
+        position = {"file": self._file, **self._reader.position(), "kinds": self._parser.state}
+        return builder.batch(position if self._single else {**position, "earlier": self._earlier})
 
 
 def _is_of_stream(name: str) -> bool:
     return not name.startswith((".", "_")) and not name.endswith(".tmp")
 
 
-def _by_content(path: Path) -> str | None:
+def format_by_content(path: Path) -> str | None:
     """Return the format of a file whose name says nothing; None where the file is empty."""
     begin = b""
     with open(path, "rb") as file:

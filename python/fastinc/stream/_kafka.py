@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastinc._arguments import as_choice, as_whole
 from fastinc._extras import require
-from fastinc.stream._backoff import Backoff
+from fastinc.stream._backoff import Backoff, Told
 from fastinc.stream._events import BatchBuilder, MalformedError, text_of
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 from fastinc.stream._url import server_options, without_password
@@ -20,6 +21,8 @@ _BOUNDS = {"queued.max.messages.kbytes": 16_384, "fetch.max.bytes": 4 << 20, "fe
 #: Seconds between two looks for new partitions, and that an answer may take.
 _LOOK = 30.0
 _ANSWER = 5.0
+#: What an answer may take at least, however soon `retry_seconds` gives up.
+_LEAST_ANSWER = 0.5
 
 
 def _numbers(text: str) -> list[int]:
@@ -55,7 +58,8 @@ class KafkaSource(Source):
         Where the broker no longer has what comes next (retention), or has not got that far (it lost messages, or the
         topic was made anew): "raise" GapError, or "skip": log it, count what was `lost`, and go on behind it.
     retry_seconds
-        Raise ConnectionError when no broker has answered for so long at the beginning or after a gap; None: never.
+        Raise ConnectionError when no broker has answered for so long at the beginning or after a gap (half a second at
+        least); None: never.
     config
         Settings of librdkafka that don't belong in a URL, such as passwords.
     columns, ids, labels, timestamps
@@ -99,7 +103,7 @@ class KafkaSource(Source):
         self._start = as_choice(options.get("start", "earliest"), "start", ("earliest", "latest"))
         self._parser, self._skip_gaps = told.parser, told.skip_gaps
         self.name = f"kafka://{parts.netloc}/{self._topic}"
-        self._backoff = Backoff(self.name, told.retry_seconds)
+        self._backoff, self._told = Backoff(self.name, told.retry_seconds), Told()
         self._kafka = require("confluent_kafka", extra="kafka", purpose="reading from Kafka")
         self._consumer = self._connect(parts.netloc, options.get("group", "fastinc"), {**settings, **(config or {})})
         self._offsets: dict[int, int] = {}  # of the next message, by partition
@@ -121,12 +125,18 @@ class KafkaSource(Source):
                 raise ValueError(f"config: {name} is not yours to set")
         told = {"error_cb": self._told_error, "on_commit": self._told_commit}
         try:
-            return self._kafka.Consumer({**_BOUNDS, **must, **told, **settings})
+            return self._kafka.Consumer({**_BOUNDS, **must, **told, **settings}, logger=_Client(self._warn))
         except self._kafka.KafkaException as error:
             raise ValueError(f"config: {error.args[0].str()}") from error
 
+    def _warn(self, text: str) -> None:
+        """Tell what the client says, the same at most once in 10 s."""
+        count = self._told.due(text.partition(" (after ")[0])  # what follows is milliseconds and the like
+        if count:
+            log.warning("%s: %s%s", self.name, text, f" ({count} times since the last)" if count > 1 else "")
+
     def _told_error(self, error: Any) -> None:
-        log.warning("%s: %s", self.name, error.str())
+        self._warn(error.str())
 
     def _told_commit(self, error: Any, _partitions: Any) -> None:
         if error is not None:
@@ -134,9 +144,14 @@ class KafkaSource(Source):
 
     # --- partitions ----------------------------------------------------------------------------------------
 
+    @property
+    def _answer(self) -> float:
+        """Seconds that an answer may take."""
+        return min(_ANSWER, max(self._backoff.left, _LEAST_ANSWER))
+
     def _partitions(self) -> list[int]:
         """Ask a broker which partitions to read."""
-        topic = self._consumer.list_topics(self._topic, timeout=_ANSWER).topics[self._topic]
+        topic = self._consumer.list_topics(self._topic, timeout=self._answer).topics[self._topic]
         if topic.error is not None:
             raise self._kafka.KafkaException(topic.error)
         there = sorted(topic.partitions)
@@ -152,7 +167,7 @@ class KafkaSource(Source):
         offsets = {}
         for partition in self._partitions():
             place = self._kafka.TopicPartition(self._topic, partition)
-            low, high = self._consumer.get_watermark_offsets(place, timeout=_ANSWER, cached=False)
+            low, high = self._consumer.get_watermark_offsets(place, timeout=self._answer, cached=False)
             offsets[partition] = self._begin(partition, low, high)
         self._offsets = {**self._offsets, **offsets}
         self._consumer.assign([self._kafka.TopicPartition(self._topic, *entry) for entry in offsets.items()])
@@ -203,6 +218,7 @@ class KafkaSource(Source):
         deadline = time.monotonic() + seconds
         while True:
             builder = BatchBuilder()
+            began = time.monotonic()
             if self._backoff.wait(max(deadline - time.monotonic(), 0.0)):
                 try:
                     if self._ready:
@@ -211,7 +227,8 @@ class KafkaSource(Source):
                         self._assign()
                     self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
                 except self._kafka.KafkaException as error:
-                    self._failed(error.args[0])
+                    self._consumer.poll(0.0)  # says what it has to; a message would come again: all is assigned anew
+                    self._failed(error.args[0], began)
             if len(builder):
                 offsets = {str(partition): offset for partition, offset in sorted(self._offsets.items())}
                 position = {"topic": self._topic, "offsets": offsets, "kinds": self._parser.state}
@@ -226,7 +243,7 @@ class KafkaSource(Source):
             return []
         return [first, *(self._consumer.consume(most - 1, timeout=0.0) if most > 1 else ())]
 
-    def _failed(self, error: Any) -> None:
+    def _failed(self, error: Any, since: float | None = None) -> None:
         """Make ready for another attempt after an error that passes; raise others."""
         kinds = self._kafka.KafkaError
         for_ever = [kinds.TOPIC_AUTHORIZATION_FAILED, kinds.GROUP_AUTHORIZATION_FAILED, kinds._AUTHENTICATION]
@@ -234,7 +251,7 @@ class KafkaSource(Source):
         if error.fatal() or error.code() in for_ever:
             raise ValueError(f"{self.name}: {error.str()}")
         self._ready = False
-        self._backoff.failed(self._kafka.KafkaException(error))
+        self._backoff.failed(self._kafka.KafkaException(error), since)
 
     def _take(self, builder: BatchBuilder, messages: list[Any]) -> None:
         failed = None
@@ -275,3 +292,17 @@ class KafkaSource(Source):
     def close(self) -> None:
         """Leave the brokers."""
         self._consumer.close()
+
+
+class _Client:
+    """Takes what librdkafka would print: as a `logging.Logger` does, as far as the client asks for it."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+
+    def log(self, level: int, form: str, kind: str, client: str, text: str) -> None:
+        """Tell warnings, but for lost connections: `error_cb` tells of these. The rest is for who debugs."""
+        if level >= logging.WARNING and kind not in ("FAIL", "ERROR"):
+            self._warn(text)
+        else:
+            log.debug(form, kind, client, text)

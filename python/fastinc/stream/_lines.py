@@ -11,7 +11,7 @@ from typing import Any
 from fastinc.datasets._text import Layout, layout_of, width_fault
 from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
 from fastinc.stream._head import HEAD_BYTES, head_digest
-from fastinc.stream._reader import FileReader
+from fastinc.stream._reader import FileReader, GrownError
 from fastinc.stream._source import GapError
 
 __all__ = ["MOST_BYTES", "LineReader"]
@@ -159,7 +159,10 @@ class LineReader(FileReader):
         if before == b"\n" or not after:
             return
         if after[:1] != b"\n" and after != b"\r\n":
-            raise GapError(f"{self._path}:{self._lines.number}: the line that was the last has grown since it was read")
+            number = self._lines.number
+            self._lines.take(final=True)
+            self._lines.rewind(self._lines.offset, number)
+            raise GrownError(f"{self._path}:{number}: the line that was the last has grown since it was read")
         ending = 1 if after[:1] == b"\n" else 2
         self._lines.rewind(offset + ending, self._lines.number)
 

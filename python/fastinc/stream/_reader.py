@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fastinc.stream._events import BatchBuilder, EventParser
+from fastinc.stream._source import GapError
 
-__all__ = ["FileReader"]
+__all__ = ["FileReader", "GrownError"]
+
+
+class GrownError(GapError):
+    """What was taken as a whole last line has gone on since; the reader is behind the line."""
 
 
 class FileReader(abc.ABC):

@@ -159,6 +159,8 @@ class RedisSource(Source):
             where = f"ends at {id_text(ends)}" if info else "is not there"
             self._gap(f"the stream {where}, and was read up to {id_text(self._last)}: the server lost entries")
             self._added = None
+        elif not info:
+            log.warning("%s: there is no stream of that name yet: it is waited for", self.name)
         begin = ends if self._start == "$" else (0, 0)
         made = self._make_group(begin if self._last is None else self._last)
         if made and self._last is None and info and "entries-added" in info:

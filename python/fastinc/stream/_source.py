@@ -62,6 +62,8 @@ class Rejected:
 class Batch:
     r"""Some events of a stream, in its order, and the position after them.
 
+    Columns that aren't of one length are a ValueError.
+
     Parameters
     ----------
     users, items
@@ -96,6 +98,13 @@ class Batch:
     position: Any
     rejected: tuple[Rejected, ...] = ()
 
+    def __post_init__(self) -> None:
+        n = len(self.users)
+        for name in ("items", "labels", "timestamps", "wheres"):
+            column = getattr(self, name)
+            if column is not None and len(column) != n:
+                raise ValueError(f"{name} has {len(column)} entries, and users has {n}: each event has one")
+
     def __len__(self) -> int:
         return len(self.users)
 
@@ -106,31 +115,45 @@ class Source(abc.ABC):
     Sources *pull*: they read what is asked for and (but for the bounded buffers that each names) nothing ahead of it,
     so whoever is slower than the stream holds one batch of it and no more. One thread at a time.
 
-    A source of your own needs `read`, `seek` and a `name`; `fastinc.stream.train` asks for nothing else.
+    A source of your own needs `read` and `seek`. One that ends must override `ended` as well, or `fastinc.stream.train`
+    waits for more for ever. `commit` is called after each save.
+
+    Attributes
+    ----------
+    name : str
+        What to call the stream in messages, without passwords; "stream" unless you say so.
+    lost : int
+        Events that are known to have been in the stream and were gone before they were read: what was trimmed from a
+        Redis stream or expired in Kafka. Files don't know how many there were. 0 unless the source counts.
+    redelivered : int
+        Events that came once more, as after a lost acknowledgement, and were recognised and left out. 0 likewise.
 
     Examples
     --------
     >>> import fastinc as fi
     >>> import numpy as np
-    >>> class Ones(fi.stream.Source):
-    ...     name, n = "ones", 0
+    >>> class Numbers(fi.stream.Source):
+    ...     name, n = "numbers", 0
     ...     def read(self, max_events, timeout):
-    ...         self.n += 1
-    ...         ones = np.ones(1, dtype=np.int64)
-    ...         return fi.stream.Batch(ones, ones, None, None, [str(self.n)], self.n)
+    ...         ids = np.arange(self.n, min(self.n + max_events, 100))
+    ...         if not len(ids):
+    ...             return None
+    ...         self.n += len(ids)
+    ...         return fi.stream.Batch(ids, ids % 10, None, None, [f"number {n}" for n in ids], self.n)
     ...     def seek(self, position):
     ...         self.n = position
-    >>> with Ones() as source:
-    ...     source.seek(7)
-    ...     source.read(1, timeout=0.0).position
-    8
+    ...     @property
+    ...     def ended(self):
+    ...         return self.n == 100
+    >>> with Numbers() as source:
+    ...     source.seek(97)
+    ...     batch = source.read(2, timeout=0.0)
+    ...     batch.users.tolist(), batch.position, len(source.read(2, timeout=0.0)), source.ended
+    ([97, 98], 99, 1, True)
     """
 
-    #: What to call the stream in messages; without passwords.
     name: str = "stream"
-    #: Events that are known to have been in the stream and were gone before they were read.
     lost: int = 0
-    #: Events that came once more and were recognised.
     redelivered: int = 0
 
     @abc.abstractmethod
@@ -147,7 +170,7 @@ class Source(abc.ABC):
         Returns
         -------
         Batch
-            At least one event or one that was rejected; or None, when nothing came in time.
+            At least one event or one that was rejected; or None, when nothing came in time, or never will (`ended`).
 
         Raises
         ------
@@ -170,8 +193,10 @@ class Source(abc.ABC):
             It is no position in this stream, or (GapError) the stream no longer has what comes after it.
         """
 
-    def commit(self, position: Any) -> None:  # noqa: B027  streams that keep no accounts need nothing
+    def commit(self, position: Any) -> None:  # noqa: B027
         """Tell the stream that all up to a position is saved: it need not keep that for this reader.
+
+        `fastinc.stream.train` calls it after each save. A stream that keeps no accounts need not override it.
 
         Parameters
         ----------
@@ -181,7 +206,10 @@ class Source(abc.ABC):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will ever come again, as at the end of a file that isn't followed."""
+        """Whether nothing will ever come again, as at the end of a file that isn't followed; asked when nothing came.
+
+        False unless it is overridden: `fastinc.stream.train` then never returns by itself.
+        """
         return False
 
     def close(self) -> None:  # noqa: B027

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastinc._arguments import as_share, as_whole
+from fastinc.checkpoint import _manifest
 from fastinc.stream._dead_letters import DeadLetters
 from fastinc.stream._pending import Pending, acceptable
-from fastinc.stream._source import Batch, Source
+from fastinc.stream._source import Batch, Rejected, Source
+from fastinc.stream._source import log as messages
 
 if TYPE_CHECKING:
     from fastinc.recommender import Recommender
@@ -23,6 +25,7 @@ _FORMAT = "fastinc-stream"
 _VERSION = 1
 #: Seconds that a read waits: how soon a stop is noticed when nothing comes.
 _WAIT = 0.25
+_WAY_OUT = "A model from elsewhere begins with a log in a new folder and position=None"
 
 
 class StateLog(Protocol):
@@ -53,6 +56,8 @@ class Progress:
         Since this call began.
     learned
         Events learned by this call.
+    first_rejected
+        The first event that this call rejected; None: there was none.
 
     Examples
     --------
@@ -68,6 +73,7 @@ class Progress:
     checkpoints: int
     seconds: float
     learned: int
+    first_rejected: Rejected | None = None
 
 
 def train(
@@ -93,6 +99,9 @@ def train(
     never interrupted, for a stream that gives the same events in the same order: events are learned in full groups of
     the model's `batch_size`, and the few that wait for theirs are saved within the position. The last group of a stream
     that ends is learned as it is.
+
+    As long as nothing of a stream was learned, no position in it is saved: where an option is wrong, and every event is
+    rejected, a run with the right one reads them all. The first event that is rejected is logged.
 
     Memory is bounded: a batch is read when the one before it is learned.
 
@@ -129,10 +138,12 @@ def train(
     Returns
     -------
     Progress
-        What was done in the end; everything is saved.
+        What was done in the end; everything is saved, unless nothing was learned.
 
     Raises
     ------
+    TypeError
+        `source` is none, or gives what is no `Batch`, or a position that is not JSON; what it gave before is saved.
     ValueError
         A wrong argument; or a position that isn't of `train`, or not of this stream; or a gap in the stream, in which
         case all that was read before it is saved; or a file of dead letters that isn't the one that was written.
@@ -178,7 +189,7 @@ def train(
 
 def _saved(position: Any) -> dict[str, Any]:
     if not isinstance(position, dict) or position.get("format") != _FORMAT:
-        raise ValueError(f"position = {position!r} was not saved by fastinc.stream.train")
+        raise ValueError(f"position = {position!r} was not saved by fastinc.stream.train. {_WAY_OUT}")
     if position.get("version") != _VERSION:
         raise ValueError(f"position: version = {position.get('version')!r}; this fastinc reads {_VERSION}")
     return position
@@ -216,6 +227,7 @@ class _Trainer:
         self._began = self._checkpointed = self._last_event = time.monotonic()
         self._learned_before = self._events
         self._read = self._since = self._checkpoints = 0
+        self._first_rejected: Rejected | None = None
         self._letters = None if dead_letters is None else DeadLetters(dead_letters, saved.get("dead_letters"))
 
     def progress(self) -> Progress:
@@ -226,6 +238,7 @@ class _Trainer:
             checkpoints=self._checkpoints,
             seconds=time.monotonic() - self._began,
             learned=self._events - self._learned_before,
+            first_rejected=self._first_rejected,
         )
 
     def close(self) -> None:
@@ -243,7 +256,9 @@ class _Trainer:
             lock()
         entries = getattr(self._log, "entries", None)
         if position is None and entries is not None and entries():
-            raise ValueError(f"position = None, but {self._log!r} has a model: pass what its restore() returns")
+            raise ValueError(
+                f"position = None, but {self._log!r} has a model: pass what its restore() returns. {_WAY_OUT}"
+            )
         if self._at is not None:
             self._source.seek(self._at)
         if self._letters is not None:
@@ -254,7 +269,7 @@ class _Trainer:
         while not stop() and (limit is None or self._read < limit):
             room = min(batch_size, self._every - self._since)
             try:
-                batch = self._source.read(room if limit is None else min(room, limit - self._read), _WAIT)
+                batch = self._batch(room if limit is None else min(room, limit - self._read))
             except Exception:
                 self._checkpoint_if(self._since > 0)
                 raise
@@ -268,12 +283,30 @@ class _Trainer:
             self._checkpoint_if(self._due())
         self._checkpoint_if(self._since > 0)
 
+    def _batch(self, most: int) -> Batch | None:
+        """Read a batch, and know that what it says can be saved."""
+        batch = self._source.read(most, _WAIT)
+        if batch is None:
+            return None
+        if not isinstance(batch, Batch):
+            raise TypeError(f"source {self._source.name}: read() gave a {type(batch).__name__}, not a Batch or None")
+        try:
+            _manifest.as_json(batch.position)
+        except TypeError as error:
+            raise TypeError(f"source {self._source.name}, Batch: {error}") from None
+        return batch
+
     def _take(self, batch: Batch) -> None:
         columns, refused = acceptable(self._model, batch)
         rejected = [*batch.rejected, *refused]
         if self._letters is not None:
             self._letters.write(rejected)
         self._rejected += len(rejected)
+        if rejected and self._first_rejected is None:
+            self._first_rejected = first = rejected[0]
+            messages.warning(
+                "%s: the first event that is rejected: %s: %s", self._source.name, first.where, first.reason
+            )
         self._pending.add(columns)
         self._at = batch.position
         rows = len(batch) + len(batch.rejected)
@@ -302,8 +335,12 @@ class _Trainer:
         return time.monotonic() - self._checkpointed >= self._seconds
 
     def _checkpoint_if(self, due: bool) -> None:
-        if due:
+        if not due:
+            return
+        if self._events or len(self._pending):
             self._checkpoint()
+        else:  # all were rejected: a run with another option is to have them again
+            self._since = 0
 
     def _checkpoint(self) -> None:
         """Save the model with where it is; only then tell the source."""

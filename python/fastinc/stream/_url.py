@@ -107,7 +107,8 @@ def split_options(
     Raises
     ------
     ValueError
-        An option is given twice, or has a value that it can't have, or the URL has a fragment.
+        An option is given twice (in the URL, or beside it as something else), or has a value that it can't have, or the
+        URL has a fragment.
 
     Examples
     --------
@@ -120,16 +121,20 @@ def split_options(
         raise ValueError("url: what comes after # would be left out: write %23")  # not what: it may be half a password
     options = {name: value for name, value in given.items() if value is not None}
     rest: dict[str, str] = {}
+    seen: set[str] = set()
     for name, text in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
-        if name in options or name in rest:
-            raise ValueError(f"{name} = {text!r} is given twice, in the URL and beside it or in the URL alone")
+        if name in seen:
+            raise ValueError(f"{name} is given twice in the URL")
+        seen.add(name)
         if name not in known:
             rest[name] = text
             continue
         try:
-            options[name] = known[name](text)
+            value = known[name](text)
         except ValueError as error:
             raise ValueError(f"{name} = {text!r} in the URL: {error}") from None
+        if options.setdefault(name, value) != value:
+            raise ValueError(f"{name} = {text!r} in the URL is given twice, beside it as {options[name]!r}")
     return parts._replace(query="", fragment=""), options, rest
 
 
