@@ -318,6 +318,23 @@ def test_what_a_compaction_leaves_is_still_the_same_log(tmp_path, follow, keep):
     assert (replica.stats()["resyncs"], replica.error) == (0, None)
 
 
+def test_damage_to_the_base_that_is_served_changes_nothing(tmp_path, follow):
+    table = new_table()
+    learn(table, range(5))
+    with Log(tmp_path, compact=None) as log:
+        log.append(new_table())
+        log.append(table)
+        replica = follow(tmp_path)
+        manifest = tmp_path / "base-0000000000000002" / "manifest.json"
+        manifest.write_bytes(manifest.read_bytes()[:-9])
+        time.sleep(0.1)  # some looks of the replica
+        assert (replica.number, replica.stats()["resyncs"], replica.error) == (2, 0, None)
+        learn(table, range(5), 1)
+        replica.wait(log.append(table).number)
+    assert rows_of(replica.model) == rows_of(table)
+    assert replica.stats()["resyncs"] == 0
+
+
 @pytest.mark.parametrize("options", [{"factory": "nonsense"}, {"metric": "bogus"}])
 def test_what_no_index_is_made_by_is_refused_at_once(tmp_path, options):
     Log(tmp_path).append(new_table())
