@@ -30,7 +30,8 @@ from _streams import (
 from fastinc.cli import main
 
 stream = stream_fixture()
-SAVED = {"format": "fastinc-stream", "version": 1, "dead_letters": {"bytes": 7}}
+SAVED = {"format": "fastinc-stream", "version": 1, "source": None, "held": None, "events": 0, "rejected": 0}
+SAVED |= {"dead_letters": None}
 
 
 @pytest.fixture(scope="module")
@@ -231,8 +232,10 @@ def test_saves_come_after_so_many_events_and_before_the_source_is_told():
     assert (done.events, done.held, done.checkpoints) == (248, 2, 4)
     assert log.positions[-1]["held"]["users"] == [248, 249]
     source, model = Endless(), new_model().partial_fit(np.arange(248), np.arange(248))
-    with pytest.raises(ValueError, match="248 events were learned, and the model has 0"):
-        fi.stream.train(new_model(), source, Kept(source), position=log.positions[-1])
+    without = {name: part for name, part in log.positions[-1].items() if name != "model_events"}  # as of earlier ones
+    for position, message in ((log.positions[-1], "this one has learned 0: pass"), (without, "the model has 0")):
+        with pytest.raises(ValueError, match=f"248 events.*{message}"):
+            fi.stream.train(new_model(), source, Kept(source), position=position)
     fi.stream.train(model, source, Kept(source), position=log.positions[-1], max_events=8)
     assert source.calls[0] == ("seek", 250)
     assert source.calls[1] == ("append", 250)
@@ -293,6 +296,78 @@ def test_a_save_that_fails_is_an_error_and_nothing_is_acknowledged(stream, tmp_p
     assert source.calls == [("append", None), ("append", 10), ("commit", 10)]
 
 
+class Full:
+    """A log whose disk is full at one of its appends."""
+
+    def __init__(self, log, at):
+        self.log, self.at = log, at
+
+    def append(self, obj, position=None):
+        self.at -= 1
+        if self.at == 0:
+            raise OSError(28, "No space left on device")
+        return self.log.append(obj, position=position)
+
+
+def test_another_attempt_with_the_source_that_was_read_loses_nothing(stream, whole, tmp_path):
+    """The first position says nothing of the source, and what it gave after that is in no state: it is opened again."""
+    with fi.checkpoint.Log(tmp_path / "model") as log:
+        options = {"checkpoint_every": 50, "batch_size": 50}
+        with fi.stream.open(stream) as source:
+            with pytest.raises(OSError, match="No space left"):
+                fi.stream.train(new_model(), source, Full(log, 2), **options)
+            model, position = log.restore()
+            with pytest.raises(ValueError, match=r"source .*events\.jsonl was read from before.* Open it again"):
+                fi.stream.train(model, source, log, position=position, **options)
+        with fi.stream.open(stream) as source:
+            with pytest.raises(OSError, match="No space left"):
+                fi.stream.train(model, source, Full(log, 4), position=position, **options)
+            model, position = log.restore()  # of this one a source knows where it is
+            done = fi.stream.train(model, source, log, position=position, **options)
+    assert (done.events, done.rejected) == (400, len(BAD))
+    assert state_of(model, tmp_path / "saved") == whole[0]
+
+
+def test_a_source_that_gave_nothing_yet_is_taken_again():
+    source = Endless(silent_after=0)
+    log = Kept(source)
+    for _ in range(2):
+        end = time.monotonic() + 0.05
+        fi.stream.train(new_model(), source, log, stop=lambda end=end: time.monotonic() > end)
+    source.silent_after = 8
+    assert fi.stream.train(new_model(), source, log, max_events=8).events == 8
+    with pytest.raises(ValueError, match="source endless was read from before"):
+        fi.stream.train(new_model(), source, log, max_events=8)
+
+
+def test_a_source_whose_read_failed_may_have_left_something_out():
+    class Failing(Endless):
+        __hash__ = None  # nothing asks for it
+
+        def read(self, max_events, timeout):
+            raise ConnectionError
+
+    source = Failing()
+    for error in (ConnectionError, ValueError):
+        with pytest.raises(error):
+            fi.stream.train(new_model(), source, Kept(source))
+
+
+def test_a_model_that_is_ahead_of_its_position_is_refused(stream, whole, tmp_path):
+    with fi.checkpoint.Log(tmp_path / "model") as log:
+        model = new_model()
+        with fi.stream.open(stream) as source, pytest.raises(OSError, match="No space left"):
+            fi.stream.train(model, source, Full(log, 3), checkpoint_every=50)
+        restored, position = log.restore()
+        assert model.n_events > restored.n_events == position["model_events"] > 0
+        message = f"had learned {restored.n_events} events, .* {model.n_events}: pass the model that log.restore"
+        with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
+            fi.stream.train(model, source, log, position=position)
+        with fi.stream.open(stream) as source:
+            fi.stream.train(restored, source, log, position=position)
+    assert state_of(restored, tmp_path / "saved") == whole[0]
+
+
 def test_a_faster_source_fills_no_memory():
     """Nothing is asked for before the last batch was learned; what a long run holds is what a short one does."""
 
@@ -323,14 +398,39 @@ def test_a_faster_source_fills_no_memory():
         ({"linger": -1}, ValueError, "linger = -1"),
         ({"position": 7}, ValueError, "position = 7 was not saved by .*new folder and position=None"),
         ({"position": {"format": "fastinc-stream", "version": 2}}, ValueError, "version = 2"),
-        ({"position": SAVED, "dead_letters": "dead.jsonl"}, ValueError, "position: dead_letters = {'bytes': 7} must"),
+        ({"position": {**SAVED, "dead_letters": {"bytes": 7}}}, ValueError, "position: dead_letters = {'bytes': 7} m"),
+        ({"position": {"format": "fastinc-stream", "version": 1}}, ValueError, "position: source, held, events, rej"),
+        ({"position": {**SAVED, "events": "x"}}, TypeError, "position: events = 'x' must be a whole number"),
+        ({"position": {**SAVED, "rejected": -1}}, ValueError, "position: rejected = -1 must be"),
+        ({"position": {**SAVED, "held": 5}}, ValueError, "position: held = 5 must have users, items"),
+        ({"position": {**SAVED, "held": {"users": [1, "a"]}}}, ValueError, "no list of ids of one kind"),
+        ({"position": {**SAVED, "held": {"users": [1], "items": [1, 2]}}}, ValueError, "must be of one length"),
+        ({"position": {**SAVED, "events": 5}}, ValueError, "5 events were learned, and the model has 0"),
+        ({"dead_letters": ""}, ValueError, "dead_letters = '' is empty"),
+        ({"dead_letters": 5}, TypeError, "dead_letters = 5 must be a str or a path"),
+        ({"on_batch": 5}, TypeError, "on_batch = 5 must be a function"),
+        ({"on_checkpoint": "x"}, TypeError, "on_checkpoint = 'x' must be a function"),
+        ({"stop": True}, TypeError, "stop = True must be a function"),
     ],
 )
 def test_wrong_arguments(options, error, message):
     source = Endless()
+    log = Kept(source)
     with pytest.raises(error, match=message):
-        fi.stream.train(new_model(), source, Kept(source), **options)
-    assert source.n == 0
+        fi.stream.train(new_model(), source, log, **options)
+    assert (source.n, source.calls, log.positions) == (0, [], [])
+
+
+def test_what_is_no_model_or_log_is_refused_before_anything_is_done(tmp_path):
+    source = Endless()
+    log = fi.checkpoint.Log(tmp_path / "model")
+    for model in (fi.EmbeddingTable(dim=2), None):
+        with pytest.raises(TypeError, match=r"model = .* must be a fastinc\.Recommender"):
+            fi.stream.train(model, source, log)
+    for wrong in (None, str(tmp_path)):
+        with pytest.raises(TypeError, match=r"log = .* must have a method append"):
+            fi.stream.train(new_model(), source, wrong)
+    assert (source.calls, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_a_log_with_a_model_needs_its_position(stream, tmp_path):
