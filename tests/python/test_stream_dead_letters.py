@@ -209,7 +209,7 @@ def test_letters_that_come_again_beside_those_of_others_are_refused(lost, tmp_pa
     learn(tmp_path, "b", lost)
     before = lost.read_bytes()
     assert json.loads(before.splitlines()[-1])["raw"] == "oops of b"  # a line of its own
-    with pytest.raises(ValueError, match="lines of others, which must not be cut off. Move the file away, or"):
+    with pytest.raises(ValueError, match=r"lines of others, which must not be cut off\. Move the file away, or"):
         learn(tmp_path, "a", lost)
     assert lost.read_bytes() == before
     lost.rename(tmp_path / "moved.jsonl")
