@@ -106,8 +106,8 @@ class FileSource(Source):
         self._single = not self._pattern and not self._path.is_dir()
         if self._single and not self._path.is_file():
             raise ValueError(
-                f"path = {self.name!r} is not a regular file: a pipe or device has no positions to go on from. Write it "
-                "to a file, and follow that"
+                f"path = {self.name!r} is not a regular file: a pipe or device has no positions to go on from. Write "
+                "it to a file, and follow that"
             )
         self._reader: FileReader | None = None
         self._file = ""  # the name of the one that is open, or was last
@@ -358,8 +358,8 @@ class FileSource(Source):
                 f"{self.name}: {self._file} was moved or removed, which only files before the one that is read may be"
             )
         return (
-            f"{self.name}: {self._file} was renamed to {names[0]}: to follow a file that is rotated, give its own path, "
-            "not a folder or pattern"
+            f"{self.name}: {self._file} was renamed to {names[0]}: a file that is rotated is followed by its own path, "
+            "not in a folder or pattern"
         )
 
     def _batch(self, builder: BatchBuilder) -> Batch:
