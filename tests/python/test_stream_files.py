@@ -15,7 +15,7 @@ import fastinc as fi
 from _event_files import EVENTS, append, json_event, lines_of, write
 from _streams import DEADLINE, events_in, read_all, rejected_in, rows, through_json
 from fastinc.datasets._text import INTEGER
-from fastinc.stream import _lines
+from fastinc.stream import _files, _lines
 from fastinc.stream._files import FileSource
 from fastinc.stream._lines import MOST_BYTES
 
@@ -506,6 +506,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, kind, monkeyp
 def test_a_read_without_time_comes_back_where_there_are_no_rows(tmp_path, monkeypatch, text, steps):
     """And the next one goes on from there; with time it does so by itself."""
     monkeypatch.setattr(_lines, "_STEP", 1 << 17)
+    monkeypatch.setattr(_files.time, "sleep", lambda seconds: pytest.fail("there is something to read"))
     file = tmp_path / "events.csv"
     file.write_text(text)
     for timeout, least, most in ((0.0, steps, 4 * steps), (DEADLINE, 1, 4)):

@@ -130,9 +130,18 @@ def test_files_that_begin_alike_are_read(tmp_path, caplog):
         assert caplog.text.count("has what was read before") == 1
         append(tmp_path / "3.csv", b"5,6\n")
         assert [row[:2] for row in events_in(read_all(source))] == [(1, 2), (3, 4), (5, 6)]  # it was none
+    shutil.copy(tmp_path / "3.csv", tmp_path / "4.csv")
     with fi.stream.open(tmp_path) as source:  # nothing is copied while nothing grows
-        assert len(events_in(read_all(source))) == 1 + 2 + 3
+        assert len(events_in(read_all(source))) == 1 + 2 + 3 + 3
     assert caplog.text.count("has what was read before") == 1
+
+
+def test_a_file_without_rows_has_no_copies(tmp_path):
+    (tmp_path / "0.jsonl").write_text("\n" * 100)
+    with fi.stream.open(tmp_path, follow=True) as source:
+        assert read_all(source) == []
+        put(tmp_path / "1.jsonl", 0, 1)
+        assert items_in(read_all(source)) == [0]
 
 
 @pytest.mark.parametrize("follow", [False, True])
