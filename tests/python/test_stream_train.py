@@ -20,6 +20,8 @@ from _streams import (
     LONG,
     Crash,
     Crashing,
+    Endless,
+    Kept,
     letters_of,
     lines,
     new_model,
@@ -172,45 +174,6 @@ def test_labels_go_to_models_that_use_them(tmp_path):
 # --- when it saves, and stops ----------------------------------------------------------------------------------
 
 
-class Endless(fi.stream.Source):
-    """Events without end, or without any from some point on; as fast as they are asked for."""
-
-    name = "endless"
-
-    def __init__(self, silent_after=2**60):
-        self.n, self.silent_after = 0, silent_after
-        self.asked, self.calls = [], []
-
-    def read(self, max_events, timeout):
-        self.asked.append(max_events)
-        n = min(max_events, self.silent_after - self.n)
-        if n == 0:
-            time.sleep(min(timeout, 0.01))
-            return None
-        ids = np.arange(self.n, self.n + n) % 1000
-        self.n += n
-        return fi.stream.Batch(ids, ids // 2, None, None, [""] * n, self.n)
-
-    def seek(self, position):
-        self.n = position
-        self.calls.append(("seek", position))
-
-    def commit(self, position):
-        self.calls.append(("commit", position))
-
-
-class Kept:
-    """A log in memory that tells when it was appended to."""
-
-    def __init__(self, source):
-        self.source = source
-        self.positions = []
-
-    def append(self, obj, position=None):
-        self.source.calls.append(("append", position["source"]))
-        self.positions.append(json.loads(json.dumps(position, allow_nan=False)))
-
-
 def test_saves_come_after_so_many_events_and_before_the_source_is_told():
     source = Endless()
     log = Kept(source)
@@ -294,78 +257,6 @@ def test_a_save_that_fails_is_an_error_and_nothing_is_acknowledged(stream, tmp_p
     with pytest.raises(OSError, match="No space left"):
         fi.stream.train(new_model(), source, log, checkpoint_every=10)
     assert source.calls == [("append", None), ("append", 10), ("commit", 10)]
-
-
-class Full:
-    """A log whose disk is full at one of its appends."""
-
-    def __init__(self, log, at):
-        self.log, self.at = log, at
-
-    def append(self, obj, position=None):
-        self.at -= 1
-        if self.at == 0:
-            raise OSError(28, "No space left on device")
-        return self.log.append(obj, position=position)
-
-
-def test_another_attempt_with_the_source_that_was_read_loses_nothing(stream, whole, tmp_path):
-    """The first position says nothing of the source, and what it gave after that is in no state: it is opened again."""
-    with fi.checkpoint.Log(tmp_path / "model") as log:
-        options = {"checkpoint_every": 50, "batch_size": 50}
-        with fi.stream.open(stream) as source:
-            with pytest.raises(OSError, match="No space left"):
-                fi.stream.train(new_model(), source, Full(log, 2), **options)
-            model, position = log.restore()
-            with pytest.raises(ValueError, match=r"source .*events\.jsonl was read from before.* Open it again"):
-                fi.stream.train(model, source, log, position=position, **options)
-        with fi.stream.open(stream) as source:
-            with pytest.raises(OSError, match="No space left"):
-                fi.stream.train(model, source, Full(log, 4), position=position, **options)
-            model, position = log.restore()  # of this one a source knows where it is
-            done = fi.stream.train(model, source, log, position=position, **options)
-    assert (done.events, done.rejected) == (400, len(BAD))
-    assert state_of(model, tmp_path / "saved") == whole[0]
-
-
-def test_a_source_that_gave_nothing_yet_is_taken_again():
-    source = Endless(silent_after=0)
-    log = Kept(source)
-    for _ in range(2):
-        end = time.monotonic() + 0.05
-        fi.stream.train(new_model(), source, log, stop=lambda end=end: time.monotonic() > end)
-    source.silent_after = 8
-    assert fi.stream.train(new_model(), source, log, max_events=8).events == 8
-    with pytest.raises(ValueError, match="source endless was read from before"):
-        fi.stream.train(new_model(), source, log, max_events=8)
-
-
-def test_a_source_whose_read_failed_may_have_left_something_out():
-    class Failing(Endless):
-        __hash__ = None  # nothing asks for it
-
-        def read(self, max_events, timeout):
-            raise ConnectionError
-
-    source = Failing()
-    for error in (ConnectionError, ValueError):
-        with pytest.raises(error):
-            fi.stream.train(new_model(), source, Kept(source))
-
-
-def test_a_model_that_is_ahead_of_its_position_is_refused(stream, whole, tmp_path):
-    with fi.checkpoint.Log(tmp_path / "model") as log:
-        model = new_model()
-        with fi.stream.open(stream) as source, pytest.raises(OSError, match="No space left"):
-            fi.stream.train(model, source, Full(log, 3), checkpoint_every=50)
-        restored, position = log.restore()
-        assert model.n_events > restored.n_events == position["model_events"] > 0
-        message = f"had learned {restored.n_events} events, .* {model.n_events}: pass the model that log.restore"
-        with fi.stream.open(stream) as source, pytest.raises(ValueError, match=message):
-            fi.stream.train(model, source, log, position=position)
-        with fi.stream.open(stream) as source:
-            fi.stream.train(restored, source, log, position=position)
-    assert state_of(restored, tmp_path / "saved") == whole[0]
 
 
 def test_a_faster_source_fills_no_memory():
