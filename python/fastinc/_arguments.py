@@ -75,6 +75,14 @@ def as_choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def as_call(value: Any, name: str) -> Callable[..., Any]:
+    """Return what can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} = {value!r} must be a function")
+    call: Callable[..., Any] = value
+    return call
+
+
 def as_path(value: Any, name: str = "path") -> Path:
     """Return a path that isn't empty: that would be the current folder."""
     if isinstance(value, bytes) or not isinstance(value, (str, os.PathLike)):

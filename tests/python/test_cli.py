@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -378,3 +379,23 @@ def test_a_reader_that_goes_away_is_no_error(model):
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_was_closed_before_is_no_error(folder, closed, tmp_path):
+    """As a supervisor may start it: Python then has no sys.stdout, or no sys.stderr."""
+    commands = (["train", "--events", folder / "u.data", "--model", tmp_path / "m"], ["info"])
+    for arguments in commands:
+        line = " ".join(shlex.quote(str(part)) for part in (sys.executable, "-m", "fastinc", *arguments))
+        done = subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "--events", "synthetic"], ["train", "--from", "x.csv"], ["recommend"]])
+def test_an_empty_name_is_not_the_current_folder(capsys, command, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    user = ["--user", "1"] if command == ["recommend"] else []
+    assert main([*command, *user, "--model", ""]) == 2
+    assert "--model = '' is empty; the current folder is '.'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import re
 
 import pytest
 
 import fastinc as fi
+from _event_files import append
 from _streams import Crash, Crashing, letters_of, run, stream_fixture
 from fastinc.checkpoint import _lock
 
@@ -147,6 +150,135 @@ def test_a_file_that_was_moved_is_cut_by_hand(stream, letters, killed):
     with fi.stream.open(stream) as source:
         run(killed, source, dead_letters=moved)
     assert letters_of(moved) == letters
+
+
+def two_files(folder):
+    """Two streams with a malformed line each, and one file of dead letters for both."""
+    for name in "ab":
+        (folder / name).mkdir()
+        (folder / f"{name}.jsonl").write_text(f'{{"user": 1, "item": 2}}\noops of {name}\n')
+    return folder / "dead.jsonl"
+
+
+def learn(folder, name, dead, **options):
+    with fi.stream.open(folder / f"{name}.jsonl") as source:
+        return run(folder / name, source, dead_letters=dead, **options)
+
+
+def raw_letters(dead):
+    return [letter["raw"] for letter in letters_of(dead)]
+
+
+def test_letters_of_others_are_never_cut(tmp_path):
+    dead = two_files(tmp_path)
+    for name in "ab":
+        learn(tmp_path, name, dead)
+    append(dead, b'{"raw": "looked at by hand"}\n')
+    expected = ["oops of a", "oops of b", "looked at by hand"]
+    for name in "abb":
+        learn(tmp_path, name, dead)
+        assert raw_letters(dead) == expected
+    append(tmp_path / "a.jsonl", b"more of a\n")
+    learn(tmp_path, "a", dead)
+    assert raw_letters(dead) == [*expected, "more of a"]
+    marks = [json.loads(line).get("log") for line in dead.read_text().splitlines()]
+    assert marks[0] == marks[3] != marks[1]
+
+
+@pytest.fixture
+def lost(tmp_path):
+    """A file of dead letters of which those of the lines "lost" came after the last save."""
+    dead = two_files(tmp_path)
+    learn(tmp_path, "a", dead)
+    append(tmp_path / "a.jsonl", b"lost\n" * 2)
+    with fi.stream.open(tmp_path / "a.jsonl") as source, contextlib.suppress(Crash):
+        run(tmp_path / "a", Crashing(source, 1), dead_letters=dead)
+    assert raw_letters(dead) == ["oops of a", "lost", "lost"]
+    return dead
+
+
+def test_half_a_letter_is_cut(lost, tmp_path):
+    lost.write_bytes(lost.read_bytes()[:-9])
+    learn(tmp_path, "a", lost)
+    assert raw_letters(lost) == ["oops of a", "lost", "lost"]
+
+
+@pytest.mark.parametrize("torn", [0, 9, 40])
+def test_letters_that_come_again_beside_those_of_others_are_refused(lost, tmp_path, torn):
+    lost.write_bytes(lost.read_bytes()[: len(lost.read_bytes()) - torn])
+    learn(tmp_path, "b", lost)
+    before = lost.read_bytes()
+    assert json.loads(before.splitlines()[-1])["raw"] == "oops of b"  # a line of its own
+    with pytest.raises(ValueError, match=r"lines of others, which must not be cut off\. Move the file away, or"):
+        learn(tmp_path, "a", lost)
+    assert lost.read_bytes() == before
+    lost.rename(tmp_path / "moved.jsonl")
+    learn(tmp_path, "a", lost)
+    assert raw_letters(lost) == ["lost", "lost"]
+
+
+def test_what_somebody_wrote_behind_half_a_letter_is_not_cut(lost, tmp_path):
+    half = lost.read_bytes()[:-9].rsplit(b"\n", 2)  # only one of ours, and it is torn
+    lost.write_bytes(half[0] + b"\n" + half[2] + b"mine\n")
+    with pytest.raises(ValueError, match="lines of others"):
+        learn(tmp_path, "a", lost)
+
+
+def test_a_file_that_is_being_written_to_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_lock, "_PATIENCE", 0.02)
+    dead, refused = two_files(tmp_path), []
+
+    def start_another(batch):
+        with pytest.raises(RuntimeError, match=r"dead\.jsonl is being written to by somebody else"):
+            learn(tmp_path, "b", dead)
+        refused.append(fi.checkpoint.Log(tmp_path / "b" / "model").entries())
+
+    learn(tmp_path, "a", dead, on_batch=start_another)
+    assert refused == [[]]
+    learn(tmp_path, "b", dead)
+    assert raw_letters(dead) == ["oops of a", "oops of b"]
+
+
+def test_letters_of_before_there_were_marks_are_cut_as_they_were(stream, letters, killed):
+    dead = killed / "a" / "dead.jsonl"
+    dead.write_text("".join(json.dumps(letter) + "\n" for letter in letters_of(dead)))
+    with fi.checkpoint.Log(killed / "model") as log, fi.stream.open(stream) as source:
+        model, position = log.restore()
+        told = position["dead_letters"]
+        del told["log"]
+        told["bytes"] = dead.read_bytes().index(b"\n") + 1
+        told["head"] = hashlib.sha256(dead.read_bytes()[: told["bytes"]]).hexdigest()
+        fi.stream.train(model, source, log, position=position, dead_letters=dead)
+    assert letters_of(dead) == letters
+
+
+@pytest.mark.parametrize("what", ["folder", "pattern", "file", "link", "later name"])
+def test_a_file_that_the_source_reads_gets_no_letters(tmp_path, what, monkeypatch):
+    """They would be events, and so letters."""
+    folder = tmp_path / "events"
+    folder.mkdir()
+    file = folder / "clicks.jsonl"
+    file.write_text("oops\n")
+    monkeypatch.chdir(folder)
+    url = {"pattern": str(folder / "*.jsonl"), "file": file, "link": "clicks.jsonl", "folder": "."}.get(what, folder)
+    dead = file if what == "file" else folder / "dead.jsonl"
+    if what == "link":
+        dead = tmp_path / "link.jsonl"
+        dead.symlink_to(file)
+    if what == "later name":
+        (tmp_path / "other").symlink_to(folder)
+        dead = tmp_path / "other" / "z"
+    with fi.stream.open(url, follow=True) as source:
+        with pytest.raises(ValueError, match=r"dead_letters = .* is a file that .* reads"):
+            run(tmp_path, source, dead_letters=dead)
+        assert (file.read_text(), sorted(os.listdir(folder))) == ("oops\n", ["clicks.jsonl"])
+        assert not (tmp_path / "model").exists()
+        for fine in (tmp_path / "dead.jsonl", folder / ".dead.jsonl"):
+            run(tmp_path, source, dead_letters=fine, stop=lambda: True)
+    with fi.stream.open(str(tmp_path / "ev*" / "cl*"), follow=True) as source:
+        assert source.reads(folder / "clothes")
+        assert not source.reads(folder / "dead.jsonl")
+        assert not source.reads(tmp_path / "clothes")
 
 
 def test_a_second_trainer_is_refused_and_changes_nothing(stream, letters, tmp_path, monkeypatch):

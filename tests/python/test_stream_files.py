@@ -249,6 +249,25 @@ def test_parquet_rows_are_rejected_alone(tmp_path):
     assert [letter.reason.split()[0] for letter in rejected_in(batches)] == ["user", "user", "item", "timestamp"]
 
 
+def test_a_parquet_column_of_an_unusual_type_is_read_or_named(tmp_path, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "events.parquet"
+    items = pa.array(["a", None, "c"], pa.string_view())
+    for column in (items, items.cast(pa.string()).dictionary_encode(), items.cast(pa.large_string())):
+        pq.write_table(pa.table({"user": [1, 2, 3], "item": column}), file)
+        with fi.stream.open(file) as source:
+            assert [row[:2] for row in events_in(read_all(source))] == [(1, "a"), (3, "c")]
+        assert fi.datasets.load_events(file, errors="skip").items.tolist() == ["a", "c"]
+
+    def has_no_kernel(*arguments):
+        raise pa.ArrowNotImplementedError("no kernel")
+
+    monkeypatch.setattr(pytest.importorskip("pyarrow.compute"), "fill_null", has_no_kernel)
+    message = r"events\.parquet: column 'user' of type int64 can't be read .*no kernel"
+    with fi.stream.open(file) as source, pytest.raises(ValueError, match=message):
+        source.read(1, timeout=0.0)
+
+
 def test_a_quoted_field_may_hold_separators_and_lines(tmp_path):
     file = tmp_path / "reviews.csv"
     file.write_text('user,item,text\n1,2,"so, so\nand ""more""\n"\n3,4,plain\n')

@@ -20,6 +20,8 @@ from _streams import (
     LONG,
     Crash,
     Crashing,
+    Endless,
+    Kept,
     letters_of,
     lines,
     new_model,
@@ -30,7 +32,8 @@ from _streams import (
 from fastinc.cli import main
 
 stream = stream_fixture()
-SAVED = {"format": "fastinc-stream", "version": 1, "dead_letters": {"bytes": 7}}
+SAVED = {"format": "fastinc-stream", "version": 1, "source": None, "held": None, "events": 0, "rejected": 0}
+SAVED |= {"dead_letters": None}
 
 
 @pytest.fixture(scope="module")
@@ -171,45 +174,6 @@ def test_labels_go_to_models_that_use_them(tmp_path):
 # --- when it saves, and stops ----------------------------------------------------------------------------------
 
 
-class Endless(fi.stream.Source):
-    """Events without end, or without any from some point on; as fast as they are asked for."""
-
-    name = "endless"
-
-    def __init__(self, silent_after=2**60):
-        self.n, self.silent_after = 0, silent_after
-        self.asked, self.calls = [], []
-
-    def read(self, max_events, timeout):
-        self.asked.append(max_events)
-        n = min(max_events, self.silent_after - self.n)
-        if n == 0:
-            time.sleep(min(timeout, 0.01))
-            return None
-        ids = np.arange(self.n, self.n + n) % 1000
-        self.n += n
-        return fi.stream.Batch(ids, ids // 2, None, None, [""] * n, self.n)
-
-    def seek(self, position):
-        self.n = position
-        self.calls.append(("seek", position))
-
-    def commit(self, position):
-        self.calls.append(("commit", position))
-
-
-class Kept:
-    """A log in memory that tells when it was appended to."""
-
-    def __init__(self, source):
-        self.source = source
-        self.positions = []
-
-    def append(self, obj, position=None):
-        self.source.calls.append(("append", position["source"]))
-        self.positions.append(json.loads(json.dumps(position, allow_nan=False)))
-
-
 def test_saves_come_after_so_many_events_and_before_the_source_is_told():
     source = Endless()
     log = Kept(source)
@@ -231,8 +195,10 @@ def test_saves_come_after_so_many_events_and_before_the_source_is_told():
     assert (done.events, done.held, done.checkpoints) == (248, 2, 4)
     assert log.positions[-1]["held"]["users"] == [248, 249]
     source, model = Endless(), new_model().partial_fit(np.arange(248), np.arange(248))
-    with pytest.raises(ValueError, match="248 events were learned, and the model has 0"):
-        fi.stream.train(new_model(), source, Kept(source), position=log.positions[-1])
+    without = {name: part for name, part in log.positions[-1].items() if name != "model_events"}  # as of earlier ones
+    for position, message in ((log.positions[-1], "this one has learned 0: pass"), (without, "the model has 0")):
+        with pytest.raises(ValueError, match=f"248 events.*{message}"):
+            fi.stream.train(new_model(), source, Kept(source), position=position)
     fi.stream.train(model, source, Kept(source), position=log.positions[-1], max_events=8)
     assert source.calls[0] == ("seek", 250)
     assert source.calls[1] == ("append", 250)
@@ -323,14 +289,39 @@ def test_a_faster_source_fills_no_memory():
         ({"linger": -1}, ValueError, "linger = -1"),
         ({"position": 7}, ValueError, "position = 7 was not saved by .*new folder and position=None"),
         ({"position": {"format": "fastinc-stream", "version": 2}}, ValueError, "version = 2"),
-        ({"position": SAVED, "dead_letters": "dead.jsonl"}, ValueError, "position: dead_letters = {'bytes': 7} must"),
+        ({"position": {**SAVED, "dead_letters": {"bytes": 7}}}, ValueError, "position: dead_letters = {'bytes': 7} m"),
+        ({"position": {"format": "fastinc-stream", "version": 1}}, ValueError, "position: source, held, events, rej"),
+        ({"position": {**SAVED, "events": "x"}}, TypeError, "position: events = 'x' must be a whole number"),
+        ({"position": {**SAVED, "rejected": -1}}, ValueError, "position: rejected = -1 must be"),
+        ({"position": {**SAVED, "held": 5}}, ValueError, "position: held = 5 must have users, items"),
+        ({"position": {**SAVED, "held": {"users": [1, "a"]}}}, ValueError, "no list of ids of one kind"),
+        ({"position": {**SAVED, "held": {"users": [1], "items": [1, 2]}}}, ValueError, "must be of one length"),
+        ({"position": {**SAVED, "events": 5}}, ValueError, "5 events were learned, and the model has 0"),
+        ({"dead_letters": ""}, ValueError, "dead_letters = '' is empty"),
+        ({"dead_letters": 5}, TypeError, "dead_letters = 5 must be a str or a path"),
+        ({"on_batch": 5}, TypeError, "on_batch = 5 must be a function"),
+        ({"on_checkpoint": "x"}, TypeError, "on_checkpoint = 'x' must be a function"),
+        ({"stop": True}, TypeError, "stop = True must be a function"),
     ],
 )
 def test_wrong_arguments(options, error, message):
     source = Endless()
+    log = Kept(source)
     with pytest.raises(error, match=message):
-        fi.stream.train(new_model(), source, Kept(source), **options)
-    assert source.n == 0
+        fi.stream.train(new_model(), source, log, **options)
+    assert (source.n, source.calls, log.positions) == (0, [], [])
+
+
+def test_what_is_no_model_or_log_is_refused_before_anything_is_done(tmp_path):
+    source = Endless()
+    log = fi.checkpoint.Log(tmp_path / "model")
+    for model in (fi.EmbeddingTable(dim=2), None):
+        with pytest.raises(TypeError, match=r"model = .* must be a fastinc\.Recommender"):
+            fi.stream.train(model, source, log)
+    for wrong in (None, str(tmp_path)):
+        with pytest.raises(TypeError, match=r"log = .* must have a method append"):
+            fi.stream.train(new_model(), source, wrong)
+    assert (source.calls, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_a_log_with_a_model_needs_its_position(stream, tmp_path):

@@ -1,4 +1,4 @@
-"""One writer to a folder."""
+"""One writer to a folder, or to a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from fastinc.checkpoint import _disk
 from fastinc.checkpoint._directory import LOCK
 
-__all__ = ["DirectoryLock", "LockedError", "is_held"]
+__all__ = ["DirectoryLock", "FileLock", "LockedError", "is_held"]
 
 #: Seconds to ask for: somebody who looks whether the lock is held has it for a moment.
 _PATIENCE = 0.25
@@ -50,28 +50,34 @@ class LockedError(RuntimeError):
     """
 
 
-class DirectoryLock:
-    """The right to write to a folder: until it is released, the process ends, or its machine does.
+class FileLock:
+    """The right to write to a file: until it is released, the process ends, or its machine does.
+
+    Parameters
+    ----------
+    path
+        The file, made if need be.
 
     Raises
     ------
     LockedError
-        Somebody else has it; the message names the folder and their process.
+        Somebody else has it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, path: Path) -> None:
         with _forking:
-            descriptor = _disk.open_lock(folder / LOCK)
+            descriptor = _disk.open_lock(path)
             _held.add(descriptor)
         self._descriptor, self._process = descriptor, os.getpid()
         try:
             if not _try_lock(descriptor):
-                holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "of another process"
-                raise LockedError(f"{folder} has a writer already: {holder}; a log has one at a time")
-            _disk.tell_holder(descriptor, f"pid {os.getpid()}\n".encode())
+                raise LockedError(self._refusal(path))
         except BaseException:
             self.release()
             raise
+
+    def _refusal(self, path: Path) -> str:
+        return f"{path} is being written to by somebody else: one at a time may"
 
     def release(self) -> None:
         """Give the right back."""
@@ -82,6 +88,22 @@ class DirectoryLock:
             _held.discard(descriptor)
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+class DirectoryLock(FileLock):
+    """The right to write to a folder; the message to others names the folder and this process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / LOCK)
+        try:
+            _disk.tell_holder(self._descriptor, f"pid {os.getpid()}\n".encode())
+        except BaseException:
+            self.release()
+            raise
+
+    def _refusal(self, path: Path) -> str:
+        holder = os.pread(self._descriptor, 64, 0).decode(errors="replace").strip() or "of another process"
+        return f"{path.parent} has a writer already: {holder}; a log has one at a time"
 
     def check(self, folder: Path) -> None:
         """Raise where the folder is not the one any more that the lock is in: somebody else may write there."""

@@ -24,10 +24,15 @@ def has_rich() -> bool:
     return importlib.util.find_spec("rich") is not None
 
 
+def _is_terminal(stream: Any) -> bool:
+    """Tell whether somebody sees it; None: it was closed by whoever started the process."""
+    return stream is not None and bool(stream.isatty())
+
+
 def console() -> Any:
     """Return rich's console on stdout; where that is no terminal, wide enough that no row is broken."""
     rich = require("rich.console", extra="demo", purpose="this output")
-    return rich.Console() if sys.stdout.isatty() else rich.Console(width=120, color_system=None)
+    return rich.Console() if _is_terminal(sys.stdout) else rich.Console(width=120, color_system=None)
 
 
 @contextmanager
@@ -36,7 +41,7 @@ def progress(unit: str = "events") -> Iterator[Progress]:
 
     On a terminal that is a bar for each `what`; elsewhere (or without rich) a line for each when it is done.
     """
-    if not sys.stderr.isatty() or not has_rich():
+    if not _is_terminal(sys.stderr) or not has_rich():
         yield _lines(unit)
         return
     rich = require("rich.progress", extra="demo", purpose="the progress bar")
@@ -87,7 +92,7 @@ def show_report(report: PrequentialReport) -> None:
         return
     rich = require("rich.table", extra="demo", purpose="the table")
     boxes = require("rich.box", extra="demo", purpose="the table")
-    terminal = sys.stdout.isatty()
+    terminal = _is_terminal(sys.stdout)
     table = rich.Table(title=f"{report.events}, every event ranked before it is learned", title_justify="left")
     if terminal:  # no lines: three metrics just fit into 80 columns
         table.box, table.pad_edge, table.padding = None, False, (0, 2, 0, 0)

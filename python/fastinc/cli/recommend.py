@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastinc._arguments import as_path
 from fastinc.cli._options import to_json
 from fastinc.datasets import ids_from_text
 from fastinc.explanation import Explanation
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.k < 1:
         raise ValueError(f"-k must be at least 1, got {args.k}")
-    if not Path(args.model).exists():
+    if not as_path(args.model, "--model").exists():
         raise FileNotFoundError(f"{args.model}: there is no model")
     model, _ = fi.checkpoint.load(args.model)
     if not isinstance(model, fi.Recommender):

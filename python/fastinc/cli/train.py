@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fastinc._arguments import as_path
 from fastinc.checkpoint import _directory
 from fastinc.cli._console import progress
 from fastinc.cli._follow import STREAM_OPTIONS, add_stream, train_from
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("one of --events and --from is needed: which events to learn")
     if args.events is not None and args.source is not None:
         raise ValueError("just one of --events and --from may be given: which events to learn")
-    target = Path(args.model)
+    target = as_path(args.model, "--model")
     if target.exists() and not target.is_dir():
         raise ValueError(f"--model must be a directory, and {target} is a file")
     if args.source is not None:

@@ -18,10 +18,20 @@ from fastinc.datasets.events import FLOAT32_MAX
 def usable_column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Return a column as int64, strings or float64, and the mask of the rows that have no usable value."""
     pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
+    try:
+        return _converted(path, role, name, array)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: column {name!r} of type {array.type} can't be read as {role}s: {error}") from error
+
+
+def _converted(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
     pc = require("pyarrow.compute", extra="parquet", purpose="reading Parquet files")
     kinds = pa.types
     if kinds.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
+    if kinds.is_string_view(array.type):  # which most functions of pyarrow have no kernel for
+        array = array.cast(pa.large_string())
     bad = np.asarray(array.is_null())
     if role in ("user", "item"):
         if kinds.is_uint64(array.type):
@@ -30,7 +40,7 @@ def usable_column(path: Path, role: str, name: str, array: Any) -> tuple[npt.NDA
             return np.where(large, 0, values).astype(np.int64), bad | large
         if kinds.is_integer(array.type):
             return np.asarray(pc.fill_null(array.cast(pa.int64()), 0)), bad
-        if kinds.is_string(array.type) or kinds.is_large_string(array.type) or kinds.is_string_view(array.type):
+        if kinds.is_string(array.type) or kinds.is_large_string(array.type):
             texts = pc.fill_null(array, "").to_pylist()
             bad = bad | np.array([id_fault(text) is not None for text in texts], dtype=bool)
             kept = ["" if wrong else text for text, wrong in zip(texts, bad, strict=True)]

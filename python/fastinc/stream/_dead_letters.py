@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastinc._arguments import as_path
 from fastinc.checkpoint import _disk
+from fastinc.checkpoint._lock import FileLock
 from fastinc.stream._head import head_digest
 from fastinc.stream._source import Rejected, log
 
-__all__ = ["DeadLetters"]
+__all__ = ["DeadLetters", "check_saved"]
 
-#: What a position has: the file's absolute path, its size, and the digest of its beginning.
+#: What a position has: the file's absolute path, its size, the digest of its beginning, and what its letters are
+#: marked with (those of before there were marks have it not).
 _POSITION = {"file": str, "bytes": int, "head": str}
+_MARKED = {**_POSITION, "log": str}
+
+
+def check_saved(saved: Any) -> dict[str, Any]:
+    """Return what `DeadLetters.sync` gave; raise where it is something else."""
+    kinds = {name: type(value) for name, value in saved.items()} if isinstance(saved, dict) else {}
+    if kinds not in (_POSITION, _MARKED) or saved["bytes"] < 0:
+        raise ValueError(f"position: dead_letters = {saved!r} must have {', '.join(_POSITION)}")
+    return dict(saved)
 
 
 class DeadLetters:
     """Appends to a file of JSON lines; what is behind the saved position is cut off at a restart, and comes again.
 
-    Only the file that the position is of is ever cut. Whatever else is in a file that is named stays. One that is gone
-    or empty was rotated away: there is nothing to cut, and a warning is logged.
+    Only the file that the position is of is ever cut, and only where all of that is this log's: each letter has the
+    log's mark. Whatever else is in a file that is named stays. One that is gone or empty was rotated away: there is
+    nothing to cut, and a warning is logged. While it is open, nobody else gets it.
 
     Parameters
     ----------
@@ -33,38 +47,40 @@ class DeadLetters:
     """
 
     def __init__(self, path: str | os.PathLike[str], saved: Any) -> None:
-        self._path = Path(os.path.realpath(path))
-        if self._path.is_dir() or not self._path.parent.is_dir():
+        self.path = Path(os.path.realpath(as_path(path, "dead_letters")))
+        if self.path.is_dir() or not self.path.parent.is_dir():
             raise ValueError(f"dead_letters = {os.fspath(path)!r} must be a file in a folder that is there")
         if os.path.exists(path) and not os.path.isfile(path):  # as named: a pipe behind /dev/stdout has no real path
             raise ValueError(
                 f"dead_letters = {os.fspath(path)!r} must be a regular file: letters of a run that was killed are cut "
                 "off and written again. To have malformed events counted only, leave it out"
             )
-        if saved is not None and (
-            not isinstance(saved, dict) or {name: type(value) for name, value in saved.items()} != _POSITION
-        ):
-            raise ValueError(f"position: dead_letters = {saved!r} must have {', '.join(_POSITION)}")
-        self._saved = saved
+        self._saved = None if saved is None else check_saved(saved)
+        self._mark: str = (self._saved or {}).get("log") or secrets.token_hex(6)
+        self._lock: FileLock | None = None
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
         """Open the file and cut it. The writer before must be known to be gone: what it wrote would be cut off."""
+        new = not self.path.exists()
+        self._lock = FileLock(self.path)
         keep = None if self._saved is None else self._bytes_kept(self._saved)
-        new = not self._path.exists()
-        self._file = open(self._path, "a+b")  # noqa: SIM115  closed by close()
+        self._file = open(self.path, "a+b")  # noqa: SIM115  closed by close()
         if new:
-            _disk.sync_folder(self._path.parent)
+            _disk.sync_folder(self.path.parent)
         if keep is not None:
             os.truncate(self._file.fileno(), keep)
+        size = os.fstat(self._file.fileno()).st_size
+        if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":
+            self._file.write(b"\n")  # half a line that somebody left: ours begin lines of their own
 
     def _bytes_kept(self, saved: dict[str, Any]) -> int | None:
         """Return how much of the file is to be kept; None: all. What can't be told is an error."""
         file, size = saved["file"], saved["bytes"]
         there, begins_so = self._look(size, saved["head"])
-        if file == str(self._path):
+        if file == str(self.path):
             if there >= size and begins_so:
-                return int(size)
+                return self._check_behind(size, saved.get("log"))
             if not there:
                 text = "dead_letters: %s is gone or empty, and had %d bytes when the model was saved: letters written "
                 log.warning(text + "after that may come a second time", file, size)
@@ -77,7 +93,7 @@ class DeadLetters:
             )
         if begins_so and 0 < size < there:
             raise ValueError(
-                f"dead_letters: {self._path} begins as {file} did when the model was saved, and whether the "
+                f"dead_letters: {self.path} begins as {file} did when the model was saved, and whether the "
                 f"{there - size} bytes behind are to go can't be told. If it is that file, which was moved, cut it: "
                 f"truncate -s {size}. If not, give another name, of a file that isn't there yet"
             )
@@ -85,27 +101,67 @@ class DeadLetters:
 
     def _look(self, size: int, head: str) -> tuple[int, bool]:
         """Return the file's size, and whether it begins as the one that was saved."""
-        if not self._path.exists():
-            return 0, size == 0
-        with open(self._path, "rb") as file:
+        with open(self.path, "rb") as file:
             return os.fstat(file.fileno()).st_size, head_digest(file.fileno(), size) == head
+
+    def _check_behind(self, size: int, mark: str | None) -> int | None:
+        """Return the size, to be cut at, where all behind it is ours; None where nothing is."""
+        ours = others = False
+        with open(self.path, "rb") as file:
+            file.seek(size)
+            for line in file:
+                is_ours, is_others = _whose(line, _begin(mark))
+                ours, others = ours or is_ours, others or is_others
+        if ours and others:
+            raise ValueError(
+                f"dead_letters: {self.path} had {size} bytes when the model was saved, and behind them are letters "
+                "that come again, and lines of others, which must not be cut off. Move the file away, or give another "
+                "name: no letter is lost, and those behind come twice, in either file once. A file of its own for each "
+                "log avoids that"
+            )
+        return None if others else size
 
     def write(self, rejected: Iterable[Rejected]) -> None:
         """Append letters; `sync` has them on disk."""
         assert self._file is not None
         for letter in rejected:
-            line = json.dumps({"where": letter.where, "reason": letter.reason, "raw": letter.raw}) + "\n"
-            self._file.write(line.encode("ascii"))
+            fields = {"log": self._mark, "where": letter.where, "reason": letter.reason, "raw": letter.raw}
+            self._file.write((json.dumps(fields) + "\n").encode("ascii"))
         self._file.flush()  # for whoever watches
 
     def sync(self) -> dict[str, Any]:
         """Have all letters on disk; return the position behind them, as JSON."""
         assert self._file is not None
+        self._file.flush()
         os.fsync(self._file.fileno())
         size = os.fstat(self._file.fileno()).st_size  # not what was written: it may have been emptied meanwhile
-        return {"file": str(self._path), "bytes": size, "head": head_digest(self._file.fileno(), size)}
+        head = head_digest(self._file.fileno(), size)
+        return {"file": str(self.path), "bytes": size, "head": head, "log": self._mark}
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close the file, and let others have it."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+
+def _begin(mark: str | None) -> bytes:
+    """Return what letters of a log begin with; None: those that have no mark."""
+    return b'{"where": ' if mark is None else f'{{"log": {json.dumps(mark)}, '.encode("ascii")
+
+
+def _whose(line: bytes, begin: bytes) -> tuple[bool, bool]:
+    """Tell whether a line is ours, and whether it is of others: both where somebody wrote behind half a letter."""
+    if not line.endswith(b"\n"):  # the process was killed, or the disk was full
+        ours = line.startswith(begin) or begin.startswith(line)
+        return ours, not ours
+    if not line.startswith(begin):
+        return False, True
+    try:
+        json.loads(line)
+    except ValueError:
+        return True, True
+    return True, False

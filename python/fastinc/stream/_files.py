@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from fastinc._arguments import as_choice, as_flag, as_whole
 from fastinc.stream._events import BatchBuilder, EventParser
+from fastinc.stream._head import FilePrint, open_regular
 from fastinc.stream._lines import LineReader
 from fastinc.stream._parquet import ParquetReader
+from fastinc.stream._read_before import ReadBefore
 from fastinc.stream._reader import FileReader, GrownError
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 
@@ -29,16 +31,21 @@ _LOOK = 0.05
 class FileSource(Source):
     r"""Events in files; see `fastinc.stream.open`, which makes one of a path.
 
-    A position is a file's name, how far it was read, the SHA-256 of its first (up to 1,024) bytes, and how many files
-    have earlier names: those that come later are not read, and a warning is logged. Files before the one that is being
-    read may be removed. Held are a line, 64 KiB, and for Parquet a row group's columns.
+    A position is a file's name, how far it was read, the SHA-256 of its first and of its last (up to 1,024) bytes, and
+    how many files have earlier names: those that come later are not read, and a warning is logged. Files before the one
+    that is being read may be removed. Held are a line, 64 KiB, and for Parquet a row group's columns.
+
+    A file that was read is not read again under a later name, as rotation (to ``clicks.log.1``) gives it or a copy of
+    it: that is logged, and what has its old name by now is a gap. Where names are rotated, follow that one file with
+    ``on_gap="skip"``. Of files that are followed, one that has nothing but what the one before began with may be a copy
+    that is being made, and waits for more.
 
     Parameters
     ----------
     path
-        A file, a folder, or a pattern with ``*``, ``?`` or ``[``. The files of a folder (none whose name begins with a
-        dot or an underscore or ends in ``.tmp``) or of a pattern are read one after the other in the order of their
-        names.
+        A regular file, a folder, or a pattern with ``*``, ``?`` or ``[``, relative to what is the current folder now.
+        The files of a folder (none whose name begins with a dot or an underscore or ends in ``.tmp``) or of a pattern
+        are read one after the other in the order of their names; what isn't a regular file is none of them.
     follow
         Wait for more at the end. A line is read when its newline is there. A file counts as complete once one with a
         later name is there; that is then the next. Parquet files must appear whole.
@@ -87,7 +94,8 @@ class FileSource(Source):
         self.name = os.fspath(path)
         if not self.name:
             raise ValueError("path = '' is empty; the current folder is '.'")
-        self._path = Path(path)
+        self._path = Path(path).absolute()  # the current folder may be another by the time of a read
+        self._root = None if os.path.isabs(self.name) else os.getcwd()
         self._follow = as_flag(follow, "follow")
         self._format = None if format is None else as_choice(format, "format", ("csv", "json", "parquet"))
         self._parser = EventParser(columns, ids, labels, timestamps)
@@ -96,11 +104,17 @@ class FileSource(Source):
         if not self._pattern and not self._path.exists():
             raise FileNotFoundError(f"{self.name}: there is no such file or folder")
         self._single = not self._pattern and not self._path.is_dir()
+        if self._single and not self._path.is_file():
+            raise ValueError(
+                f"path = {self.name!r} is not a regular file: a pipe or device has no positions to go on from. Write "
+                "it to a file, and follow that"
+            )
         self._reader: FileReader | None = None
         self._file = ""  # the name of the one that is open, or was last
         self._again = False  # that one is to be read from its beginning, if it is there
         self._known: set[str] = set()
         self._earlier = 0  # how many of these have names before the file's
+        self._read_before = ReadBefore(self.name, self._follow)
         self._ended = self._closed = False
         if not self._files():
             hint = "; streams of servers begin with redis:// or kafka://" if {"?", "="} <= set(self.name) else ""
@@ -115,9 +129,25 @@ class FileSource(Source):
         if self._single:
             return [(self._path.name, self._path)]
         if self._pattern:
-            return sorted((name, Path(name)) for name in glob.glob(self.name) if Path(name).is_file())
+            found = ((name, self._path_of(name)) for name in glob.glob(self.name, root_dir=self._root))
+            return sorted((name, path) for name, path in found if path.is_file())
         with os.scandir(self._path) as entries:
             return sorted((e.name, Path(e.path)) for e in entries if _is_of_stream(e.name) and e.is_file())
+
+    def _path_of(self, name: str) -> Path:
+        return Path(self._root or "", name)
+
+    def reads(self, path: Path) -> bool:
+        """Whether a file is one of the stream's, or would be; see `Source.reads`."""
+        if any(_is_same(path, own) for _, own in self._files()):
+            return True
+        if not self._pattern:
+            return not self._single and _is_same(path.parent, self._path) and _is_of_stream(path.name)
+        folders, name = os.path.split(self.name)
+        if not fnmatch.fnmatchcase(path.name, name) or (path.name.startswith(".") and not name.startswith(".")):
+            return False
+        found = glob.glob(folders, root_dir=self._root) if folders else [""]
+        return any(_is_same(path.parent, self._path_of(folder)) for folder in found)
 
     def _next_file(self) -> tuple[str, Path] | None:
         """Return the file after the one that is open, or was last."""
@@ -126,7 +156,12 @@ class FileSource(Source):
         if late:
             log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
         self._look_at({name for name, _ in files}, self._file)
-        return next((e for e in files if e[0] > self._file or (self._again and e[0] == self._file)), None)
+        for name, path in files:
+            if self._again and name == self._file:
+                return name, path
+            if name > self._file and not self._read_before.has(path, self._reader):
+                return name, path
+        return None
 
     def _look_at(self, known: set[str], file: str) -> None:
         """Note which files there are, and which one is read."""
@@ -134,16 +169,23 @@ class FileSource(Source):
         self._earlier = sum(name < file for name in known)
 
     def _open_file(self, name: str, path: Path) -> bool:
-        """Open a file; False where nothing says yet what is going to be in it, or a gap is skipped and it is gone."""
+        """Open a file; False where nothing says yet what is going to be in it, or a gap is skipped and it is gone.
+
+        The one before is closed after that: until then it is what others are compared with.
+        """
+        reader = None
         try:
-            self._reader = self._reader_of(name, path)
-            if self._reader is None and any(later > name for later, _ in self._files()):
-                self._reader = self._reader_of(name, path, complete=True)  # what came since the first look is in it
+            reader = self._reader_of(name, path)
+            if reader is None and any(later > name for later, _ in self._files()):
+                reader = self._reader_of(name, path, complete=True)  # what came since the first look is in it
         except FileNotFoundError:
             if not (self._follow and self._skip_gaps):
                 raise
-        if self._reader is None:
+        if reader is None:
             return False
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = reader
         self._look_at(self._known, name)
         self._again = False
         return True
@@ -183,6 +225,7 @@ class FileSource(Source):
                 f"the saved position is in {name}, and the source is {self.name}: go on with that file, or put it and "
                 "those to be read after it into a folder"
             )
+        passed = ReadBefore.prints_in(position)
         files = dict(self._files())
         reader = self._reader_at(name, files.get(name), position)
         try:
@@ -195,6 +238,9 @@ class FileSource(Source):
             self._reader.close()
         self._reader, self._again, self._ended = reader, reader is None, False
         self._look_at(set(files), name)
+        self._read_before.load(passed)
+        if reader is None:
+            self._read_before.add(_print_in(position), files.values())
         if earlier is not None and self._earlier > earlier:
             late = self._earlier - earlier
             log.warning("%s: %d files with names before %s came after it was begun: not read", self.name, late, name)
@@ -245,9 +291,7 @@ class FileSource(Source):
             except GapError as error:
                 self._tell_gap(error)
                 self._parser.restore(kinds)  # what was read last may be halves of two files: it is lost, too
-                if self._reader is not None:
-                    self._reader.close()
-                self._reader, self._again = None, True
+                self._leave()
                 batch = None
             if batch is not None:
                 return batch
@@ -255,46 +299,96 @@ class FileSource(Source):
             if not self._ended:
                 if left <= 0:
                     break
-                time.sleep(min(_LOOK, left))
+                if self._reader is None or not self._reader.paused:
+                    time.sleep(min(_LOOK, left))
         return None
+
+    def _leave(self) -> None:
+        """Close a file in which there is a gap; what has its name now is to be read from its beginning."""
+        if self._reader is not None:
+            if not self._single:
+                self._read_before.add(self._reader.seen(), (path for _, path in self._files()))
+            self._reader.close()
+        self._reader, self._again = None, True
 
     def _read_some(self, most: int) -> Batch | None:
         """Read what is there; None where that is nothing. A folder is only looked at where a file ends."""
         builder = BatchBuilder()
         following: tuple[str, Path] | None = None  # once it is there, the file that is open is complete
         while True:
-            if self._reader is None:
-                entry = self._files()[0] if self._single else following or self._next_file()
+            if self._reader is None or following is not None:
+                entry = following or (self._files()[0] if self._single else self._next_file())
                 if entry is None or not self._open_file(*entry):
                     self._ended = entry is None and not self._follow
                     return None
                 following = None
-            assert self._reader is not None
-            self._reader.read(builder, most, final=following is not None or not self._follow)
+            reader = self._reader
+            assert reader is not None
+            reader.read(builder, most, final=not self._follow)
+            if not len(builder) and not reader.paused and not self._single:
+                following = self._next_file()
+                if following is not None:
+                    reader.read(builder, most, final=True)
             if len(builder):
                 return self._batch(builder)
-            if following is not None:
-                self._reader.close()
-                self._reader = None
-                continue
-            following = None if self._single else self._next_file()
+            if reader.paused:
+                return None
+            reader.verify()
             if following is None:
                 break
-        self._reader.verify()
+            if self._follow and reader.named() == "other":  # what has the name now would never be read
+                raise GapError(self._moved())
         if not self._follow:
             self._ended = True
-        elif self._reader.replaced():
-            self._reader.read(builder, most, final=False)  # what came between the last look and the move
+        elif reader.named() != "own":
+            reader.read(builder, most, final=False)  # what came between the last look and the move
             if len(builder):
                 return self._batch(builder)
-            hint = "; a folder or pattern can be followed on" if self._single else ""
-            raise GapError(f"{self.name}: {self._file} was moved or removed{hint}")
+            raise GapError(self._moved())
         return None
+
+    def _moved(self) -> str:
+        """Tell where the file is that was read."""
+        if self._single:
+            return f"{self.name}: {self._file} was moved or removed; files of later names, in a folder, are followed on"
+        assert self._reader is not None
+        names = [name for name, path in self._files() if _is_open(path, self._reader)]
+        if not names:
+            return (
+                f"{self.name}: {self._file} was moved or removed, which only files before the one that is read may be"
+            )
+        return (
+            f"{self.name}: {self._file} was renamed to {names[0]}: a file that is rotated is followed by its own path, "
+            "not in a folder or pattern"
+        )
 
     def _batch(self, builder: BatchBuilder) -> Batch:
         assert self._reader is not None
         position = {"file": self._file, **self._reader.position(), "kinds": self._parser.state}
-        return builder.batch(position if self._single else {**position, "earlier": self._earlier})
+        if not self._single:
+            position |= {"earlier": self._earlier, **self._read_before.to_json()}
+        return builder.batch(position)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return os.path.realpath(path) == os.path.realpath(other) or os.path.samefile(path, other)
+    except OSError:
+        return False
+
+
+def _is_open(path: Path, reader: FileReader) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), reader.status)
+    except OSError:
+        return False
+
+
+def _print_in(position: dict[str, Any]) -> FilePrint | None:
+    """Return what was read of a file up to a position; None where it is of before there were tails."""
+    size = position.get("offset", position.get("bytes"))
+    parts = {"bytes": size, "head": position.get("head"), "tail": position.get("tail")}
+    return None if size is None or parts["tail"] is None else FilePrint.from_json(parts)
 
 
 def _is_of_stream(name: str) -> bool:
@@ -304,7 +398,7 @@ def _is_of_stream(name: str) -> bool:
 def format_by_content(path: Path) -> str | None:
     """Return the format of a file whose name says nothing; None where the file is empty."""
     begin = b""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while not begin and (chunk := file.read(1024)):
             begin = chunk.lstrip(b"\xef\xbb\xbf \t\r\n")
     if begin.startswith(b"PAR1"):

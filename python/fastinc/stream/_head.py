@@ -1,14 +1,27 @@
-"""The beginning of a file, by which it is known again."""
+"""The beginning and the end of what was read of a file, by which it is known again."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
 
-__all__ = ["HEAD_BYTES", "head_digest"]
+__all__ = ["HEAD_BYTES", "FilePrint", "head_digest", "open_regular", "tail_digest"]
 
 #: Bytes that are looked at, at most.
 HEAD_BYTES = 1024
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file without a buffer; what isn't a regular file, as a pipe that nobody writes to, is a ValueError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file")
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def head_digest(descriptor: int, size: int) -> str:
@@ -22,3 +35,39 @@ def head_digest(descriptor: int, size: int) -> str:
         Bytes that the file had when it was the one that is to be known again: it may have grown since.
     """
     return hashlib.sha256(os.pread(descriptor, min(size, HEAD_BYTES), 0)).hexdigest()
+
+
+def tail_digest(descriptor: int, size: int) -> str:
+    """Return the SHA-256 of the last (up to 1,024) bytes before a file's place."""
+    begin = max(size - HEAD_BYTES, 0)
+    return hashlib.sha256(os.pread(descriptor, size - begin, begin)).hexdigest()
+
+
+@dataclass(frozen=True)
+class FilePrint:
+    """What a file has that was read so far, whatever its name: a copy of it, or what it grows to, has it, too."""
+
+    bytes: int
+    head: str
+    tail: str
+
+    @classmethod
+    def of(cls, descriptor: int, size: int) -> FilePrint:
+        """Return that of a file's first bytes."""
+        return cls(size, head_digest(descriptor, size), tail_digest(descriptor, size))
+
+    @classmethod
+    def from_json(cls, told: Any) -> FilePrint:
+        """Return what `to_json` was called on."""
+        kinds = {name: type(value) for name, value in told.items()} if isinstance(told, dict) else {}
+        if kinds != {"bytes": int, "head": str, "tail": str} or told["bytes"] < 0:
+            raise ValueError(f"position: passed = {told!r} must have bytes, head and tail")
+        return cls(**told)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return asdict(self)
+
+    def begins(self, descriptor: int) -> bool:
+        """Whether a file begins with what was read."""
+        return os.fstat(descriptor).st_size >= self.bytes and FilePrint.of(descriptor, self.bytes) == self

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastinc.datasets._text import Layout, layout_of, width_fault
 from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
-from fastinc.stream._head import HEAD_BYTES, head_digest
+from fastinc.stream._head import FilePrint, open_regular
 from fastinc.stream._reader import FileReader, GrownError
 from fastinc.stream._source import GapError
 
@@ -21,11 +21,13 @@ MOST_BYTES = 1 << 20
 #: Bytes beyond which a quote that was opened counts as a mistake, and the next line as a row of its own.
 _MOST_RECORD = 1 << 16
 _CHUNK = 1 << 16
+#: What a read may look at before it stops for a while, about a tenth of a second: bytes, and what a line costs of them.
+_STEP = 1 << 24
+_LINE_COST = 512
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(NamedTuple):
     raw: bytes
     number: int
     #: Bytes that it has where they are too many, and `raw` is only the first of them.
@@ -41,7 +43,8 @@ class _Lines:
 
     def __init__(self, path: Path, offset: int = 0, number: int = 0) -> None:
         self.path = path
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by close()
+        self._file = open_regular(path)
+        self.looked_at = 0  # in bytes, and what lines cost
         self.rewind(offset, number)
 
     def rewind(self, offset: int, number: int) -> None:
@@ -59,8 +62,11 @@ class _Lines:
     def descriptor(self) -> int:
         return self._file.fileno()
 
-    def take(self, final: bool) -> _Line | None:
-        """Return the next line without its newline; one that has none yet only if the file is `final`."""
+    def take(self, final: bool, whole: bool = False) -> _Line | None:
+        """Return the next line without its newline; one that has none yet only if the file is `final`.
+
+        None where it isn't there yet, or, unless it must be had `whole`, where `is_enough`: the next call goes on.
+        """
         while True:
             end = self._held.find(b"\n", self._looked)
             if end >= 0:
@@ -70,10 +76,18 @@ class _Lines:
                 self._dropped += len(self._held) - MOST_BYTES
                 self._held = self._held[:MOST_BYTES]
             self._looked = len(self._held)
+            if self.is_enough and not whole:
+                return None
             chunk = self._file.read(_CHUNK)
             if not chunk:
                 return self._cut(len(self._held), 0) if final and self._held else None
+            self.looked_at += len(chunk)
             self._held += chunk
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether so much was looked at that a read is to stop for a while."""
+        return self.looked_at >= _STEP
 
     def _cut(self, end: int, newline: int) -> _Line:
         raw, size = self._held[self._begin : end], self._dropped + end - self._begin
@@ -81,6 +95,7 @@ class _Lines:
         self._dropped = 0
         self.offset += size + newline
         self.number += 1
+        self.looked_at += _LINE_COST
         return _Line(raw[:MOST_BYTES], self.number, size if size > MOST_BYTES else 0)
 
 
@@ -99,7 +114,8 @@ class LineReader(FileReader):
         super().__init__(path, name, parser)
         self._lines, self._json = _Lines(path), json
         self._layout: Layout | None = None
-        self._head = (0, self._digest(0))
+        self._print = FilePrint.of(self._lines.descriptor, 0)
+        self._has_tail = True  # positions of before there were tails have none
 
     def close(self) -> None:
         """Close the file."""
@@ -108,34 +124,43 @@ class LineReader(FileReader):
     def position(self) -> dict[str, Any]:
         """Return where the reader is, as JSON; a file that was written anew meanwhile is an error."""
         self.verify()
-        size = min(HEAD_BYTES, self._lines.offset)
-        if size > self._head[0]:
-            self._head = (size, self._digest(size))
-        return {"offset": self._lines.offset, "line": self._lines.number, "head": self._head[1]}
+        self._print, self._has_tail = FilePrint.of(self._lines.descriptor, self._lines.offset), True
+        digests = {"head": self._print.head, "tail": self._print.tail}
+        return {"offset": self._lines.offset, "line": self._lines.number, **digests}
 
-    def _digest(self, size: int) -> str:
-        return head_digest(self._lines.descriptor, size)
+    @property
+    def status(self) -> os.stat_result:
+        """The status of the open file."""
+        return os.fstat(self._lines.descriptor)
 
     def verify(self) -> None:
         """Raise GapError where the file was truncated or replaced; see `FileReader.verify`."""
-        size = os.fstat(self._lines.descriptor).st_size
+        size, read = self.status.st_size, self._print
         if size < self._lines.offset:
             raise GapError(f"{self._path} has {size} bytes, and {self._lines.offset} were read: it was truncated")
-        if self._digest(self._head[0]) != self._head[1]:
+        now = FilePrint.of(self._lines.descriptor, read.bytes)
+        if now.head != read.head:
             raise GapError(f"{self._path} doesn't begin with what was read from it: it was replaced")
+        if self._has_tail and now.tail != read.tail:
+            raise GapError(f"{self._path} doesn't have what was read last before byte {read.bytes}: it was replaced")
 
-    def replaced(self) -> bool:
-        """Whether the path names another file by now, or none."""
-        try:
-            there = os.stat(self._path)
-        except FileNotFoundError:
-            return True
-        own = os.fstat(self._lines.descriptor)
-        return (there.st_ino, there.st_dev) != (own.st_ino, own.st_dev)
+    def seen(self) -> FilePrint | None:
+        """Return what was read up to the last position; None where there were no rows in that."""
+        return self._print if self._has_tail and self._print.bytes > self.rows_begin else None
+
+    def is_copied_to(self, descriptor: int) -> bool:
+        """Whether an open file is a copy of this one, or may be about to become one; empty ones may."""
+        seen = self.seen()
+        if seen is None:
+            return False
+        there, own = os.fstat(descriptor).st_size, self.status.st_size  # in this order: the copy is never longer
+        if there >= seen.bytes:
+            return (there <= own or own < seen.bytes) and seen.begins(descriptor)
+        return own >= seen.bytes and FilePrint.of(descriptor, there) == FilePrint.of(self._lines.descriptor, there)
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go on from a position; see `FileReader.seek`."""
-        offset, number, head = (position.get(name) for name in ("offset", "line", "head"))
+        offset, number, head, tail = (position.get(name) for name in ("offset", "line", "head", "tail"))
         for name, value in (("offset", offset), ("line", number)):
             if type(value) is not int or value < 0:
                 raise ValueError(f"position: {name} = {value!r} must be a whole number")
@@ -143,11 +168,15 @@ class LineReader(FileReader):
         assert isinstance(number, int)
         if not isinstance(head, str):
             raise ValueError(f"position: head = {head!r} must be a SHA-256")
+        if tail is not None and not isinstance(tail, str):
+            raise ValueError(f"position: tail = {tail!r} must be a SHA-256")
         self._lines.rewind(offset, number)
-        self._head = (min(HEAD_BYTES, offset), head)
+        self.paused = False
+        self._print, self._has_tail = FilePrint(offset, head, tail or ""), tail is not None
         self.verify()
         if offset and not self._json:
-            self._find_layout(final=True)
+            self._lines.rewind(0, 0)
+            self._find_layout(final=True, whole=True)
             self._lines.rewind(offset, number)
         self._check_boundary(offset)
 
@@ -168,25 +197,29 @@ class LineReader(FileReader):
 
     def read(self, builder: BatchBuilder, most: int, final: bool) -> None:
         """Read rows; see `FileReader.read`. A last line without a newline is one if `final`."""
-        if not self._json and self._layout is None and not self._find_layout(final):
-            return
-        while len(builder) < most:
-            line = self._lines.take(final)
-            if line is None or not (line.is_empty or self._row(builder, line, final)):
-                return
+        self._lines.looked_at = 0
+        if self._json or self._layout is not None or self._find_layout(final):
+            while len(builder) < most and not self._lines.is_enough:
+                line = self._lines.take(final)
+                if line is None or not (line.is_empty or self._row(builder, line, final)):
+                    break
+        self.paused = self._lines.is_enough and len(builder) < most
 
-    def _find_layout(self, final: bool) -> bool:
+    def _find_layout(self, final: bool, whole: bool = False) -> bool:
         """Read the first line that isn't empty, which says what all others are; False where it isn't there yet."""
-        self._lines.rewind(0, 0)
-        line = self._lines.take(final)
-        while line is not None and line.is_empty:
-            line = self._lines.take(final)
-        if line is None:
-            return False
+        if not (whole or self.paused):
+            self._lines.rewind(0, 0)
+        line: _Line | None = None
+        while line is None or line.is_empty:
+            begin = (self._lines.offset, self._lines.number)
+            line = self._lines.take(final, whole) if whole or not self._lines.is_enough else None
+            if line is None:
+                return False
         text = text_of(line.raw).removeprefix("\ufeff").removesuffix("\r")
         self._layout = layout_of(self._path, text, self._parser.columns, line.number)
         if self._layout.first_line == line.number:
-            self._lines.rewind(0, 0)
+            self._lines.rewind(*begin)
+        self.rows_begin = self._lines.offset
         return True
 
     def _row(self, builder: BatchBuilder, line: _Line, final: bool) -> bool:
@@ -223,29 +256,26 @@ class LineReader(FileReader):
             raise MalformedError(f"is not UTF-8 at byte {error.start}") from None
         if self._layout.separator != "," or '"' not in text:
             return text.split(self._layout.separator)
-        while True:
-            try:
-                return next(csv.reader([text], strict=True))
-            except csv.Error as error:
-                if "unexpected end of data" not in str(error):
-                    raise MalformedError(f"not CSV: {error}") from None
-            more = self._until_quote(len(text), final)
-            if more is None:
-                return None
-            text += more
+        try:
+            return next(csv.reader(self._record(text, final), strict=True))
+        except csv.Error as error:
+            raise MalformedError(f"not CSV: {error}") from None
+        except _UnfinishedError:
+            return None
 
-    def _until_quote(self, size: int, final: bool) -> str | None:
-        """Return the lines that end with the next one with a quote in it. None where these aren't there yet."""
-        lines = [""]
-        while '"' not in lines[-1]:
-            line = self._lines.take(final)
+    def _record(self, text: str, final: bool) -> Iterator[str]:
+        """Yield a row's lines, as many as the CSV reader asks for: it does as long as a quote is open."""
+        size = len(text)
+        yield text + "\n"
+        while True:
+            line = self._lines.take(final, whole=True)
             if line is None and not final:
-                return None
-            if line is None or size + len(line.raw) > _MOST_RECORD:
+                raise _UnfinishedError
+            more = "" if line is None else text_of(line.raw.removesuffix(b"\r"))
+            if line is None or line.too_long or size + len(more) > _MOST_RECORD:
                 raise _UnclosedError("not CSV: a quote is opened and not closed")
-            lines.append(text_of(line.raw.removesuffix(b"\r")))
-            size += len(line.raw) + 1
-        return "\n".join(lines)
+            size += len(more) + 1
+            yield more + "\n"
 
     def _event(self, fields: list[str]) -> Event:
         assert self._layout is not None
@@ -257,3 +287,7 @@ class LineReader(FileReader):
 
 class _UnclosedError(MalformedError):
     """A quote that is open at the end of all that may belong to the row."""
+
+
+class _UnfinishedError(Exception):
+    """The row goes on in lines that aren't there yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from fastinc._extras import require
 from fastinc.datasets._columns import ROLES, find_roles
 from fastinc.datasets._parquet import usable_column
 from fastinc.stream._events import BatchBuilder, EventParser, MalformedError
-from fastinc.stream._head import HEAD_BYTES, head_digest
+from fastinc.stream._head import FilePrint, open_regular
 from fastinc.stream._reader import FileReader
 from fastinc.stream._source import GapError
 
@@ -34,6 +35,9 @@ class ParquetReader(FileReader):
         pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
         pq = require("pyarrow.parquet", extra="parquet", purpose="reading Parquet files")
         super().__init__(path, name, parser)
+        with open_regular(path) as file:
+            self._status = os.fstat(file.fileno())
+            self._print = FilePrint.of(file.fileno(), self._status.st_size)
         try:
             self._file = pq.ParquetFile(path)
         except pa.ArrowException as error:
@@ -49,8 +53,6 @@ class ParquetReader(FileReader):
         self._rows = int(self._file.metadata.num_rows)
         self._row = 0
         self._pending: Iterator[Any] | None = None
-        with open(path, "rb") as file:
-            self._head = head_digest(file.fileno(), HEAD_BYTES)
 
     def close(self) -> None:
         """Close the file."""
@@ -58,14 +60,28 @@ class ParquetReader(FileReader):
 
     def position(self) -> dict[str, Any]:
         """Return where the reader is, as JSON."""
-        return {"row": self._row, "rows": self._rows, "head": self._head}
+        return {"row": self._row, "rows": self._rows, **self._print.to_json()}
+
+    @property
+    def status(self) -> os.stat_result:
+        """The status of the open file."""
+        return self._status
+
+    def seen(self) -> FilePrint | None:
+        """Return what the file is, as soon as rows were read."""
+        return self._print if self._row else None
+
+    def named(self) -> str:
+        """Return what the path names by now; nothing more would come of a file that is gone."""
+        named = super().named()
+        return "own" if named == "gone" else named
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go on from a position; see `FileReader.seek`, which also finds a new file of the same name."""
-        row = position.get("row")
+        row, tail = position.get("row"), position.get("tail", self._print.tail)
         if type(row) is not int or row < 0:
             raise ValueError(f"position: row = {row!r} must be a whole number")
-        if (position.get("rows"), position.get("head")) != (self._rows, self._head):
+        if (position.get("rows"), position.get("head"), tail) != (self._rows, self._print.head, self._print.tail):
             raise GapError(f"{self._path} is not the file that was read: it was replaced")
         if row > self._rows:
             raise ValueError(f"position: row = {row}, and {self._path} has {self._rows} rows")

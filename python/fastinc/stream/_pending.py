@@ -62,13 +62,24 @@ class Pending:
         """Take over what `to_json` returned."""
         if held is None:
             return
-        users, items, labels, timestamps = (held[name] for name in _COLUMNS)
-        self._columns = [
-            id_column(users),
-            id_column(items),
-            None if labels is None else np.array(labels, dtype=np.float32),
-            None if timestamps is None else np.array(timestamps, dtype=np.float64),
-        ]
+        columns = [held.get(name) for name in _COLUMNS] if isinstance(held, dict) else [None]
+        try:
+            self._columns = [_ids(columns[0]), _ids(columns[1]), _floats(columns[2], "f4"), _floats(columns[3], "f8")]
+        except (TypeError, ValueError, OverflowError, IndexError) as error:
+            raise ValueError(f"position: held = {str(held)[:200]} must have {', '.join(_COLUMNS)}: {error}") from None
+        if any(column is not None and len(column) != len(self) for column in self._columns):
+            raise ValueError(f"position: held = {str(held)[:200]}: its columns must be of one length")
+
+
+def _ids(values: Any) -> Column:
+    """Return ids as they were before they were JSON."""
+    if not isinstance(values, list) or {type(value) for value in values} not in ({int}, {str}):
+        raise TypeError(f"{str(values)[:80]} is no list of ids of one kind")
+    return id_column(values)
+
+
+def _floats(values: Any, dtype: str) -> Column | None:
+    return None if values is None else np.array(values, dtype=dtype).reshape(len(values))
 
 
 def acceptable(model: Recommender, batch: Batch) -> tuple[list[Column | None], list[Rejected]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import os
 from pathlib import Path
 from typing import Any
 
 from fastinc.stream._events import BatchBuilder, EventParser
+from fastinc.stream._head import FilePrint
 from fastinc.stream._source import GapError
 
 __all__ = ["FileReader", "GrownError"]
@@ -29,8 +31,18 @@ class FileReader(abc.ABC):
         What events are.
     """
 
+    #: Whether the last `read` met no end: it looked at many bytes, and more are to be looked at in another.
+    paused: bool = False
+    #: How many bytes are before the first row.
+    rows_begin: int = 0
+
     def __init__(self, path: Path, name: str, parser: EventParser) -> None:
         self._path, self._name, self._parser = path, name, parser
+
+    @property
+    @abc.abstractmethod
+    def status(self) -> os.stat_result:
+        """The status of the open file."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -46,7 +58,7 @@ class FileReader(abc.ABC):
 
     @abc.abstractmethod
     def read(self, builder: BatchBuilder, most: int, final: bool) -> None:
-        """Read rows; fewer than there may be where the end (so far) was met.
+        """Read rows; fewer than there may be where the end (so far) was met, or it `paused`.
 
         Parameters
         ----------
@@ -61,6 +73,21 @@ class FileReader(abc.ABC):
     def verify(self) -> None:  # noqa: B027  formats that nobody appends to need nothing
         """Raise GapError where the file no longer is what was read."""
 
-    def replaced(self) -> bool:
-        """Whether the path names another file by now, or none; of formats that are appended to."""
+    def seen(self) -> FilePrint | None:
+        """Return what was read up to the last position; None where there were no rows in that."""
+        return None
+
+    def is_at(self, descriptor: int) -> bool:
+        """Whether an open file is this one, whatever its name."""
+        return os.path.samestat(os.fstat(descriptor), self.status)
+
+    def is_copied_to(self, descriptor: int) -> bool:
+        """Whether an open file is a copy of this one, or may be about to become one; of formats that grow."""
         return False
+
+    def named(self) -> str:
+        """Return what the path names by now: "own", "other" (another file) or "gone"."""
+        try:
+            return "own" if os.path.samestat(os.stat(self._path), self.status) else "other"
+        except FileNotFoundError:
+            return "gone"

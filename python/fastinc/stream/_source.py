@@ -6,6 +6,7 @@ import abc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,7 +117,7 @@ class Source(abc.ABC):
     so whoever is slower than the stream holds one batch of it and no more. One thread at a time.
 
     A source of your own needs `read` and `seek`. One that ends must override `ended` as well, or `fastinc.stream.train`
-    waits for more for ever. `commit` is called after each save.
+    waits for more for ever. `commit` is called after each save. One that reads files says so in `reads`.
 
     Attributes
     ----------
@@ -203,6 +204,21 @@ class Source(abc.ABC):
         position
             The `position` of a batch. Nothing is raised when the stream can't be told; it is next time.
         """
+
+    def reads(self, path: Path) -> bool:
+        """Whether a file's lines are events of this stream, or would be: no dead letters may be written there.
+
+        Parameters
+        ----------
+        path
+            Of a file, which need not be there; without symbolic links.
+
+        Returns
+        -------
+        bool
+            False unless it is overridden: most streams read no files.
+        """
+        return False
 
     @property
     def ended(self) -> bool:

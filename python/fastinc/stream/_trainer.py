@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from fastinc._arguments import as_share, as_whole
+from fastinc._arguments import as_call, as_share, as_whole
 from fastinc.checkpoint import _manifest
+from fastinc.recommender import Recommender
 from fastinc.stream._dead_letters import DeadLetters
 from fastinc.stream._pending import Pending, acceptable
+from fastinc.stream._saved import WAY_OUT, check_model, check_position, to_position
 from fastinc.stream._source import Batch, Rejected, Source
 from fastinc.stream._source import log as messages
 
-if TYPE_CHECKING:
-    from fastinc.recommender import Recommender
-
 __all__ = ["Progress", "StateLog", "train"]
 
-#: What saved positions begin with.
-_FORMAT = "fastinc-stream"
-_VERSION = 1
 #: Seconds that a read waits: how soon a stop is noticed when nothing comes.
 _WAIT = 0.25
-_WAY_OUT = "A model from elsewhere begins with a log in a new folder and position=None"
+#: Sources that a trainer has read from, by id(): where they began is behind them. They need not be hashable.
+_begun: weakref.WeakValueDictionary[int, Source] = weakref.WeakValueDictionary()
 
 
 class StateLog(Protocol):
@@ -110,11 +108,13 @@ def train(
     model
         Learns. Others may ask it meanwhile; nobody else may train it.
     source
-        Of `fastinc.stream.open`, or your own.
+        Of `fastinc.stream.open`, or your own. One that another call has read from is taken where the position says
+        where in it to go on; a position of before the first read doesn't, and needs a source that is opened again.
     log
         A `fastinc.checkpoint.Log`: its `append` is called with the model and ``position=``.
     position
-        What `log.restore()` returned with the model; None: the stream begins, and so does the log, which must be empty.
+        What `log.restore()` returned with the model, also for another attempt after an error: the model may be ahead of
+        what was saved. None: the stream begins, and so does the log, which must be empty.
     checkpoint_every, checkpoint_seconds
         Save after so many events read, and (unless None) when something was read and the last time is so long ago.
     batch_size
@@ -125,9 +125,10 @@ def train(
         Learn events that wait for their group after so many seconds without new ones. That makes the grouping, and so
         the bytes, depend on when events came. None: they wait.
     dead_letters
-        A regular file that gets a JSON line with ``where``, ``reason`` and ``raw`` for each event that is malformed or
-        that the model refuses. What is in it stays, but for letters that this log's last run wrote after its last save:
-        their events come again. None: such events are only counted.
+        A regular file that gets a JSON line with ``log`` (the same for all runs of a log), ``where``, ``reason`` and
+        ``raw`` for each event that is malformed or that the model refuses. What is in it stays, but for letters that
+        this log's last run wrote after its last save: their events come again. One trainer at a time writes to it, and
+        the source must not read it. None: such events are only counted.
     on_batch
         Called with each batch after it was taken in.
     on_checkpoint
@@ -143,12 +144,14 @@ def train(
     Raises
     ------
     TypeError
-        `source` is none, or gives what is no `Batch`, or a position that is not JSON; what it gave before is saved.
+        An argument is of a wrong type; or `source` gives what is no `Batch`, or a position that is not JSON; what it
+        gave before is saved.
     ValueError
-        A wrong argument; or a position that isn't of `train`, or not of this stream; or a gap in the stream, in which
-        case all that was read before it is saved; or a file of dead letters that isn't the one that was written.
+        A wrong argument; or a position that isn't of `train`, or not of this stream or model; or a gap in the stream,
+        in which case all that was read before it is saved; or a file of dead letters that isn't the one that was
+        written, or has letters of others where this log's would be cut off, or is read by the source.
     RuntimeError
-        Somebody else writes to the log; nothing was changed.
+        Somebody else writes to the log or the dead letters; nothing was changed.
     OSError
         Saving failed, or writing dead letters: the last save still is what the next run goes on from.
 
@@ -164,8 +167,7 @@ def train(
     >>> done.events, done.rejected
     (100, 1)
     """
-    if not isinstance(source, Source):
-        raise TypeError(f"source = {source!r} must be a fastinc.stream.Source, such as fastinc.stream.open() makes")
+    _check_parts(model, source, log)
     trainer = _Trainer(
         model,
         source,
@@ -175,24 +177,27 @@ def train(
         position,
         dead_letters,
     )
-    trainer.on_batch, trainer.on_checkpoint = on_batch, on_checkpoint
+    trainer.on_batch = None if on_batch is None else as_call(on_batch, "on_batch")
+    trainer.on_checkpoint = None if on_checkpoint is None else as_call(on_checkpoint, "on_checkpoint")
     size = as_whole(batch_size, "batch_size", 1)
     limit = None if max_events is None else as_whole(max_events, "max_events", 1, 2**53)
     idle = None if linger is None else as_share(linger, "linger")
+    is_told = (lambda: False) if stop is None else as_call(stop, "stop")
     try:
         trainer.begin(position)
-        trainer.run(size, limit, idle, stop or (lambda: False))
+        trainer.run(size, limit, idle, is_told)
     finally:
         trainer.close()
     return trainer.progress()
 
 
-def _saved(position: Any) -> dict[str, Any]:
-    if not isinstance(position, dict) or position.get("format") != _FORMAT:
-        raise ValueError(f"position = {position!r} was not saved by fastinc.stream.train. {_WAY_OUT}")
-    if position.get("version") != _VERSION:
-        raise ValueError(f"position: version = {position.get('version')!r}; this fastinc reads {_VERSION}")
-    return position
+def _check_parts(model: Any, source: Any, log: Any) -> None:
+    if not isinstance(model, Recommender):
+        raise TypeError(f"model = {model!r} must be a fastinc.Recommender")
+    if not isinstance(source, Source):
+        raise TypeError(f"source = {source!r} must be a fastinc.stream.Source, such as fastinc.stream.open() makes")
+    if not callable(getattr(log, "append", None)):
+        raise TypeError(f"log = {log!r} must have a method append, as fastinc.checkpoint.Log has")
 
 
 class _Trainer:
@@ -215,20 +220,24 @@ class _Trainer:
         self._every, self._seconds = every, seconds
         self._group = int(model.get_params()["batch_size"])
         self._pending = Pending()
-        saved = {} if position is None else _saved(position)
+        saved = {} if position is None else check_position(position)
         self._at: Any = saved.get("source")  # of the source, after all that was read
         self._events, self._rejected = saved.get("events", 0), saved.get("rejected", 0)
-        if model.n_events < self._events:
-            raise ValueError(
-                f"position: {self._events} events were learned, and the model has {model.n_events}: "
-                "pass the model that was saved with it"
-            )
+        if position is not None:
+            check_model(model.n_events, saved)
         self._pending.load(saved.get("held"))
         self._began = self._checkpointed = self._last_event = time.monotonic()
         self._learned_before = self._events
         self._read = self._since = self._checkpoints = 0
         self._first_rejected: Rejected | None = None
-        self._letters = None if dead_letters is None else DeadLetters(dead_letters, saved.get("dead_letters"))
+        self._letters = None
+        if dead_letters is not None:
+            self._letters = DeadLetters(dead_letters, saved.get("dead_letters"))
+            if source.reads(self._letters.path):
+                raise ValueError(
+                    f"dead_letters = {os.fspath(dead_letters)!r} is a file that {source.name} reads, so that each "
+                    "letter would be an event: put it elsewhere"
+                )
 
     def progress(self) -> Progress:
         return Progress(
@@ -257,10 +266,15 @@ class _Trainer:
         entries = getattr(self._log, "entries", None)
         if position is None and entries is not None and entries():
             raise ValueError(
-                f"position = None, but {self._log!r} has a model: pass what its restore() returns. {_WAY_OUT}"
+                f"position = None, but {self._log!r} has a model: pass what its restore() returns. {WAY_OUT}"
             )
         if self._at is not None:
             self._source.seek(self._at)
+        elif _begun.get(id(self._source)) is self._source:
+            raise ValueError(
+                f"source {self._source.name} was read from before, and the position is of before its first event: what "
+                "it gave would be left out. Open it again"
+            )
         if self._letters is not None:
             self._letters.open()
         self._checkpoint()
@@ -285,7 +299,13 @@ class _Trainer:
 
     def _batch(self, most: int) -> Batch | None:
         """Read a batch, and know that what it says can be saved."""
-        batch = self._source.read(most, _WAIT)
+        came = True  # also where it raises: nobody knows
+        try:
+            batch = self._source.read(most, _WAIT)
+            came = batch is not None
+        finally:
+            if came:
+                _begun[id(self._source)] = self._source
         if batch is None:
             return None
         if not isinstance(batch, Batch):
@@ -345,15 +365,14 @@ class _Trainer:
     def _checkpoint(self) -> None:
         """Save the model with where it is; only then tell the source."""
         letters = None if self._letters is None else self._letters.sync()
-        position = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "source": self._at,
-            "held": self._pending.to_json(),
-            "events": self._events,
-            "rejected": self._rejected,
-            "dead_letters": letters,
-        }
+        position = to_position(
+            source=self._at,
+            held=self._pending.to_json(),
+            events=self._events,
+            rejected=self._rejected,
+            model_events=self._model.n_events,
+            dead_letters=letters,
+        )
         self._log.append(self._model, position=position)
         if self._at is not None:
             self._source.commit(self._at)

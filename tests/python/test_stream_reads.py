@@ -1,0 +1,134 @@
+"""What a source of files opens, how long a read takes, and rows whose quotes go wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastinc as fi
+from _event_files import EVENTS, write
+from _streams import DEADLINE, events_in, read_all
+from fastinc.datasets._text import INTEGER
+from fastinc.stream import _files, _lines
+from fastinc.stream._files import FileSource
+
+
+def test_a_relative_path_is_of_the_folder_it_was_given_in(tmp_path, monkeypatch):
+    for folder, events in (("a", EVENTS[:20]), ("b", EVENTS[20:])):
+        (tmp_path / folder / "in").mkdir(parents=True)
+        write(tmp_path / folder / "in" / "e.jsonl", events)
+    for path, name in (("in/e.jsonl", "e.jsonl"), ("in", "e.jsonl"), ("in/*", "in/e.jsonl")):
+        monkeypatch.chdir(tmp_path / "a")
+        with fi.stream.open(path, follow=True) as source:
+            monkeypatch.chdir(tmp_path / "b")
+            batches = read_all(source)
+            assert events_in(batches) == EVENTS[:20]
+            assert (source.name, batches[0].position["file"]) == (path, name)
+            assert source.reads(tmp_path / "a" / "in" / "e.jsonl")
+            assert not source.reads(tmp_path / "b" / "in" / "e.jsonl")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "open pipe"])
+def test_what_is_no_regular_file_is_refused(tmp_path, kind):
+    descriptors = os.pipe()
+    path = {"pipe": tmp_path / "pipe", "device": "/dev/null", "open pipe": f"/dev/fd/{descriptors[0]}"}[kind]
+    if kind == "pipe":
+        os.mkfifo(path)
+    try:
+        for follow in (False, True):
+            with pytest.raises(ValueError, match=rf"path = '{path}' is not a regular file: a pipe or device has no"):
+                fi.stream.open(path, follow=follow)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "log"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, kind, monkeypatch):
+    """It came between the look at the folder and the opening; a folder's pipes are none of the stream otherwise."""
+    file = tmp_path / f"e.{kind}"
+    write(tmp_path / "z.jsonl").rename(file) if kind == "log" else write(file)
+    os.mkfifo(tmp_path / f"a.{kind}")
+    with fi.stream.open(tmp_path) as source:
+        (batch,) = read_all(source)
+        assert events_in([batch]) == EVENTS
+        files = source._files()
+        monkeypatch.setattr(FileSource, "_files", lambda source: files)
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(ValueError, match=rf"e\.{kind} is not a regular file"):
+            source.seek(batch.position)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("user,item\n1,2\n" + "\n" * 3000 + "3,4\n", 3000 * 512 >> 17),
+        ("\n" * 3000 + "user,item\n1,2\n3,4\n", 3000 * 512 >> 17),
+        ("user,item\n1,2\n" + "," * 3_000_000 + "\n3,4\n", 3_000_000 >> 17),
+    ],
+    ids=["empty lines", "empty lines before the header", "a long line"],
+)
+def test_a_read_without_time_comes_back_where_there_are_no_rows(tmp_path, monkeypatch, text, steps):
+    """And the next one goes on from there; with time it does so by itself."""
+    monkeypatch.setattr(_lines, "_STEP", 1 << 17)
+    monkeypatch.setattr(_files.time, "sleep", lambda seconds: pytest.fail("there is something to read"))
+    file = tmp_path / "events.csv"
+    file.write_text(text)
+    for timeout, least, most in ((0.0, steps, 4 * steps), (DEADLINE, 1, 4)):
+        found, reads = [], 0
+        with fi.stream.open(file, follow=True) as source:
+            while not found or found[-1] != (3, 4, None, None):
+                batch = source.read(1000, timeout=timeout)
+                found += [] if batch is None else events_in([batch])
+                reads += 1
+                assert reads <= most
+        assert found == [(1, 2, None, None), (3, 4, None, None)]
+        assert reads >= least
+
+
+def test_rows_with_open_quotes_are_looked_at_once(tmp_path, monkeypatch):
+    """Inches: every line opens a quote anew, and what comes up to 64 KiB after it may be its row's."""
+    file = tmp_path / "inches.csv"
+    file.write_text("user,item,a,b\n" + '1,27","5","9\n' * 6000)
+    calls = []
+    reader = csv.reader
+    monkeypatch.setattr(_lines.csv, "reader", lambda *args, **options: calls.append(1) or reader(*args, **options))
+    with fi.stream.open(file) as source:
+        batch = source.read(5, timeout=0.0)
+    assert [letter.reason for letter in batch.rejected] == ["not CSV: a quote is opened and not closed"] * 5
+    assert [letter.where for letter in batch.rejected] == [f"inches.csv:{n}" for n in range(2, 7)]
+    assert len(calls) <= 6  # a row each, and the header
+
+
+def parse(lines):
+    """Return the fields of a row, and how many lines it has: one where it is malformed, unless it says so itself."""
+    for n in range(1, len(lines) + 1):
+        try:
+            return next(csv.reader(["\n".join(lines[:n])], strict=True)), n
+        except csv.Error as error:  # noqa: PERF203
+            if "unexpected end" not in str(error):
+                return [], n
+    return [], 1
+
+
+@given(texts=st.lists(st.sampled_from(['"', '""', '"x', 'x"', ",", '","', "1,2", "1,2,", "\n", "\r", "é", "x" * 9])))
+def test_quoted_rows_are_those_of_the_csv_module(tmp_path_factory, texts):
+    """As a parser of the whole row has them, to which lines are added as long as a quote is open."""
+    file = tmp_path_factory.mktemp("quotes") / "events.csv"
+    body = "".join(texts)
+    file.write_bytes(f"user,item,text\n1,2,3\n{body}\n4,5,6\n".encode())
+    with fi.stream.open(file) as source:
+        batches = read_all(source)
+    expected = [(1, 2)]
+    left = [line.removesuffix("\r") for line in f"{body}\n4,5,6".split("\n")]
+    while left:
+        fields, n = parse(left) if '"' in left[0] else (left[0].split(","), 1)
+        if len(fields) == 3 and all(INTEGER.fullmatch(field) for field in fields[:2]):
+            expected.append((int(fields[0]), int(fields[1])))
+        left = left[n:]
+    assert [row[:2] for row in events_in(batches)] == expected
