@@ -99,7 +99,7 @@ def test_all_partitions_are_read_and_new_ones_noticed(cluster, monkeypatch):
             assert sorted(events_in(batches[: cut + 1]) + events_in(read_n(source, rest))) == sorted(EVENTS)
     with fi.stream.open(cluster.url(topic)) as source:
         seen = [0]
-        monkeypatch.setattr(source, "_partitions", lambda: seen)
+        monkeypatch.setattr(source, "_partitions", lambda _left: seen)
         monkeypatch.setattr("fastinc.stream._kafka._LOOK", 0.0)
         found = read_n(source, 10)
         assert source.read(10, timeout=0.0) is None
@@ -166,6 +166,63 @@ def test_messages_that_are_gone_are_a_gap(cluster):
             assert source.lost == lost
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_partitions_that_are_gone_are_a_gap(cluster, monkeypatch, running):
+    """The topic was made anew with fewer of them."""
+    topic = next(names)
+    cluster.put(topic, values_of(EVENTS[:10]))
+    url = cluster.url(topic)
+    for on_gap in ("raise", "skip"):
+        with fi.stream.open(url, on_gap=on_gap) as source:
+            batch = read_n(source, 10)[-1]
+            if running:
+                source._offsets[9] = 5
+                monkeypatch.setattr("fastinc.stream._kafka._LOOK", 0.0)
+            else:
+                source.seek({**batch.position, "offsets": {**batch.position["offsets"], "9": 5}})
+            if on_gap == "raise":
+                with pytest.raises(fi.stream.GapError, match="no partition 9 any more, and 5 is next in it"):
+                    source.read(1, timeout=DEADLINE)
+                continue
+            assigned, assign = [], source._assign
+            monkeypatch.setattr(source, "_assign", lambda deadline: assigned.append(deadline) or assign(deadline))  # noqa: B023
+            source.read(1, timeout=0.1)
+            assert assigned  # without it: what may yet come of it has no place
+            cluster.put(topic, values_of(EVENTS[10:]))
+            batches = read_n(source, 30)
+            assert events_in(batches) == EVENTS[10:]
+            assert "9" not in batches[-1].position["offsets"]
+
+
+def test_partitions_are_looked_up_in_pieces(cluster, monkeypatch):
+    """Who reads for a moment isn't held up for all of them, and yet gets on."""
+    topic = next(names)
+    for partition in range(4):
+        cluster.put(topic, values_of(EVENTS[10 * partition : 10 * partition + 10]), partition)
+    monkeypatch.setattr("fastinc.stream._kafka._ASKED", 0.3)
+    with fi.stream.open(cluster.url(topic)) as source:
+        calls = []
+
+        class Slow:
+            def __getattr__(self, name):
+                return getattr(consumer, name)
+
+            def get_watermark_offsets(self, place, **options):
+                calls.append(place.partition)
+                time.sleep(0.3)
+                return consumer.get_watermark_offsets(place, **{**options, "timeout": DEADLINE})
+
+            def list_topics(self, topic, **_options):
+                return consumer.list_topics(topic, timeout=DEADLINE)
+
+        consumer, source._consumer = source._consumer, Slow()
+        for n in range(1, 4):
+            assert source.read(1, timeout=0.0) is None
+            assert calls == list(range(n))
+        assert sorted(events_in(read_n(source, 40))) == sorted(EVENTS)
+        assert calls == list(range(4))
+
+
 def test_where_a_stream_without_position_begins(cluster):
     topic = next(names)
     cluster.put(topic, values_of(EVENTS[:5]))
@@ -205,6 +262,27 @@ def test_wrong_settings():
         fi.stream.open("kafka://localhost/t", config={"no.such": 1})
     with pytest.raises(ValueError, match="partitions = 'x' in the URL"):
         fi.stream.open("kafka://localhost/t?partitions=x")
+    with pytest.raises(ValueError, match=r"partitions = \[\] names none"):
+        fi.stream.open("kafka://localhost/t", partitions=[])
+    for partitions in (0, "0"):
+        with pytest.raises(TypeError, match=f"partitions = {partitions!r} must be numbers"):
+            fi.stream.open("kafka://localhost/t", partitions=partitions)
+
+
+@pytest.mark.parametrize("url", ["kafka://localhost/t?", "redis://localhost?stream=s&"])
+def test_names_are_not_empty(url):
+    """The client of Kafka aborts the process over an empty group."""
+    for name in ("group",) if url.startswith("kafka") else ("group", "consumer", "payload"):
+        with pytest.raises(ValueError, match=f"{name} = '' must not be empty"):
+            fi.stream.open(f"{url}{name}=")
+        with pytest.raises(ValueError, match=f"{name} = .* nor have a NUL"):
+            fi.stream.open(url.rstrip("?&"), **{name: "a\0b"})
+        with pytest.raises(TypeError, match=f"{name} = 5 must be a str"):
+            fi.stream.open(url.rstrip("?&"), **{name: 5})
+    with pytest.raises(ValueError, match="stream = '' must not be empty"):
+        fi.stream.open("redis://localhost?stream=")
+    with pytest.raises(ValueError, match="must be kafka://broker"):
+        fi.stream.open("kafka://localhost/?group=g")
 
 
 def test_brokers_that_stay_away_are_given_up_if_asked(monkeypatch):
@@ -225,6 +303,13 @@ def test_a_broker_that_is_down_is_told_of_once_in_a_while_and_given_up_in_time(c
         assert caplog.text.count("Connection refused") == 1
     assert capfd.readouterr().err == ""  # of librdkafka
     assert caplog.text.count("Connection refused") == 1
+
+
+def test_a_broker_that_is_down_holds_up_a_read_for_a_second():
+    with fi.stream.open("kafka://127.0.0.1:1/t") as source:
+        begin = time.monotonic()
+        assert source.read(1, timeout=0.1) is None
+        assert time.monotonic() - begin < 4.0  # generous; an answer is waited for five seconds where there are
 
 
 def test_what_the_client_warns_of_is_logged(caplog):

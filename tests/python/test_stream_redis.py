@@ -228,11 +228,17 @@ def test_a_client_that_lacks_an_option_is_told_of_at_open(monkeypatch):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("socket_timeout=0.5", r"socket_timeout = 0.5 in the URL must be finite seconds, more than 1.0"),
+        ("socket_timeout=0.5", r"socket_timeout = 0.5 in the URL must be finite seconds, more than 0.5"),
         ("socket_timeout=inf", "socket_timeout = inf"),
         ("socket_connect_timeout=0", "socket_connect_timeout = 0"),
         ("socket_timeout=long", "'socket_timeout'"),
-        ("db=x", "'db'"),
+        ("db=x", "db = 'x' in the URL must be a whole number"),
+        ("db=-1", "db in the URL = -1 must be at least 0"),
+        ("max_connections=0", "max_connections in the URL = 0 must be at least 1"),
+        ("health_check_interval=-1", "health_check_interval in the URL = -1"),
+        ("retry_seconds=nan", "retry_seconds = nan must be a number, 0 or more"),
+        ("socket_read_size=0", "socket_read_size in the URL = 0 must be at least 1"),
+        ("socket_read_size=1_000", "socket_read_size = '1_000' in the URL must be a whole number"),
         ("ssl_cert_reqs=perhaps", "the client refuses its options: .*perhaps"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastinc._arguments import as_choice, as_whole
@@ -21,12 +21,23 @@ _BOUNDS = {"queued.max.messages.kbytes": 16_384, "fetch.max.bytes": 4 << 20, "fe
 #: Seconds between two looks for new partitions, and that an answer may take.
 _LOOK = 30.0
 _ANSWER = 5.0
-#: What an answer may take at least, however soon `retry_seconds` gives up.
+#: What an answer may take at least, however short the read is: who asks again and again gets none from a slow broker.
+_ASKED = 1.0
+#: And that however soon `retry_seconds` gives up.
 _LEAST_ANSWER = 0.5
 
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
+
+
+def _as_partitions(wanted: Any) -> list[int]:
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise TypeError(f"partitions = {wanted!r} must be numbers of partitions")
+    numbers = sorted({as_whole(number, "partitions") for number in wanted})
+    if not numbers:
+        raise ValueError(f"partitions = {wanted!r} names none; None: all")
+    return numbers
 
 
 _OPTIONS: dict[str, Callable[[str], Any]] = {"group": str, "partitions": _numbers, "start": str}
@@ -41,6 +52,8 @@ class KafkaSource(Source):
     come as they are fetched, so only topics of one partition give the same bytes again when they are read again.
     Messages whose offset is before the position are recognised and left out.
 
+    Where no broker answers, a `read` takes its timeout, or one second where that is less.
+
     The client fetches ahead up to 16 MiB, and one fetch of up to 4 MiB more (or a single larger message).
 
     Parameters
@@ -51,12 +64,13 @@ class KafkaSource(Source):
     group
         The consumer group's name; "fastinc" by default.
     partitions
-        Which to read; None: all, also those that are added later.
+        Which to read, one at least; None: all, also those that are added later.
     start
         Where to begin without a position: "earliest" or "latest".
     on_gap
         Where the broker no longer has what comes next (retention), or has not got that far (it lost messages, or the
-        topic was made anew): "raise" GapError, or "skip": log it, count what was `lost`, and go on behind it.
+        topic was made anew): "raise" GapError, or "skip": log it, count what was `lost`, and go on behind it. A topic
+        that was made anew and has already got further isn't noticed.
     retry_seconds
         Raise ConnectionError when no broker has answered for so long at the beginning or after a gap (half a second at
         least); None: never.
@@ -99,7 +113,7 @@ class KafkaSource(Source):
         if unknown:
             raise ValueError(f"{unknown[0]} is no option of a kafka:// URL")
         wanted = options.get("partitions")
-        self._wanted = None if wanted is None else sorted({as_whole(number, "partitions") for number in wanted})
+        self._wanted = None if wanted is None else _as_partitions(wanted)
         self._start = as_choice(options.get("start", "earliest"), "start", ("earliest", "latest"))
         self._parser, self._skip_gaps = told.parser, told.skip_gaps
         self.name = f"kafka://{parts.netloc}/{self._topic}"
@@ -107,6 +121,7 @@ class KafkaSource(Source):
         self._kafka = require("confluent_kafka", extra="kafka", purpose="reading from Kafka")
         self._consumer = self._connect(parts.netloc, options.get("group", "fastinc"), {**settings, **(config or {})})
         self._offsets: dict[int, int] = {}  # of the next message, by partition
+        self._found: dict[int, int] = {}  # the same, of those that are not assigned yet
         self._ready = False  # partitions are assigned
         self._fresh = True  # and none was before
         self._looked = 0.0
@@ -144,36 +159,58 @@ class KafkaSource(Source):
 
     # --- partitions ----------------------------------------------------------------------------------------
 
-    @property
-    def _answer(self) -> float:
-        """Seconds that an answer may take."""
-        return min(_ANSWER, max(self._backoff.left, _LEAST_ANSWER))
+    def _answer(self, left: float) -> float:
+        """Return the seconds that an answer may take, where the read has so many left."""
+        return min(_ANSWER, max(left, _ASKED), max(self._backoff.left, _LEAST_ANSWER))
 
-    def _partitions(self) -> list[int]:
+    def _partitions(self, left: float) -> list[int]:
         """Ask a broker which partitions to read."""
-        topic = self._consumer.list_topics(self._topic, timeout=self._answer).topics[self._topic]
+        topic = self._consumer.list_topics(self._topic, timeout=self._answer(left)).topics[self._topic]
         if topic.error is not None:
             raise self._kafka.KafkaException(topic.error)
         there = sorted(topic.partitions)
         if self._wanted is None:
+            self._check_gone(there)
             return there
         missing = sorted(set(self._wanted) - set(there))
         if missing:
             raise ValueError(f"{self.name}: partitions = {self._wanted}, and there is no {missing[0]}")
         return self._wanted
 
-    def _assign(self) -> None:
-        """Go to where every partition is to be read from; what isn't there is a gap."""
-        offsets = {}
-        for partition in self._partitions():
+    def _check_gone(self, there: list[int]) -> None:
+        """Partitions are only ever added: where one is missing that was read, the topic was made anew."""
+        gone = sorted(set(self._offsets) - set(there))
+        if gone:
+            self._gap(f"there is no partition {gone[0]} any more, and {self._offsets[gone[0]]} is next in it")
+            self._offsets = {partition: offset for partition, offset in self._offsets.items() if partition in there}
+            self._ready = False
+
+    def _assign(self, deadline: float) -> bool:
+        """Go to where every partition is to be read from; what isn't there is a gap.
+
+        Returns whether it's done; else the next call goes on with the other partitions.
+        """
+        deadline = max(deadline, time.monotonic() + _ASKED)
+        partitions = self._partitions(deadline - time.monotonic())
+        left = deadline - time.monotonic()
+        for partition in partitions:
+            if partition in self._found:
+                continue
             place = self._kafka.TopicPartition(self._topic, partition)
-            low, high = self._consumer.get_watermark_offsets(place, timeout=self._answer, cached=False)
-            offsets[partition] = self._begin(partition, low, high)
+            low, high = self._consumer.get_watermark_offsets(place, timeout=self._answer(left), cached=False)
+            self._found[partition] = self._begin(partition, low, high)
+            left = deadline - time.monotonic()
+            if left <= 0.0:
+                break
+        if not self._found.keys() >= set(partitions):
+            return False
+        offsets, self._found = {partition: self._found[partition] for partition in partitions}, {}
         self._offsets = {**self._offsets, **offsets}
         self._consumer.assign([self._kafka.TopicPartition(self._topic, *entry) for entry in offsets.items()])
         self._ready, self._fresh = True, False
         self._looked = time.monotonic()
         self._backoff.succeeded()
+        return True
 
     def _begin(self, partition: int, low: int, high: int) -> int:
         offset = self._offsets.get(partition)
@@ -181,18 +218,20 @@ class KafkaSource(Source):
             return high if self._fresh and self._start == "latest" else low
         if low <= offset <= high:
             return offset
-        what = f"partition {partition} has offsets {low} to {high}, and {offset} is next"
+        self._gap(f"partition {partition} has offsets {low} to {high}, and {offset} is next", max(low - offset, 0))
+        return low if offset < low else high
+
+    def _gap(self, what: str, count: int = 0) -> None:
         if not self._skip_gaps:
             raise GapError(f"{self.name}: {what} (on_gap='skip' goes on behind the gap)")
         log.error("%s: %s", self.name, what)
-        self.lost += max(low - offset, 0)
-        return low if offset < low else high
+        self.lost += count
 
-    def _look_for_partitions(self) -> None:
+    def _look_for_partitions(self, left: float) -> None:
         if self._wanted is not None or time.monotonic() - self._looked < _LOOK:
             return
         self._looked = time.monotonic()
-        new = set(self._partitions()) - set(self._offsets)
+        new = set(self._partitions(left)) - set(self._offsets)
         if new:
             log.warning("%s: reading the new partitions %s, too", self.name, sorted(new))
             self._ready = False
@@ -210,6 +249,7 @@ class KafkaSource(Source):
             raise ValueError(f"position: offsets = {offsets!r} must be offsets by partition")
         self._parser.restore(position.get("kinds"))
         self._offsets = {int(partition): offset for partition, offset in offsets.items()}
+        self._found = {}
         self._ready = self._fresh = False
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
@@ -222,10 +262,9 @@ class KafkaSource(Source):
             if self._backoff.wait(max(deadline - time.monotonic(), 0.0)):
                 try:
                     if self._ready:
-                        self._look_for_partitions()
-                    if not self._ready:
-                        self._assign()
-                    self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
+                        self._look_for_partitions(deadline - time.monotonic())
+                    if self._ready or self._assign(deadline):
+                        self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
                 except self._kafka.KafkaException as error:
                     self._consumer.poll(0.0)  # says what it has to; a message would come again: all is assigned anew
                     self._failed(error.args[0], began)
@@ -250,7 +289,7 @@ class KafkaSource(Source):
         for_ever += [kinds.TOPIC_EXCEPTION, kinds.CLUSTER_AUTHORIZATION_FAILED]
         if error.fatal() or error.code() in for_ever:
             raise ValueError(f"{self.name}: {error.str()}")
-        self._ready = False
+        self._ready, self._found = False, {}
         self._backoff.failed(self._kafka.KafkaException(error), since)
 
     def _take(self, builder: BatchBuilder, messages: list[Any]) -> None:

@@ -13,37 +13,25 @@ from fastinc._extras import require
 from fastinc.stream._backoff import Backoff
 from fastinc.stream._events import BatchBuilder, Event, MalformedError, text_of
 from fastinc.stream._redis_client import BLOCK, check_url, make_client
+from fastinc.stream._redis_count import EntryId, added_up_to, id_text, lost_by_server, parse_id, read_by_group
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 from fastinc.stream._url import server_options, without_password
 
 __all__ = ["RedisSource"]
 
-EntryId = tuple[int, int]
 #: Its id, and its fields: a name, a value, a name, ...; none where it was deleted.
 Entry = tuple[bytes, "list[bytes] | None"]
 
 #: Errors of a server that is not ready, or of a group that has to be made again: they pass.
 _PASSING = re.compile(
     r"(.* caused error: )?"
-    r"(NOGROUP|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|READONLY|UNBLOCKED|NOREPLICAS|BUSY)\b"
+    r"(NOGROUP|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MISCONF|OOM|READONLY|UNBLOCKED|NOREPLICAS|BUSY|no such key)\b"
 )
-#: Entries acknowledged at a time.
+#: Entries acknowledged at a time, and those at most whose ids are held until they are: a stream of which every entry
+#: is rejected has no end of them.
 _PAGE = 1000
+_HELD = 50 * _PAGE
 _OPTIONS = dict.fromkeys(("stream", "group", "consumer", "start", "payload"), str)
-
-
-def parse_id(text: Any, name: str = "position: id") -> EntryId:
-    """Return an entry's id as numbers."""
-    text = text.decode() if isinstance(text, bytes) else text
-    first, dash, second = text.partition("-") if isinstance(text, str) else ("", "", "")
-    if not (dash and first.isdecimal() and second.isdecimal()):
-        raise ValueError(f"{name} = {text!r} is no id of a Redis stream, such as '1700000000000-0'")
-    return int(first), int(second)
-
-
-def id_text(entry: EntryId) -> str:
-    """Return an id as Redis writes it."""
-    return f"{entry[0]}-{entry[1]}"
 
 
 class RedisSource(Source):
@@ -58,10 +46,19 @@ class RedisSource(Source):
     it once more, if its consumer is the group's only one. Don't claim entries for this consumer (XCLAIM): those before
     its position count as applied.
 
-    A lost connection is waited for, at growing intervals up to 10 seconds. Entries that were trimmed (MAXLEN) before
-    they were read, and a server that has lost entries which were read, are a gap: see `on_gap`. It is seen by counting
-    entries, which takes Redis 7, and a group that has no other consumer. Entries deleted one by one are counted as
-    `lost` and rejected where they come as pending, and else seen as a gap.
+    A lost connection is waited for, at growing intervals up to 10 seconds; a server that doesn't answer holds up a
+    `read` for 1.5 seconds at most (or as long as you say by ``socket_timeout`` and ``socket_connect_timeout``),
+    whatever its timeout is.
+
+    Entries that were trimmed (MAXLEN) before they were read are a gap: see `on_gap`. So is a server that has lost
+    entries which were read, or a stream that was deleted, also where new ones have come since. It is seen by counting
+    entries, which takes Redis 7, and a group that has no other consumer; without a position the group's own count
+    tells, as far as it is known. Entries deleted one by one are counted as `lost` and rejected where they come as
+    pending, and else seen as a gap. What nobody can see is that a server lost its last entries and nobody had read
+    them: that takes ``appendfsync always``.
+
+    A user of the server with an ACL needs the stream's key and ``+multi +exec +xinfo +xgroup +xreadgroup +xrange
+    +xpending +xack`` (and ``+select`` for a database other than 0).
 
     Nothing is read ahead: the client holds the entries of one read.
 
@@ -70,7 +67,7 @@ class RedisSource(Source):
     url
         ``redis://[user:password@]host:port/db``, ``rediss://...`` or ``unix:///path?db=0``. Its query may hold the
         options below (but `columns`), and of those of `redis.Redis` ``db``, ``username``, ``password``,
-        ``client_name``, ``max_connections``, ``health_check_interval``, ``socket_timeout`` (more than 1 s),
+        ``client_name``, ``max_connections``, ``health_check_interval``, ``socket_timeout`` (more than 0.5 s),
         ``socket_connect_timeout``, ``socket_read_size``; unless it is unix, ``socket_keepalive``; and if it is rediss,
         ``ssl_keyfile``, ``ssl_certfile``, ``ssl_password``, ``ssl_ca_certs``, ``ssl_ca_path``, ``ssl_ca_data``,
         ``ssl_cert_reqs``, ``ssl_check_hostname``, ``ssl_min_version``, ``ssl_ciphers``. Others are refused.
@@ -117,7 +114,7 @@ class RedisSource(Source):
         events = {"ids": ids, "labels": labels, "timestamps": timestamps}
         told = server_options(url, {**own, **gaps, **events}, _OPTIONS, columns)
         options = told.own
-        if not options.get("stream"):
+        if "stream" not in options:
             raise ValueError(f"stream is needed, as in {without_password(told.parts)}?stream=NAME")
         check_url(told.parts, told.rest)
         self._stream: str = options["stream"]
@@ -129,16 +126,23 @@ class RedisSource(Source):
         self.name = f"{without_password(told.parts)}?stream={self._stream}&group={self._group}"
         self._backoff = Backoff(self.name, told.retry_seconds)
         self._errors = require("redis.exceptions", extra="redis", purpose="reading from Redis")
-        self._client = make_client(told.parts, told.rest)
+        self._client = make_client(told.parts, told.rest, self._connected)
         self._last: EntryId | None = None  # read; what is up to there never comes again
+        self._has_read = False  # that one was read; else reading begins behind it
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
-        self._unacknowledged: list[EntryId] = []
+        self._unacknowledged: list[EntryId] = []  # up to _HELD; the group's own list has them all
+        self._forgotten: EntryId | None = None  # the last that was left out of it
         self._ready = self._new = False  # the group is there; all that was pending has been read
+        self._connections = self._prepared = 0  # how many there have been, and what that was then
+        self._looked = False  # at what is new, before it is read
         self._sought = False  # and since then there has been no connection
         self._owes = False  # entries that are saved could not be acknowledged
 
     # --- the connection ------------------------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        self._connections += 1
 
     def _failed(self, error: Exception) -> None:
         """Make ready for another attempt after an error that passes; raise others as ValueError."""
@@ -153,50 +157,74 @@ class RedisSource(Source):
 
     def _prepare(self) -> None:
         """Find or make the group, acknowledge what is saved, and begin with what is pending."""
-        info = self._stream_info()
-        ends = parse_id(info["last-generated-id"]) if info else (0, 0)
-        if self._last is not None and ends < self._last:
-            where = f"ends at {id_text(ends)}" if info else "is not there"
-            self._gap(f"the stream {where}, and was read up to {id_text(self._last)}: the server lost entries")
-            self._added = None
+        info, there = self._stream_info()
+        self._prepared, self._looked = self._connections, False
+        lost = None if self._last is None else lost_by_server(info, self._last, self._added, there)
+        if lost is not None:
+            self._gap(lost)
         elif not info:
             log.warning("%s: there is no stream of that name yet: it is waited for", self.name)
-        begin = ends if self._start == "$" else (0, 0)
-        made = self._make_group(begin if self._last is None else self._last)
-        if made and self._last is None and info and "entries-added" in info:
-            self._added = info["entries-added"] - (0 if self._start == "$" else info["length"])
+        if lost is not None or (info and "entries-added" not in info):
+            self._added = None
+        begin = self._begin(info) if self._last is None else self._last
+        made = self._make_group(begin)
         if made and self._last is None:
+            if info and "entries-added" in info:
+                self._added = info["entries-added"] - (0 if self._start == "$" else info["length"])
             self._last = begin
+        row = {} if made else self._row()
         if self._last is None:
-            self._tell_of_history()
+            self._tell_of_history(row)
         if self._saved is not None:
             self.redelivered += self._acknowledge_saved(self._saved)
         self._owes = False
-        self._new = self._sought and not made and self._take_group_along()
+        self._new = self._sought and not made and self._take_group_along(row, info or {})
+        if row and not self._sought:
+            self._mend_counter(row)
         self._ready, self._sought = True, False
         self._backoff.succeeded()
 
-    def _take_group_along(self) -> bool:
+    def _begin(self, info: dict[str, Any] | None) -> EntryId:
+        return parse_id(info["last-generated-id"]) if info and self._start == "$" else (0, 0)
+
+    def _take_group_along(self, row: dict[str, Any], info: dict[str, Any]) -> bool:
         """Have the group go on from the position, wherever it is: a state of before may have been restored."""
         assert self._last is not None
-        if self._alone():
-            self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
-            return True
-        log.warning("%s: the group has other consumers: what was acknowledged after the position is gone", self.name)
-        return False
+        if not _alone(row):
+            log.warning(
+                "%s: the group has other consumers: what was acknowledged after the position is gone", self.name
+            )
+            return False
+        if self._added is None and row and parse_id(row["last-delivered-id"]) == self._last:
+            self._added = read_by_group(row, info)
+        self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
+        return True
 
-    def _stream_info(self) -> dict[str, Any] | None:
-        try:
-            info: dict[str, Any] = self._client.xinfo_stream(self._stream)
-        except self._errors.ResponseError as error:
-            if "no such key" in str(error):
-                return None
-            raise
-        return info
+    def _mend_counter(self, row: dict[str, Any]) -> None:
+        """Tell the group how much it has read, which a server that was killed may have forgotten: its lag is wrong."""
+        if self._last is None or self._added is None or not _alone(row):
+            return
+        if parse_id(row["last-delivered-id"]) == self._last and row.get("entries-read") != self._added:
+            self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
+
+    def _stream_info(self) -> tuple[dict[str, Any] | None, bool | None]:
+        """Return what the stream is, None where it isn't there, and whether the last entry that was read is in it."""
+        place = id_text(self._last or (0, 0))
+        with self._client.pipeline(transaction=True) as both:  # nothing is trimmed in between
+            both.xinfo_stream(self._stream)
+            both.xrange(self._stream, place, place)
+            info, found = both.execute(raise_on_error=False)
+        for answer in (info, found):
+            if isinstance(answer, Exception):
+                if "no such key" in str(answer):
+                    return None, None
+                raise answer
+        return info, bool(found) if self._has_read else None
 
     def _make_group(self, begin: EntryId) -> bool:
+        added = None if self._last is None else self._added
         try:
-            self._client.xgroup_create(self._stream, self._group, id=id_text(begin), mkstream=True)
+            self._client.xgroup_create(self._stream, self._group, id=id_text(begin), mkstream=True, entries_read=added)
         except self._errors.ResponseError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
@@ -205,9 +233,13 @@ class RedisSource(Source):
             log.warning("%s: the group was gone; it begins again at %s", self.name, id_text(begin))
         return True
 
-    def _tell_of_history(self) -> None:
-        groups = self._client.xinfo_groups(self._stream)
-        read = next((parse_id(g["last-delivered-id"]) for g in groups if g["name"] == self._group.encode()), (0, 0))
+    def _row(self) -> dict[str, Any]:
+        """Return what the server knows of the group; empty: there is none."""
+        groups: list[dict[str, Any]] = self._client.xinfo_groups(self._stream)
+        return next((group for group in groups if group["name"] == self._group.encode()), {})
+
+    def _tell_of_history(self, row: dict[str, Any]) -> None:
+        read = parse_id(row["last-delivered-id"]) if row else (0, 0)
         if read > (0, 0):
             text = "%s: the group was read up to %s before, by nobody whose position is known: it goes on after that"
             log.warning(text, self.name, id_text(read))
@@ -241,8 +273,8 @@ class RedisSource(Source):
             raise ValueError(f"position: added = {added!r} must be a whole number or None")
         self._parser.restore(position.get("kinds"))
         self._last = self._saved = last
-        self._added = added
-        self._unacknowledged = []
+        self._added, self._has_read = added, True
+        self._unacknowledged, self._forgotten = [], None
         self._ready, self._sought = False, True
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
@@ -274,11 +306,19 @@ class RedisSource(Source):
             if pending:
                 return pending
             self._new = True
+        if not self._looked or self._saved is None:
+            self._look()
         # One step for the server: nothing is trimmed between the look at what there is and the read.
         with self._client.pipeline(transaction=True) as both:
             both.xinfo_stream(self._stream)
             both.xreadgroup(self._group, self._consumer, {self._stream: ">"}, most)
             info, reply = both.execute(raise_on_error=False)
+        if self._connections != self._prepared:
+            # It may be a server that has lost something; these entries come again, as pending ones.
+            self._prepare()
+            if self._connections != self._prepared:
+                raise self._errors.ConnectionError("the server closes connections again and again")
+            return self._fetch(most, seconds)
         for answer in (reply, info):
             if isinstance(answer, Exception):
                 raise answer
@@ -294,35 +334,49 @@ class RedisSource(Source):
     def _entries(self, reply: Any) -> list[Entry]:
         return reply[0][1] if reply else []
 
+    def _look(self) -> None:
+        """Find a gap before entries behind it are read: a run without a saved position is to find it again."""
+        row = self._row() if self._added is None else {}
+        info = self._client.xinfo_stream(self._stream)
+        self._count_from(row, info)
+        self._check_count(info)
+        self._looked = True
+
+    def _count_from(self, row: dict[str, Any], info: dict[str, Any]) -> None:
+        """Begin to count where the group is: without a position nothing else tells what was trimmed since."""
+        added = read_by_group(row, info) if row else None
+        if added is None:
+            return
+        delivered = parse_id(row["last-delivered-id"])
+        if self._last is None or self._last < delivered:  # others acknowledged what was between
+            self._last, self._has_read = delivered, False
+        if self._last == delivered:
+            self._added = added
+
     def _check_count(self, info: dict[str, Any]) -> None:
         """Count: what was added up to the last entry read, and what is there behind it, must be all that ever was."""
-        if "entries-added" not in info or self._last is None:
+        added = None if self._last is None else added_up_to(info, self._last)
+        if added is None:
             return
-        first = info["first-entry"]
-        if parse_id(info["last-generated-id"]) <= self._last:
-            behind = 0
-        elif first is None or parse_id(first[0]) > self._last:
-            behind = info["length"]
-        else:
-            return  # the oldest go first, and one that was read is still there
-        missing = 0 if self._added is None else info["entries-added"] - behind - self._added
-        if missing > 0 and self._alone():
+        assert self._last is not None
+        missing = 0 if self._added is None else added - self._added
+        if missing > 0 and _alone(self._row()):
             what = f"{missing} entries after {id_text(self._last)} were trimmed or deleted before they were read"
             self._gap(what, missing)
-        self._added = info["entries-added"] - behind
-
-    def _alone(self) -> bool:
-        groups = self._client.xinfo_groups(self._stream)
-        return all(group["consumers"] <= 1 for group in groups if group["name"] == self._group.encode())
+        elif missing < 0:
+            self._gap(str(lost_by_server(info, self._last, self._added, None)))
+        self._added = added
 
     def _take(self, builder: BatchBuilder, entries: list[Entry]) -> None:
         for name, fields in entries:
             entry = parse_id(name)
+            if len(self._unacknowledged) == _HELD:
+                self._forgotten, self._unacknowledged = self._unacknowledged[-1], []
             self._unacknowledged.append(entry)
             if self._last is not None and entry <= self._last:
                 self.redelivered += 1
                 continue
-            self._last = entry
+            self._last, self._has_read = entry, True
             if self._added is not None:
                 self._added += 1
             where = f"{self._stream} {id_text(entry)}"
@@ -358,8 +412,10 @@ class RedisSource(Source):
         if not self._ready:
             return
         try:
-            if self._owes:
+            if self._owes or self._forgotten is not None:
                 self._acknowledge_saved(saved)
+                if self._forgotten is not None and self._forgotten <= saved:
+                    self._forgotten = None
             for begin in range(0, len(done), _PAGE):
                 self._client.xack(self._stream, self._group, *done[begin : begin + _PAGE])
             self._owes = False
@@ -373,6 +429,11 @@ class RedisSource(Source):
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _alone(row: dict[str, Any]) -> bool:
+    """Return whether a group, of XINFO GROUPS, has one consumer at most."""
+    return int(row.get("consumers", 0)) <= 1
 
 
 def _pairs(fields: list[bytes]) -> Iterator[tuple[bytes, bytes]]:

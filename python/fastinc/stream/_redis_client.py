@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import SplitResult
 
+from fastinc._arguments import as_whole
 from fastinc._extras import require
 from fastinc.stream._url import joined, without_password
 
 __all__ = ["ANSWER", "BLOCK", "check_url", "make_client"]
 
-#: Seconds that one read waits at most in the server, and that an answer may take.
-BLOCK = 1.0
-ANSWER = 5.0
+#: Seconds that one read waits at most in the server, and that an answer may take: nothing else is done meanwhile, such
+#: as stopping.
+BLOCK = 0.5
+ANSWER = 1.0
 
 #: What the client may be told in a URL: of any connection, by TCP, by TLS. Its other parameters aren't text, or are
 #: not to be changed: what is read and repeated depends on them.
@@ -27,6 +29,8 @@ _KNOWN = {"redis": _TCP, "rediss": _TLS, "unix": _ANY}
 _FIXED = ("protocol", "decode_responses", "retry_on_timeout", "retry_on_error")
 #: Limits that a waiting read has to keep within, and what they must be more than.
 _LIMITS = {"socket_timeout": BLOCK, "socket_connect_timeout": 0.0}
+#: Whole numbers, and the least they may be. With less, the client fails at every attempt, as if the server were away.
+_WHOLE = {"db": 0, "max_connections": 1, "health_check_interval": 0, "socket_read_size": 1}
 
 
 def check_url(parts: SplitResult, told: Collection[str]) -> None:
@@ -59,15 +63,31 @@ def check_url(parts: SplitResult, told: Collection[str]) -> None:
         raise ValueError(f"url = {name!r}: db is given twice, as the path and as an option")
 
 
-def make_client(parts: SplitResult, told: dict[str, str]) -> Any:
+def _number(text: str, name: str) -> int:
+    if not re.fullmatch("-?[0-9]+", text):
+        raise ValueError(f"{name} = {text!r} in the URL must be a whole number")
+    return int(text)
+
+
+def make_client(parts: SplitResult, told: dict[str, str], connected: Callable[[], None]) -> Any:
     """Return a client that repeats nothing by itself: a repeated read skips what the lost answer had in it.
 
     Parameters
     ----------
     parts, told
         What `check_url` let pass, with the values.
+    connected
+        Called after each connection is made: the client makes a new one by itself, without an error, when the server
+        has closed the old one and nothing was under way.
     """
+
+    def connect(connection: Any) -> None:
+        connection.on_connect()
+        connected()
+
     redis = require("redis", extra="redis", purpose="reading from Redis")
+    for name in _WHOLE.keys() & told.keys():
+        as_whole(_number(told[name], name), f"{name} in the URL", _WHOLE[name])
     retry = require("redis.retry", extra="redis", purpose="reading from Redis")
     backoff = require("redis.backoff", extra="redis", purpose="reading from Redis")
     client = redis.Redis.from_url(
@@ -77,6 +97,7 @@ def make_client(parts: SplitResult, told: dict[str, str]) -> Any:
         retry=retry.Retry(backoff.NoBackoff(), 0),
         socket_timeout=BLOCK + ANSWER,
         socket_connect_timeout=ANSWER,
+        redis_connect_func=connect,
     )
     pool = client.connection_pool
     for name, least in _LIMITS.items():

@@ -166,7 +166,8 @@ class Source(abc.ABC):
         max_events
             At most so many, malformed ones included, >= 1.
         timeout
-            Seconds to wait for the first, >= 0; a lost connection is waited for, too.
+            Seconds to wait for the first, >= 0; a lost connection is waited for, too. An answer that a server owes may
+            hold it up for longer: Redis and Kafka say how long.
 
         Returns
         -------

@@ -134,7 +134,8 @@ def train(
     on_checkpoint
         Called with the progress after each save.
     stop
-        Asked between batches, at least every half second; True: save and return.
+        Asked between batches and while nothing comes: every half second, or where a server doesn't answer every 1.5
+        (Kafka: 1). True: save and return.
 
     Returns
     -------

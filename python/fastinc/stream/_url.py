@@ -68,8 +68,16 @@ def server_options(
         As for `split_options`: the options that only this source has.
     columns
         As for `FileSource`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `split_options`; or an option that is text is empty, or isn't text.
     """
     parts, options, rest = split_options(url, given, {**known, **_SHARED})
+    for name in known.keys() & options.keys():
+        if known[name] is str:
+            _check_name(options[name], name)
     gaps, seconds = options.get("on_gap", "raise"), options.get("retry_seconds")
     return ServerOptions(
         parts=parts,
@@ -79,6 +87,14 @@ def server_options(
         skip_gaps=as_choice(gaps, "on_gap", ("raise", "skip")) == "skip",
         retry_seconds=None if seconds is None else as_share(seconds, "retry_seconds"),
     )
+
+
+def _check_name(value: Any, name: str) -> None:
+    """Refuse what names nothing; librdkafka aborts the process over an empty group."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} = {value!r} must be a str")
+    if not value or "\0" in value:
+        raise ValueError(f"{name} = {value!r} must not be empty, nor have a NUL")
 
 
 def split_options(
@@ -133,8 +149,9 @@ def split_options(
             value = known[name](text)
         except ValueError as error:
             raise ValueError(f"{name} = {text!r} in the URL: {error}") from None
-        if options.setdefault(name, value) != value:
+        if name in options and options[name] != value:
             raise ValueError(f"{name} = {text!r} in the URL is given twice, beside it as {options[name]!r}")
+        options[name] = value
     return parts._replace(query="", fragment=""), options, rest
 
 
