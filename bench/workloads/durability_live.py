@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -62,21 +63,32 @@ class _Writer:
 
 _MEDIAN, _SLOWEST = "median batch during a save / before", "slowest batch during a save / before"
 _PAUSE = "slowest batch during a save / median before"
+_HASHING = "slowest batch beside hashing / median before"
+
+
+def _hash_for(seconds: float) -> None:
+    """Keep another CPU busy with what needs nothing of fastinc: what a batch loses by that is the machine's."""
+    piece, digest, end = bytes(1 << 20), hashlib.sha256(), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        digest.update(piece)
 
 
 def _beside_saves(table: fi.EmbeddingTable, rows: int, batch: int, saves: int, settings: Settings) -> CaseResult:
-    """Before each save the writer has as long as the save before took: the slowest of as many batches."""
+    """Before each save the writer has as long as the save before took, alone and then beside a thread that hashes."""
     standings = [
         Standing("beside a save", "subject", "table.update in a thread while another saves the table", work=batch),
         Standing("alone", "variant", "table.update in a thread, as long before each save as a save takes", work=batch),
+        Standing("beside hashing", "variant", "as long, while another thread does SHA-256 of its own MiB", work=batch),
     ]
-    ratios: dict[str, list[float]] = {_PAUSE: [], _SLOWEST: [], _MEDIAN: []}
+    ratios: dict[str, list[float]] = {_PAUSE: [], _HASHING: [], _SLOWEST: [], _MEDIAN: []}
     took = 0.0
     with disk() as folder, _Writer(table, rows, batch, settings) as writer:
         for number in range(saves + 1):
             start = time.perf_counter()
             while time.perf_counter() < start + took or not writer.between(start, time.perf_counter()):
                 time.sleep(0.001)
+            hashing = time.perf_counter()
+            _hash_for(took)
             begin = time.perf_counter()
             fi.checkpoint.save(table, folder)
             end = time.perf_counter()
@@ -84,11 +96,14 @@ def _beside_saves(table: fi.EmbeddingTable, rows: int, batch: int, saves: int, s
             time.sleep(0.001)
             while not writer.times or writer.times[-1][0] < end:  # one that the save stopped has ended
                 time.sleep(0.001)
-            alone, beside = writer.between(start, begin), writer.between(begin, end)
+            alone, hashed = writer.between(start, hashing), writer.between(hashing, begin)
+            beside = writer.between(begin, end)
             if number > 0:  # the first warms up, and tells how long a save takes
                 standings[0].seconds += beside
                 standings[1].seconds += alone
+                standings[2].seconds += hashed
                 ratios[_PAUSE].append(max(beside) / float(np.median(alone)))
+                ratios[_HASHING].append(max(hashed) / float(np.median(alone)))
                 ratios[_SLOWEST].append(max(beside) / max(alone))
                 ratios[_MEDIAN].append(float(np.median(beside) / np.median(alone)))
     threads = fi.get_num_threads()
