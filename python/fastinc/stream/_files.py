@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from fastinc._arguments import as_choice, as_flag, as_whole
+from fastinc._arguments import as_choice, as_flag, as_path, as_whole
 from fastinc.stream._events import BatchBuilder, EventParser
 from fastinc.stream._head import FilePrint, open_regular
 from fastinc.stream._lines import LineReader
@@ -38,7 +38,7 @@ class FileSource(Source):
     A file that was read is not read again under a later name, as rotation (to ``clicks.log.1``) gives it or a copy of
     it: that is logged, and what has its old name by now is a gap. Where names are rotated, follow that one file with
     ``on_gap="skip"``. Of files that are followed, one that has nothing but what the one before began with may be a copy
-    that is being made, and waits for more.
+    that is being made: it is read when it hasn't changed for two seconds, and the one before is what it was.
 
     Parameters
     ----------
@@ -91,10 +91,8 @@ class FileSource(Source):
         timestamps: bool | None = None,
         on_gap: Literal["raise", "skip"] = "raise",
     ) -> None:
+        self._path = as_path(path).absolute()  # the current folder may be another by the time of a read
         self.name = os.fspath(path)
-        if not self.name:
-            raise ValueError("path = '' is empty; the current folder is '.'")
-        self._path = Path(path).absolute()  # the current folder may be another by the time of a read
         self._root = None if os.path.isabs(self.name) else os.getcwd()
         self._follow = as_flag(follow, "follow")
         self._format = None if format is None else as_choice(format, "format", ("csv", "json", "parquet"))
@@ -159,8 +157,11 @@ class FileSource(Source):
         for name, path in files:
             if self._again and name == self._file:
                 return name, path
-            if name > self._file and not self._read_before.has(path, self._reader):
-                return name, path
+            if name <= self._file:
+                continue
+            was_read = self._read_before.has(path, self._reader)
+            if was_read != "yes":
+                return (name, path) if was_read == "no" else None
         return None
 
     def _look_at(self, known: set[str], file: str) -> None:
@@ -229,6 +230,7 @@ class FileSource(Source):
         files = dict(self._files())
         reader = self._reader_at(name, files.get(name), position)
         try:
+            left = None if reader is not None else _print_in(position)
             self._parser.restore(position.get("kinds"))
         except BaseException:
             if reader is not None:
@@ -239,8 +241,8 @@ class FileSource(Source):
         self._reader, self._again, self._ended = reader, reader is None, False
         self._look_at(set(files), name)
         self._read_before.load(passed)
-        if reader is None:
-            self._read_before.add(_print_in(position), files.values())
+        if left is not None:
+            self._read_before.add(left, files.values())
         if earlier is not None and self._earlier > earlier:
             late = self._earlier - earlier
             log.warning("%s: %d files with names before %s came after it was begun: not read", self.name, late, name)
@@ -388,7 +390,7 @@ def _print_in(position: dict[str, Any]) -> FilePrint | None:
     """Return what was read of a file up to a position; None where it is of before there were tails."""
     size = position.get("offset", position.get("bytes"))
     parts = {"bytes": size, "head": position.get("head"), "tail": position.get("tail")}
-    return None if size is None or parts["tail"] is None else FilePrint.from_json(parts)
+    return None if size is None or parts["tail"] is None else FilePrint.from_json(parts, "position")
 
 
 def _is_of_stream(name: str) -> bool:

@@ -57,11 +57,11 @@ class FilePrint:
         return cls(size, head_digest(descriptor, size), tail_digest(descriptor, size))
 
     @classmethod
-    def from_json(cls, told: Any) -> FilePrint:
+    def from_json(cls, told: Any, name: str) -> FilePrint:
         """Return what `to_json` was called on."""
         kinds = {name: type(value) for name, value in told.items()} if isinstance(told, dict) else {}
         if kinds != {"bytes": int, "head": str, "tail": str} or told["bytes"] < 0:
-            raise ValueError(f"position: passed = {told!r} must have bytes, head and tail")
+            raise ValueError(f"{name} = {told!r} must have bytes, head and tail")
         return cls(**told)
 
     def to_json(self) -> dict[str, Any]:

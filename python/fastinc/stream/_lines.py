@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fastinc.datasets._text import Layout, layout_of, width_fault
 from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
@@ -35,7 +35,7 @@ class _Line(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        return not (self.raw.removeprefix(_BOM) if self.number == 1 else self.raw).strip()
+        return not self.too_long and not (self.raw.removeprefix(_BOM) if self.number == 1 else self.raw).strip()
 
 
 class _Lines:
@@ -148,15 +148,16 @@ class LineReader(FileReader):
         """Return what was read up to the last position; None where there were no rows in that."""
         return self._print if self._has_tail and self._print.bytes > self.rows_begin else None
 
-    def is_copied_to(self, descriptor: int) -> bool:
-        """Whether an open file is a copy of this one, or may be about to become one; empty ones may."""
+    def copied_to(self, descriptor: int) -> Literal["yes", "maybe", "no"]:
+        """Whether an open file is a copy of this one: once this one was cut short; until then it may be another."""
         seen = self.seen()
         if seen is None:
-            return False
+            return "no"
         there, own = os.fstat(descriptor).st_size, self.status.st_size  # in this order: the copy is never longer
-        if there >= seen.bytes:
-            return (there <= own or own < seen.bytes) and seen.begins(descriptor)
-        return own >= seen.bytes and FilePrint.of(descriptor, there) == FilePrint.of(self._lines.descriptor, there)
+        if own < seen.bytes:
+            return "yes" if seen.begins(descriptor) else "no"
+        is_like = there <= own and FilePrint.of(descriptor, there) == FilePrint.of(self._lines.descriptor, there)
+        return "maybe" if is_like else "no"
 
     def seek(self, position: dict[str, Any]) -> None:
         """Go on from a position; see `FileReader.seek`."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastinc.stream._head import FilePrint, open_regular
 from fastinc.stream._reader import FileReader
@@ -13,6 +14,8 @@ from fastinc.stream._source import log
 
 __all__ = ["ReadBefore"]
 
+#: Seconds without a change after which what may be a copy that is being made counts as a file of its own.
+PATIENCE = 2.0
 #: A file's device and inode, its size, and when it was written: while these stay, so does what is in it.
 _Key = tuple[int, int, int, int]
 
@@ -34,6 +37,7 @@ class ReadBefore:
         self._name, self._growing = name, growing
         self._prints: list[FilePrint] = []
         self._looked: dict[_Key, bool] = {}
+        self._since: dict[_Key, float] = {}  # when what may be a copy was seen so first
         self._reader: FileReader | None = None  # what they were compared with
         self._told: set[Path] = set()
 
@@ -56,41 +60,49 @@ class ReadBefore:
         told = position.get("passed", [])
         if not isinstance(told, list):
             raise ValueError(f"position: passed = {told!r} must be a list")
-        return [FilePrint.from_json(known) for known in told]
+        return [FilePrint.from_json(known, "position: passed") for known in told]
 
     def load(self, prints: list[FilePrint]) -> None:
         """Go on with what was known at a position."""
         self._prints = prints
         self._looked.clear()
 
-    def has(self, path: Path, reader: FileReader | None) -> bool:
-        """Whether a file was read before; of one that may become a copy, as long as it may."""
+    def has(self, path: Path, reader: FileReader | None) -> Literal["yes", "maybe", "no"]:
+        """Whether a file was read before ("maybe": a copy of what is read may be in the making; look again)."""
         if reader is not self._reader:
             self._looked.clear()
+            self._since.clear()
             self._reader = reader
         try:
             told = os.stat(path)
             key = (told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns)
             if key not in self._looked:
-                self._looked[key] = self._look(path, reader)
+                verdict = self._look(path, reader)
+                if verdict == "maybe":
+                    since = self._since.setdefault(key, time.monotonic())
+                    return "maybe" if time.monotonic() - since < PATIENCE else "no"
+                self._looked[key] = verdict == "yes"
         except OSError:  # gone by now; whoever opens it tells
-            return False
-        return self._looked[key]
+            return "no"
+        return "yes" if self._looked[key] else "no"
 
-    def _look(self, path: Path, reader: FileReader | None) -> bool:
+    def _look(self, path: Path, reader: FileReader | None) -> Literal["yes", "maybe", "no"]:
         if reader is None and not self._prints:
-            return False
+            return "no"
         with open_regular(path) as file:
             descriptor = file.fileno()
             found = any(known.begins(descriptor) for known in self._prints)
             if reader is not None and not found:
-                found = reader.is_at(descriptor) or (self._growing and reader.is_copied_to(descriptor))
+                copied = reader.copied_to(descriptor) if self._growing else "no"
+                if copied == "maybe" and not reader.is_at(descriptor):
+                    return "maybe"
+                found = copied == "yes" or reader.is_at(descriptor)
             rows = os.fstat(descriptor).st_size > (0 if reader is None else reader.rows_begin)
         if found and rows and path not in self._told:
             self._told.add(path)
             text = "%s: %s has what was read before, under another name or before it was copied: it is not read again"
             log.warning(text, self._name, path.name)
-        return found
+        return "yes" if found else "no"
 
 
 def _begins(path: Path, known: FilePrint) -> bool:

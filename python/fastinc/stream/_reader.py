@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastinc.stream._events import BatchBuilder, EventParser
 from fastinc.stream._head import FilePrint
@@ -81,9 +81,9 @@ class FileReader(abc.ABC):
         """Whether an open file is this one, whatever its name."""
         return os.path.samestat(os.fstat(descriptor), self.status)
 
-    def is_copied_to(self, descriptor: int) -> bool:
-        """Whether an open file is a copy of this one, or may be about to become one; of formats that grow."""
-        return False
+    def copied_to(self, descriptor: int) -> Literal["yes", "maybe", "no"]:
+        """Whether an open file is a copy of this one ("maybe": so far it may become one); of formats that grow."""
+        return "no"
 
     def named(self) -> str:
         """Return what the path names by now: "own", "other" (another file) or "gone"."""
