@@ -34,6 +34,8 @@ py::dict to_dict(TableState&& state, const TableBounds& bounds, std::size_t dim,
 class StateArrays {
  public:
   explicit StateArrays(const py::dict& in);
+  StateArrays(const StateArrays&) = delete;  // the view is of what lies here
+  StateArrays& operator=(const StateArrays&) = delete;
   const TableStateView& view() const { return view_; }
 
  private:

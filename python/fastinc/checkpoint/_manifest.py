@@ -43,7 +43,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 def as_text(manifest: dict[str, Any]) -> bytes:
-    """Return the one text that a manifest is written as."""
+    """Return the one text that a manifest is written as, for as long as its format has this version."""
     return json.dumps(manifest, indent=1, allow_nan=False).encode()
 
 
@@ -78,7 +78,9 @@ def read(folder: Path, format: str, version: int, hints: dict[str, str] | None =
     theirs = manifest.get("format_version")
     if theirs != version or isinstance(theirs, bool):
         raise ValueError(f"{file} has format_version {theirs!r}; this fastinc ({_core.__version__}) reads {version}")
-    if manifest.get("sha256") != _digest(manifest) or text != as_text(manifest):  # the digest is of what is told
+    if manifest.get("sha256") == _digest(manifest) and text != as_text(manifest):
+        raise ValueError(f"{file} says what it did in other bytes than it was written in: it is damaged")
+    if manifest.get("sha256") != _digest(manifest):
         raise ValueError(f"{file} doesn't match its own SHA-256: it is damaged")
     return manifest
 

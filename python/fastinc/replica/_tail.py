@@ -100,13 +100,12 @@ class LogTail:
         there = _directory.listing(self._folder)
         following = self._state.number + 1
         try:
-            if there.bases and there.bases[-1] >= following and not self._is_in(there, following):
+            if there.bases and there.bases[-1] >= following and self._digest_of(there, following) is None:
                 raise LostError(f"record {following} is gone: base {there.bases[-1]} is what there is")
-            if self._first is None or self._first == following:
-                self._check_past(there)
             first = max((first for first in there.segments if first <= following), default=None)
-            if first is None:
+            if first is None or self._first in (None, following):
                 self._check_past(there)
+            if first is None:
                 return False
             if self._reader is not None and first == self._first:
                 if self._reader.is_at(_directory.segment_path(self._folder, first)):
@@ -139,20 +138,16 @@ class LogTail:
             if manifest is not None:
                 chain: bytes = manifest["chain"]
                 return chain
+        return self._digest_of(there, number)
+
+    def _digest_of(self, there: _directory.Listing, number: int) -> bytes | None:
+        """Return the digest that a record in the segments has, not verified, or None where it isn't in any."""
         for first, limit in there.segment_limits():
             if first <= number and (limit is None or number < limit):
                 with _directory.open_segment(self._folder, first) as reader:
                     ends = (head.end for head in heads(reader, reader.size) if head.number == number)
                     return next((reader(end - _DIGEST, _DIGEST) for end in ends), None)
         return None
-
-    def _is_in(self, there: _directory.Listing, number: int) -> bool:
-        """Tell whether a record may be in one of the segments."""
-        for first, limit in there.segment_limits():
-            if first <= number and (limit is None or number < limit):
-                with _directory.open_segment(self._folder, first) as reader:
-                    return any(head.number == number for head in heads(reader, reader.size))
-        return False
 
     def _check_end(self, size: int) -> None:
         """Find out whether the last record that was read is still what it was."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["HEAD_BYTES", "FilePrint", "head_digest", "open_regular", "tail_digest"]
+__all__ = ["HEAD_BYTES", "FilePrint", "head_digest", "open_regular"]
 
 #: Bytes that are looked at, at most.
 HEAD_BYTES = 1024
@@ -37,7 +37,7 @@ def head_digest(descriptor: int, size: int) -> str:
     return hashlib.sha256(os.pread(descriptor, min(size, HEAD_BYTES), 0)).hexdigest()
 
 
-def tail_digest(descriptor: int, size: int) -> str:
+def _tail_digest(descriptor: int, size: int) -> str:
     """Return the SHA-256 of the last (up to 1,024) bytes before a file's place."""
     begin = max(size - HEAD_BYTES, 0)
     return hashlib.sha256(os.pread(descriptor, size - begin, begin)).hexdigest()
@@ -54,7 +54,7 @@ class FilePrint:
     @classmethod
     def of(cls, descriptor: int, size: int) -> FilePrint:
         """Return that of a file's first bytes."""
-        return cls(size, head_digest(descriptor, size), tail_digest(descriptor, size))
+        return cls(size, head_digest(descriptor, size), _tail_digest(descriptor, size))
 
     @classmethod
     def from_json(cls, told: Any, name: str) -> FilePrint:
