@@ -245,6 +245,18 @@ def test_a_long_line_that_begins_with_blanks_is_told(tmp_path):
     assert [letter.where for batch in batches for letter in batch.rejected] == ["a.jsonl:1"]
 
 
+def test_a_damaged_parquet_file_has_no_end_there(tmp_path):
+    file = write(tmp_path / "a.parquet", [(n, n, None, None) for n in range(20_000)])
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 2000] = bytes(2000)
+    file.write_bytes(data)
+    with fi.stream.open(file) as source:
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"a\.parquet: "):
+                read_all(source)
+            assert not source.ended
+
+
 def test_parquet_files_that_were_renamed_are_not_read_again(tmp_path):
     file = write(tmp_path / "a.parquet")
     with fi.stream.open(tmp_path, follow=True) as source:

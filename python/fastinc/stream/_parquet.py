@@ -35,6 +35,7 @@ class ParquetReader(FileReader):
         pa = require("pyarrow", extra="parquet", purpose="reading Parquet files")
         pq = require("pyarrow.parquet", extra="parquet", purpose="reading Parquet files")
         super().__init__(path, name, parser)
+        self._arrow = pa
         with open_regular(path) as file:
             self._status = os.fstat(file.fileno())
             self._print = FilePrint.of(file.fileno(), self._status.st_size)
@@ -89,6 +90,16 @@ class ParquetReader(FileReader):
 
     def read(self, builder: BatchBuilder, most: int, final: bool) -> None:
         """Read rows; see `FileReader.read`. A Parquet file always is final."""
+        begin = self._row
+        try:
+            self._read(builder, most)
+        except BaseException as error:
+            self._row, self._pending = begin, None  # what the builder has goes with it
+            if isinstance(error, (OSError, self._arrow.ArrowException)):
+                raise ValueError(f"{self._path}: the rows after row {begin} can't be read: {error}") from error
+            raise
+
+    def _read(self, builder: BatchBuilder, most: int) -> None:
         if self._pending is None:
             self._pending = self._from(self._row)
         while len(builder) < most:
