@@ -440,8 +440,9 @@ def test_wrong_arguments(tmp_path, files):
         with pytest.raises(ValueError, match="timeout = -1"):
             source.read(1, timeout=-1)
         assert len(source.read(1, timeout=0)) == 1
-    with pytest.raises(ValueError, match="is closed"):
-        source.read(1, timeout=0.0)
+    for call in (lambda: source.read(1, timeout=0.0), lambda: source.seek({"file": "events.csv"})):
+        with pytest.raises(ValueError, match="is closed"):
+            call()
 
 
 def test_a_large_file_is_not_held(tmp_path):

@@ -129,6 +129,17 @@ def test_consumers_share_a_group_and_trimming_is_no_gap_for_either(server, clien
 # --- malformed --------------------------------------------------------------------------------------------------
 
 
+def test_a_closed_source_takes_nothing(server, client):
+    add(client, "closed")
+    source = source_of(server, "closed")
+    position = source.read(3, timeout=1.0).position
+    source.close()
+    for call in (lambda: source.read(3, timeout=1.0), lambda: source.seek(position)):
+        with pytest.raises(ValueError, match="is closed"):
+            call()
+    assert pending(client, "closed") == 3
+
+
 def test_malformed_entries_are_rejected_alone(server, client):
     stream = next(names)
     good = {"user": 1, "item": "a"}

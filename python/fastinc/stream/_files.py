@@ -113,7 +113,7 @@ class FileSource(Source):
         self._known: set[str] = set()
         self._earlier = 0  # how many of these have names before the file's
         self._read_before = ReadBefore(self.name, self._follow)
-        self._ended = self._closed = False
+        self._ended = False
         if not self._files():
             hint = "; streams of servers begin with redis:// or kafka://" if {"?", "="} <= set(self.name) else ""
             if not self._follow:
@@ -216,6 +216,7 @@ class FileSource(Source):
 
     def seek(self, position: Any) -> None:
         """Go on after a batch; see `Source.seek`."""
+        self._check_open()
         if not isinstance(position, dict) or not isinstance(position.get("file"), str):
             raise ValueError(f"position = {position!r} is not one of files")
         name, earlier = position["file"], position.get("earlier")
@@ -283,8 +284,7 @@ class FileSource(Source):
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""
         most, seconds = check_read(max_events, timeout)
-        if self._closed:
-            raise ValueError(f"{self.name} is closed")
+        self._check_open()
         deadline = time.monotonic() + seconds
         kinds = self._parser.state
         while not self._ended:

@@ -240,6 +240,7 @@ class KafkaSource(Source):
 
     def seek(self, position: Any) -> None:
         """Go on after a batch; see `Source.seek`. Gaps are found by the next `read`."""
+        self._check_open()
         if not isinstance(position, dict) or position.get("topic") != self._topic:
             raise ValueError(f"position = {position!r} is not one of the Kafka topic {self._topic!r}")
         offsets = position.get("offsets")
@@ -255,6 +256,7 @@ class KafkaSource(Source):
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""
         most, seconds = check_read(max_events, timeout)
+        self._check_open()
         deadline = time.monotonic() + seconds
         while True:
             builder = BatchBuilder()
@@ -330,6 +332,7 @@ class KafkaSource(Source):
 
     def close(self) -> None:
         """Leave the brokers."""
+        self._closed = True
         self._consumer.close()
 
 

@@ -266,6 +266,7 @@ class RedisSource(Source):
 
     def seek(self, position: Any) -> None:
         """Go on after a batch; see `Source.seek`. Gaps are found by the next `read`."""
+        self._check_open()
         if not isinstance(position, dict) or position.get("stream") != self._stream:
             raise ValueError(f"position = {position!r} is not one of the Redis stream {self._stream!r}")
         last, added = parse_id(position.get("id")), position.get("added")
@@ -280,6 +281,7 @@ class RedisSource(Source):
     def read(self, max_events: int, timeout: float) -> Batch | None:
         """Return the next events; see `Source.read`."""
         most, seconds = check_read(max_events, timeout)
+        self._check_open()
         deadline = time.monotonic() + seconds
         while True:
             left = max(deadline - time.monotonic(), 0.0)
@@ -428,6 +430,7 @@ class RedisSource(Source):
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._client.close()
 
 

@@ -232,6 +232,13 @@ class Source(abc.ABC):
     def close(self) -> None:  # noqa: B027
         """Let go of files and connections."""
 
+    #: Set by sources that can't be used after `close`.
+    _closed: bool = False
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self.name} is closed")
+
     def __enter__(self) -> Self:
         return self
 
