@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import fastinc as fi
@@ -81,6 +83,29 @@ def test_a_following_source_goes_on_to_the_next_file(tmp_path, caplog):
         (tmp_path / "a.jsonl").write_text(json_event(4, 4) + "\n")
         assert read_all(source) == []
         assert "a.jsonl came after c.jsonl was begun" in caplog.text
+
+
+def test_what_comes_late_in_a_file_that_counted_as_complete_is_told(tmp_path, caplog):
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    with fi.stream.open(tmp_path, follow=True) as source:
+        assert read_all(source) == []
+        for name, n in (("a.jsonl", 1), ("b.jsonl", 2)):  # a is complete: b is there
+            append(tmp_path / name, json_event(n, n).encode() + b"\n")
+        assert events_in(read_all(source)) == [(2, 2, None, None)]
+        size = (tmp_path / "a.jsonl").stat().st_size
+        assert caplog.text.count(f"a.jsonl has got {size} bytes after the next file was begun") == 1
+        (tmp_path / "c.jsonl").write_text(json_event(3, 3) + "\n")
+        assert events_in(read_all(source)) == [(3, 3, None, None)]
+        append(tmp_path / "b.jsonl", b"{")
+        (tmp_path / "a.jsonl").unlink()
+        assert read_all(source) == []
+        assert read_all(source) == []
+        assert caplog.text.count("b.jsonl has got 1 bytes after") == 1
+        os.replace(tmp_path / "b.jsonl", tmp_path / "0.jsonl")  # another one by that name isn't the one that was read
+        (tmp_path / "b.jsonl").write_text(json_event(4, 4) * 9)
+        assert read_all(source) == []
+        assert caplog.text.count(" has got ") == 2
 
 
 def test_the_format_of_a_growing_file_is_seen_when_it_begins(tmp_path):

@@ -223,6 +223,84 @@ def test_partitions_are_looked_up_in_pieces(cluster, monkeypatch):
         assert calls == list(range(4))
 
 
+class Consumer:
+    """A source's consumer, whose methods a test may put others in front of."""
+
+    def __init__(self, source, **methods):
+        self._consumer, source._consumer = source._consumer, self
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name):
+        return getattr(self._consumer, name)
+
+
+class ErrorMessage:
+    """What a consumer returns for a partition that can't be read just now."""
+
+    def __init__(self, code):
+        self._error = kafka.KafkaError(code)
+
+    def error(self):
+        return self._error
+
+
+@pytest.mark.parametrize(
+    ("code", "raised"),
+    [
+        (kafka.KafkaError._TRANSPORT, None),
+        (kafka.KafkaError.OFFSET_OUT_OF_RANGE, None),
+        (kafka.KafkaError.TOPIC_AUTHORIZATION_FAILED, ValueError),
+        (kafka.KafkaError._TRANSPORT, ConnectionError),
+    ],
+)
+def test_what_came_before_an_error_is_given_first(cluster, code, raised):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    errors = []
+    with cluster.open(topic, retry_seconds=0.0 if raised is ConnectionError else None) as source:
+        found = read_n(source, 5, (5,))
+        real = source._consumer
+
+        def consume(most, timeout):
+            messages = real.consume(most, timeout=timeout)
+            return messages if errors else [*messages, *(errors.append(code) or [ErrorMessage(code)])]
+
+        Consumer(source, consume=consume)
+        found.append(source.read(5, timeout=DEADLINE))
+        assert errors
+        if raised is not None:
+            with pytest.raises(raised):
+                source.read(5, timeout=DEADLINE)
+        found += read_n(source, 40 - len(events_in(found)), (7,))
+        assert events_in(found) == EVENTS
+        assert source.redelivered == 0
+
+
+def test_a_gap_is_counted_once_however_often_brokers_are_asked(cluster):
+    topic = next(names)
+    for partition in range(2):
+        cluster.put(topic, [json.dumps({"user": n, "item": 1, "text": "x" * 100_000}) for n in range(60)], partition)
+    with cluster.open(topic, partitions=[0, 1], on_gap="skip") as source:
+        first = [
+            source._consumer.get_watermark_offsets(kafka.TopicPartition(topic, n), timeout=DEADLINE)[0] for n in (0, 1)
+        ]
+        assert min(first) > 1
+        failures = [kafka.KafkaException(kafka.KafkaError(kafka.KafkaError._TIMED_OUT))] * 3
+        real = source._consumer
+
+        def get_watermark_offsets(place, **options):
+            if place.partition == 1 and failures:
+                raise failures.pop()
+            return real.get_watermark_offsets(place, **options)
+
+        Consumer(source, get_watermark_offsets=get_watermark_offsets)
+        source.seek({"topic": topic, "offsets": {"0": 1, "1": 1}, "kinds": source._parser.state})
+        batches = read_n(source, 120 - sum(first))
+        assert not failures
+        assert source.lost == sum(first) - 2
+        assert batches[-1].position["offsets"] == {"0": 60, "1": 60}
+
+
 def test_where_a_stream_without_position_begins(cluster):
     topic = next(names)
     cluster.put(topic, values_of(EVENTS[:5]))
@@ -327,7 +405,7 @@ def test_the_same_error_is_told_once_in_ten_seconds(monkeypatch, caplog):
         now[0] += 0.25
     backoff.failed(OSError("reset"))
     told = [record.getMessage().partition("; attempt")[0] for record in caplog.records]
-    assert told == [*["kafka: refused"] * 3, "kafka: reset"]
+    assert told == ["kafka: refused", *["kafka: refused (40 times since the last)"] * 2, "kafka: reset"]
     assert backoff.left == 35.0
     now[0] += backoff.left
     with pytest.raises(ConnectionError, match="has been away for 60 s"):

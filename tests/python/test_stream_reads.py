@@ -64,6 +64,48 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, kind, monkeyp
             source.seek(batch.position)
 
 
+def test_a_parquet_file_is_opened_once(tmp_path, monkeypatch):
+    """What is renamed over it meanwhile isn't what its position tells of."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = write(tmp_path / "e.parquet")
+    other = write(tmp_path / "other.parquet", EVENTS[1:])
+    reader = parquet.ParquetFile
+
+    def replace_before(*args, **options):
+        monkeypatch.undo()
+        os.replace(other, file)
+        return reader(*args, **options)
+
+    monkeypatch.setattr(parquet, "ParquetFile", replace_before)
+    with fi.stream.open(file) as source:
+        batch = source.read(5, timeout=0.0)
+        assert events_in([batch, *read_all(source)]) == EVENTS
+    with fi.stream.open(file) as source, pytest.raises(fi.stream.GapError, match="replaced"):
+        source.seek(batch.position)
+
+
+def test_parquet_files_are_closed(tmp_path):
+    """Also those that are refused."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    write(tmp_path / "good.parquet")
+    (tmp_path / "half.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[:-9])
+    parquet.write_table(pa.table({"number": [1]}), tmp_path / "other.parquet")
+
+    def read_each():
+        for name, message in (("good", ""), ("half", "must be whole"), ("other", "is named as users are")):
+            with fi.stream.open(tmp_path / f"{name}.parquet") as source:
+                if not message:
+                    assert events_in(read_all(source, (7,))) == EVENTS
+                    continue
+                with pytest.raises(ValueError, match=message):
+                    source.read(5, timeout=0.0)
+
+    read_each()  # what pyarrow opens for itself
+    before = len(os.listdir("/dev/fd"))
+    read_each()
+    assert len(os.listdir("/dev/fd")) == before
+
+
 @pytest.mark.parametrize(
     ("text", "steps"),
     [

@@ -7,7 +7,7 @@ import time
 
 from fastinc.stream._source import log
 
-__all__ = ["Backoff", "Told"]
+__all__ = ["Backoff", "Told", "times"]
 
 #: Seconds before the second attempt, doubled with every further one, and the most there are.
 _FIRST, _MOST = 0.05, 10.0
@@ -32,6 +32,11 @@ class Told:
             self._last.clear()
         self._last[what] = now, 0
         return count + 1
+
+
+def times(count: int) -> str:
+    """Return what to tell of a count of `Told.due` behind the text."""
+    return f" ({count} times since the last)" if count > 1 else ""
 
 
 class Backoff:
@@ -69,9 +74,10 @@ class Backoff:
         delay = min(_MOST, _FIRST * 2.0 ** min(self._attempts, 20)) * random.uniform(0.5, 1.0)
         self._attempts += 1
         self._next = now + delay
-        if self._told.due(str(error)):
+        count = self._told.due(str(error))
+        if count:
             self._has_told = True
-            log.warning("%s: %s; attempt %d in %.1f s", self._name, error, self._attempts + 1, delay)
+            log.warning("%s: %s%s; attempt %d in %.1f s", self._name, error, times(count), self._attempts + 1, delay)
 
     @property
     def left(self) -> float:

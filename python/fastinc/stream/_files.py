@@ -13,6 +13,7 @@ from typing import Any, Literal
 from fastinc._arguments import as_choice, as_flag, as_path, as_whole
 from fastinc.stream._events import BatchBuilder, EventParser
 from fastinc.stream._head import FilePrint, open_regular
+from fastinc.stream._left import LeftFiles
 from fastinc.stream._lines import LineReader
 from fastinc.stream._parquet import ParquetReader
 from fastinc.stream._read_before import ReadBefore
@@ -113,6 +114,7 @@ class FileSource(Source):
         self._known: set[str] = set()
         self._earlier = 0  # how many of these have names before the file's
         self._read_before = ReadBefore(self.name, self._follow)
+        self._left = LeftFiles(self.name)
         self._ended = False
         if not self._files():
             hint = "; streams of servers begin with redis:// or kafka://" if {"?", "="} <= set(self.name) else ""
@@ -154,6 +156,7 @@ class FileSource(Source):
         if late:
             log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
         self._look_at({name for name, _ in files}, self._file)
+        self._left.look()
         for name, path in files:
             if self._again and name == self._file:
                 return name, path
@@ -185,6 +188,7 @@ class FileSource(Source):
         if reader is None:
             return False
         if self._reader is not None:
+            self._left.add(self._reader)
             self._reader.close()
         self._reader = reader
         self._look_at(self._known, name)
@@ -366,7 +370,10 @@ class FileSource(Source):
 
     def _batch(self, builder: BatchBuilder) -> Batch:
         assert self._reader is not None
-        position = {"file": self._file, **self._reader.position(), "kinds": self._parser.state}
+        try:
+            position = {"file": self._file, **self._reader.position(), "kinds": self._parser.state}
+        except GapError as error:
+            raise GapError(f"{error}; {len(builder)} rows that were read last are left out with it") from error
         if not self._single:
             position |= {"earlier": self._earlier, **self._read_before.to_json()}
         return builder.batch(position)

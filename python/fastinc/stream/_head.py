@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 __all__ = ["HEAD_BYTES", "FilePrint", "head_digest", "open_regular"]
 
@@ -15,7 +16,7 @@ __all__ = ["HEAD_BYTES", "FilePrint", "head_digest", "open_regular"]
 HEAD_BYTES = 1024
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.FileIO:
     """Open a file without a buffer; what isn't a regular file, as a pipe that nobody writes to, is a ValueError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fastinc._arguments import as_choice, as_whole
 from fastinc._extras import require
-from fastinc.stream._backoff import Backoff, Told
+from fastinc.stream._backoff import Backoff, Told, times
 from fastinc.stream._events import BatchBuilder, MalformedError, text_of
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 from fastinc.stream._url import server_options, without_password
@@ -124,6 +124,7 @@ class KafkaSource(Source):
         self._found: dict[int, int] = {}  # the same, of those that are not assigned yet
         self._ready = False  # partitions are assigned
         self._fresh = True  # and none was before
+        self._error: Any = None  # that came behind messages which were good; the next read meets it
         self._looked = 0.0
 
     def _connect(self, brokers: str, group: str, settings: dict[str, Any]) -> Any:
@@ -148,7 +149,7 @@ class KafkaSource(Source):
         """Tell what the client says, the same at most once in 10 s."""
         count = self._told.due(text.partition(" (after ")[0])  # what follows is milliseconds and the like
         if count:
-            log.warning("%s: %s%s", self.name, text, f" ({count} times since the last)" if count > 1 else "")
+            log.warning("%s: %s%s", self.name, text, times(count))
 
     def _told_error(self, error: Any) -> None:
         self._warn(error.str())
@@ -219,7 +220,8 @@ class KafkaSource(Source):
         if low <= offset <= high:
             return offset
         self._gap(f"partition {partition} has offsets {low} to {high}, and {offset} is next", max(low - offset, 0))
-        return low if offset < low else high
+        self._offsets[partition] = low if offset < low else high  # told and counted, also where it's asked for again
+        return self._offsets[partition]
 
     def _gap(self, what: str, count: int = 0) -> None:
         if not self._skip_gaps:
@@ -250,7 +252,7 @@ class KafkaSource(Source):
             raise ValueError(f"position: offsets = {offsets!r} must be offsets by partition")
         self._parser.restore(position.get("kinds"))
         self._offsets = {int(partition): offset for partition, offset in offsets.items()}
-        self._found = {}
+        self._found, self._error = {}, None
         self._ready = self._fresh = False
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
@@ -263,12 +265,13 @@ class KafkaSource(Source):
             began = time.monotonic()
             if self._backoff.wait(max(deadline - time.monotonic(), 0.0)):
                 try:
+                    self._raise_error()
                     if self._ready:
                         self._look_for_partitions(deadline - time.monotonic())
                     if self._ready or self._assign(deadline):
                         self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
                 except self._kafka.KafkaException as error:
-                    self._consumer.poll(0.0)  # says what it has to; a message would come again: all is assigned anew
+                    self._consumer.poll(0.0)  # says what it has to; a message comes again, as all is assigned anew
                     self._failed(error.args[0], began)
             if len(builder):
                 offsets = {str(partition): offset for partition, offset in sorted(self._offsets.items())}
@@ -286,12 +289,12 @@ class KafkaSource(Source):
 
     def _failed(self, error: Any, since: float | None = None) -> None:
         """Make ready for another attempt after an error that passes; raise others."""
+        self._ready, self._found = False, {}
         kinds = self._kafka.KafkaError
         for_ever = [kinds.TOPIC_AUTHORIZATION_FAILED, kinds.GROUP_AUTHORIZATION_FAILED, kinds._AUTHENTICATION]
         for_ever += [kinds.TOPIC_EXCEPTION, kinds.CLUSTER_AUTHORIZATION_FAILED]
         if error.fatal() or error.code() in for_ever:
             raise ValueError(f"{self.name}: {error.str()}")
-        self._ready, self._found = False, {}
         self._backoff.failed(self._kafka.KafkaException(error), since)
 
     def _take(self, builder: BatchBuilder, messages: list[Any]) -> None:
@@ -314,10 +317,14 @@ class KafkaSource(Source):
                 builder.reject("" if raw is None else text_of(raw), str(error), where)
         if failed is None:
             return
-        if failed.code() in (self._kafka.KafkaError._AUTO_OFFSET_RESET, self._kafka.KafkaError.OFFSET_OUT_OF_RANGE):
-            self._ready = False  # assigning finds the gap
-        else:
-            self._failed(failed)
+        self._ready = False  # assigning finds a gap
+        if failed.code() not in (self._kafka.KafkaError._AUTO_OFFSET_RESET, self._kafka.KafkaError.OFFSET_OUT_OF_RANGE):
+            self._error = failed
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise self._kafka.KafkaException(error)
 
     def commit(self, position: Any) -> None:
         """Commit offsets to the group, for others to see; see `Source.commit`. Failures are logged."""

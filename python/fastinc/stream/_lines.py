@@ -129,6 +129,11 @@ class LineReader(FileReader):
         return {"offset": self._lines.offset, "line": self._lines.number, **digests}
 
     @property
+    def bytes_read(self) -> int:
+        """How many bytes were read."""
+        return self._lines.offset
+
+    @property
     def status(self) -> os.stat_result:
         """The status of the open file."""
         return os.fstat(self._lines.descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -36,28 +37,36 @@ class ParquetReader(FileReader):
         pq = require("pyarrow.parquet", extra="parquet", purpose="reading Parquet files")
         super().__init__(path, name, parser)
         self._arrow = pa
-        with open_regular(path) as file:
-            self._status = os.fstat(file.fileno())
-            self._print = FilePrint.of(file.fileno(), self._status.st_size)
+        self._raw = io.BufferedReader(open_regular(path))
         try:
-            self._file = pq.ParquetFile(path)
-        except pa.ArrowException as error:
-            raise ValueError(
-                f"{path}: {error} (a Parquet file must be whole: write it under a name that begins with a dot, "
-                "and rename it)"
-            ) from error
-        names = self._file.schema_arrow.names
-        roles = find_roles(names, parser.columns, path)
-        if roles is None:
-            raise ValueError(f"{path}: none of the columns {names} is named as users are: use columns")
-        self._columns = {role: names[roles[role]] for role in ROLES if role in roles and not parser.ignores(role)}
+            self._status = os.fstat(self._raw.fileno())
+            self._print = FilePrint.of(self._raw.fileno(), self._status.st_size)
+            self._file = pq.ParquetFile(self._raw)
+            self._columns = self._find_columns()
+        except BaseException as error:
+            self._raw.close()
+            if isinstance(error, pa.ArrowException):
+                raise ValueError(
+                    f"{path}: {error} (a Parquet file must be whole: write it under a name that begins with a dot, "
+                    "and rename it)"
+                ) from error
+            raise
         self._rows = int(self._file.metadata.num_rows)
         self._row = 0
         self._pending: Iterator[Any] | None = None
 
+    def _find_columns(self) -> dict[str, str]:
+        names = self._file.schema_arrow.names
+        roles = find_roles(names, self._parser.columns, self._path)
+        if roles is None:
+            raise ValueError(f"{self._path}: none of the columns {names} is named as users are: use columns")
+        return {role: names[roles[role]] for role in ROLES if role in roles and not self._parser.ignores(role)}
+
     def close(self) -> None:
         """Close the file."""
+        self._pending = None
         self._file.close()
+        self._raw.close()
 
     def position(self) -> dict[str, Any]:
         """Return where the reader is, as JSON."""

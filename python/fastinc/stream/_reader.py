@@ -40,6 +40,16 @@ class FileReader(abc.ABC):
         self._path, self._name, self._parser = path, name, parser
 
     @property
+    def path(self) -> Path:
+        """The file's path when it was opened."""
+        return self._path
+
+    @property
+    def bytes_read(self) -> int | None:
+        """How many bytes were read; None for formats that nobody appends to."""
+        return None
+
+    @property
     @abc.abstractmethod
     def status(self) -> os.stat_result:
         """The status of the open file."""

@@ -48,7 +48,7 @@ class RedisSource(Source):
 
     A lost connection is waited for, at growing intervals up to 10 seconds; a server that doesn't answer holds up a
     `read` for 1.5 seconds at most (or as long as you say by ``socket_timeout`` and ``socket_connect_timeout``),
-    whatever its timeout is.
+    whatever its timeout is; one that answers late may take that for each of a few commands.
 
     Entries that were trimmed (MAXLEN) before they were read are a gap: see `on_gap`. So is a server that has lost
     entries which were read, or a stream that was deleted, also where new ones have come since. It is seen by counting
@@ -132,12 +132,11 @@ class RedisSource(Source):
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
         self._unacknowledged: list[EntryId] = []  # up to _HELD; the group's own list has them all
-        self._forgotten: EntryId | None = None  # the last that was left out of it
+        self._owed: EntryId | None = None  # up to there entries may be pending that it has not
         self._ready = self._new = False  # the group is there; all that was pending has been read
         self._connections = self._prepared = 0  # how many there have been, and what that was then
         self._looked = False  # at what is new, before it is read
         self._sought = False  # and since then there has been no connection
-        self._owes = False  # entries that are saved could not be acknowledged
 
     # --- the connection ------------------------------------------------------------------------------------
 
@@ -177,7 +176,6 @@ class RedisSource(Source):
             self._tell_of_history(row)
         if self._saved is not None:
             self.redelivered += self._acknowledge_saved(self._saved)
-        self._owes = False
         self._new = self._sought and not made and self._take_group_along(row, info or {})
         if row and not self._sought:
             self._mend_counter(row)
@@ -252,6 +250,8 @@ class RedisSource(Source):
                 self._stream, self._group, "-", id_text(saved), _PAGE, consumername=self._consumer
             )
             if not found:
+                if self._owed is not None and self._owed <= saved:
+                    self._owed = None
                 return n
             self._client.xack(self._stream, self._group, *(entry["message_id"] for entry in found))
             n += len(found)
@@ -275,7 +275,7 @@ class RedisSource(Source):
         self._parser.restore(position.get("kinds"))
         self._last = self._saved = last
         self._added, self._has_read = added, True
-        self._unacknowledged, self._forgotten = [], None
+        self._unacknowledged, self._owed = [], None
         self._ready, self._sought = False, True
 
     def read(self, max_events: int, timeout: float) -> Batch | None:
@@ -284,13 +284,12 @@ class RedisSource(Source):
         self._check_open()
         deadline = time.monotonic() + seconds
         while True:
-            left = max(deadline - time.monotonic(), 0.0)
-            if self._backoff.wait(left):
+            if self._backoff.wait(max(deadline - time.monotonic(), 0.0)):
                 builder = BatchBuilder()
                 try:
                     if not self._ready:
                         self._prepare()
-                    self._take(builder, self._fetch(most, left))
+                    self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
                 except (self._errors.RedisError, OSError) as error:
                     self._failed(error)
                 if len(builder):
@@ -373,7 +372,7 @@ class RedisSource(Source):
         for name, fields in entries:
             entry = parse_id(name)
             if len(self._unacknowledged) == _HELD:
-                self._forgotten, self._unacknowledged = self._unacknowledged[-1], []
+                self._owed, self._unacknowledged = self._unacknowledged[-1], []
             self._unacknowledged.append(entry)
             if self._last is not None and entry <= self._last:
                 self.redelivered += 1
@@ -414,15 +413,12 @@ class RedisSource(Source):
         if not self._ready:
             return
         try:
-            if self._owes or self._forgotten is not None:
+            if self._owed is not None:
                 self._acknowledge_saved(saved)
-                if self._forgotten is not None and self._forgotten <= saved:
-                    self._forgotten = None
             for begin in range(0, len(done), _PAGE):
                 self._client.xack(self._stream, self._group, *done[begin : begin + _PAGE])
-            self._owes = False
         except (self._errors.RedisError, OSError) as error:
-            self._owes = True
+            self._owed = max(self._owed or saved, saved)
             try:
                 self._failed(error)
             except (ValueError, ConnectionError) as failure:
