@@ -253,7 +253,8 @@ class ErrorMessage:
         (kafka.KafkaError._TRANSPORT, ConnectionError),
     ],
 )
-def test_what_came_before_an_error_is_given_first(cluster, code, raised):
+@pytest.mark.parametrize("thrown", [False, True])
+def test_what_came_before_an_error_is_not_lost(cluster, code, raised, thrown):
     topic = next(names)
     cluster.put(topic, values_of())
     errors = []
@@ -263,14 +264,20 @@ def test_what_came_before_an_error_is_given_first(cluster, code, raised):
 
         def consume(most, timeout):
             messages = real.consume(most, timeout=timeout)
-            return messages if errors else [*messages, *(errors.append(code) or [ErrorMessage(code)])]
+            if errors:
+                return messages
+            errors.append(code)
+            if thrown:
+                raise kafka.KafkaException(kafka.KafkaError(code))
+            return [*messages, ErrorMessage(code)]
 
         Consumer(source, consume=consume)
-        found.append(source.read(5, timeout=DEADLINE))
-        assert errors
+        if not thrown or raised is None:
+            found.append(source.read(5, timeout=DEADLINE))
         if raised is not None:
             with pytest.raises(raised):
                 source.read(5, timeout=DEADLINE)
+        assert errors
         found += read_n(source, 40 - len(events_in(found)), (7,))
         assert events_in(found) == EVENTS
         assert source.redelivered == 0

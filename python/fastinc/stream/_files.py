@@ -49,7 +49,8 @@ class FileSource(Source):
         are read one after the other in the order of their names; what isn't a regular file is none of them.
     follow
         Wait for more at the end. A line is read when its newline is there. A file counts as complete once one with a
-        later name is there; that is then the next. Parquet files must appear whole.
+        later name is there; that is then the next, and what the other one still gets is not read, which is logged.
+        Parquet files must appear whole.
     format
         "csv" (all that `fastinc.datasets.load_events` reads as text, commas or not), "json" (an object a line) or
         "parquet"; None: as the file is called, or else begins. Empty lines are no events, also before a header.
