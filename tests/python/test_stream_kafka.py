@@ -308,6 +308,24 @@ def test_a_gap_is_counted_once_however_often_brokers_are_asked(cluster):
         assert batches[-1].position["offsets"] == {"0": 60, "1": 60}
 
 
+def test_a_broker_that_always_takes_seconds_is_read(cluster):
+    topic = next(names)
+    cluster.put(topic, values_of())
+    with cluster.open(topic) as source:
+        real, asked = source._consumer, []
+
+        def list_topics(topic, timeout):
+            asked.append(timeout)
+            if timeout < 3.0:
+                raise kafka.KafkaException(kafka.KafkaError(kafka.KafkaError._TIMED_OUT))
+            return real.list_topics(topic, timeout=timeout)
+
+        Consumer(source, list_topics=list_topics)
+        batches = []
+        wait_for(lambda: batches.append(source.read(40, timeout=0.1)) or batches[-1], "a batch")
+        assert asked == [1.0, 2.0, 4.0]
+
+
 def test_where_a_stream_without_position_begins(cluster):
     topic = next(names)
     cluster.put(topic, values_of(EVENTS[:5]))

@@ -22,6 +22,7 @@ _BOUNDS = {"queued.max.messages.kbytes": 16_384, "fetch.max.bytes": 4 << 20, "fe
 _LOOK = 30.0
 _ANSWER = 5.0
 #: What an answer may take at least, however short the read is: who asks again and again gets none from a slow broker.
+#: After each that took longer it's twice as much, up to `_ANSWER`.
 _ASKED = 1.0
 #: And that however soon `retry_seconds` gives up.
 _LEAST_ANSWER = 0.5
@@ -52,7 +53,7 @@ class KafkaSource(Source):
     come as they are fetched, so only topics of one partition give the same bytes again when they are read again.
     Messages whose offset is before the position are recognised and left out.
 
-    Where no broker answers, a `read` takes its timeout, or one second where that is less.
+    Where no broker answers, a `read` takes its timeout, or one second where that is less; after a few, five.
 
     The client fetches ahead up to 16 MiB, and one fetch of up to 4 MiB more (or a single larger message).
 
@@ -126,6 +127,7 @@ class KafkaSource(Source):
         self._fresh = True  # and none was before
         self._error: Any = None  # that came behind messages which were good; the next read meets it
         self._looked = 0.0
+        self._asked = _ASKED
 
     def _connect(self, brokers: str, group: str, settings: dict[str, Any]) -> Any:
         must = {
@@ -162,7 +164,7 @@ class KafkaSource(Source):
 
     def _answer(self, left: float) -> float:
         """Return the seconds that an answer may take, where the read has so many left."""
-        return min(_ANSWER, max(left, _ASKED), max(self._backoff.left, _LEAST_ANSWER))
+        return min(_ANSWER, max(left, self._asked), max(self._backoff.left, _LEAST_ANSWER))
 
     def _partitions(self, left: float) -> list[int]:
         """Ask a broker which partitions to read."""
@@ -191,7 +193,7 @@ class KafkaSource(Source):
 
         Returns whether it's done; else the next call goes on with the other partitions.
         """
-        deadline = max(deadline, time.monotonic() + _ASKED)
+        deadline = max(deadline, time.monotonic() + self._asked)
         partitions = self._partitions(deadline - time.monotonic())
         left = deadline - time.monotonic()
         for partition in partitions:
@@ -291,6 +293,8 @@ class KafkaSource(Source):
         """Make ready for another attempt after an error that passes; raise others."""
         self._ready, self._found = False, {}
         kinds = self._kafka.KafkaError
+        if error.code() in (kinds._TIMED_OUT, kinds._TRANSPORT):  # the latter where there is no connection yet
+            self._asked = min(2.0 * self._asked, _ANSWER)
         for_ever = [kinds.TOPIC_AUTHORIZATION_FAILED, kinds.GROUP_AUTHORIZATION_FAILED, kinds._AUTHENTICATION]
         for_ever += [kinds.TOPIC_EXCEPTION, kinds.CLUSTER_AUTHORIZATION_FAILED]
         if error.fatal() or error.code() in for_ever:

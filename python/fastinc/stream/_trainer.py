@@ -135,7 +135,7 @@ def train(
         Called with the progress after each save.
     stop
         Asked between batches and while nothing comes: every half second, or where a server doesn't answer every 1.5
-        (Kafka: 1). True: save and return.
+        (Kafka: 1, later 5). True: save and return.
 
     Returns
     -------
