@@ -379,6 +379,8 @@ def test_the_command_goes_on_where_it_was(capsys, stream, tmp_path):
         (["--events", "synthetic", "--compression", "zstd"], "--compression is for --from"),
         (["--from", "x.csv", "--keep", "0"], "keep = 0"),
         (["--from", "none.csv"], "there is no such file"),
+        (["--from", "x.csv", "--from-env", "X"], "just one of --from and --from-env may be given"),
+        (["--from-env", "FASTINC_NONE"], "--from-env FASTINC_NONE: the environment has no such variable, or it"),
         (["--from", "x.csv", "--min-label", "4"], "--min-label is for --events"),
         (["--from", "x.csv", "--errors", "skip"], "--errors is for --events"),
         (["--from", "redis://localhost/0?stream=s", "--follow"], "--follow is for files"),
@@ -390,6 +392,18 @@ def test_wrong_options(capsys, tmp_path, arguments, message):
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_what_to_read_may_be_in_the_environment(capsys, stream, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLICKS", str(stream))
+    status, out, _ = fastinc(capsys, "train", "--from-env", "CLICKS", "--model", tmp_path / "m", "--dim", 4)
+    assert status == 0
+    assert f"learned 400 events of {stream}" in out
+    monkeypatch.setenv("CLICKS", "redis://ann:secret@127.0.0.1:1/?stream=s&retry_seconds=0")
+    status, out, err = fastinc(capsys, "train", "--from-env", "CLICKS", "--model", tmp_path / "n", "--dim", 4)
+    assert (status, out) == (2, "")
+    assert "127.0.0.1:1" in err
+    assert "secret" not in err
 
 
 def test_a_folder_with_a_plain_checkpoint_is_refused(capsys, stream, tmp_path):

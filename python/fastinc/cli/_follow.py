@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -37,6 +38,12 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
         help="redis://HOST/DB?stream=NAME&group=GROUP, kafka://BROKER/TOPIC?group=GROUP, or files: csv, JSON lines, "
         "Parquet, a folder or pattern of them",
     )
+    group.add_argument(
+        "--from-env",
+        dest="source_variable",
+        metavar="NAME",
+        help="the environment variable that holds what --from would: passwords are not for a command line",
+    )
     group.add_argument("--follow", action="store_true", help="wait for more at the end of files")
     group.add_argument("--checkpoint-every", type=int, metavar="N", help="save after N events (default: 10000)")
     group.add_argument(
@@ -59,6 +66,19 @@ def add_stream(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep", type=int, metavar="N", help="saves that can be gone back to at least (default: 1000)")
     group.add_argument("--keep-seconds", type=float, metavar="S", help="and those of the last S")
     group.add_argument("--compression", choices=("zstd",), help="of what is saved (default: none)")
+
+
+def source_of(args: argparse.Namespace) -> str | None:
+    """Return what the options say is to be read; None: nothing."""
+    name: str | None = args.source_variable
+    if name is None:
+        source: str | None = args.source
+        return source
+    if args.source is not None:
+        raise ValueError("just one of --from and --from-env may be given")
+    if not os.environ.get(name):
+        raise ValueError(f"--from-env {name}: the environment has no such variable, or it is empty")
+    return os.environ[name]
 
 
 def train_from(args: argparse.Namespace, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from fastinc._arguments import as_path
 from fastinc.checkpoint import _directory
 from fastinc.cli._console import progress
-from fastinc.cli._follow import STREAM_OPTIONS, add_stream, train_from
+from fastinc.cli._follow import STREAM_OPTIONS, add_stream, source_of, train_from
 from fastinc.cli._options import add_events, add_model, add_seed, make_model, open_events
 
 _BATCH = 5000  # events between two steps of the progress bar
@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Learn the events in the order of time (of the file, where they have no time) and save the model."""
+    args.source = source_of(args)
     if args.events is None and args.source is None:
         raise ValueError("one of --events and --from is needed: which events to learn")
     if args.events is not None and args.source is not None:
