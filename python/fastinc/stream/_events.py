@@ -51,6 +51,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
+#: One for all: `json.loads` with a hook makes another each time.
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
 class EventParser:
     """Reads events, and knows of what kind they are: all of a stream are of one kind, for good.
 
@@ -111,15 +115,17 @@ class EventParser:
         """Return the event in a JSON object, or raise MalformedError."""
         text = _decoded(raw)
         try:
-            fields = json.loads(text, object_pairs_hook=_once)
+            fields = _DECODER.decode(text)
         except RecursionError:
             raise MalformedError("not JSON: nested too deep") from None
         except ValueError as error:  # JSONDecodeError is one, and so are numbers of too many digits
             raise MalformedError(f"not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise MalformedError(f"not a JSON object but {text[:40]!r}")
-        nulls = [name for name, value in fields.items() if value is None]
-        fields = {name: value for name, value in fields.items() if value is not None}
+        nulls: list[str] = []
+        if None in fields.values():
+            nulls = [name for name, value in fields.items() if value is None]
+            fields = {name: value for name, value in fields.items() if value is not None}
         return self.fields(tuple(fields), tuple(fields.values()), text=False, nulls=nulls)
 
     def fields(self, names: tuple[str, ...], values: Sequence[Any], *, text: bool, nulls: Sequence[str] = ()) -> Event:
@@ -162,8 +168,10 @@ class EventParser:
 
     def _id(self, role: str, value: Any, text: bool) -> int | str:
         kind = self._kinds[role]
-        if text and kind != "str" and INTEGER.fullmatch(value) and _LEAST <= int(value) <= _MOST:
-            return int(value)
+        if kind != "str":  # the usual cases first
+            number = int(value) if text and INTEGER.fullmatch(value) else value
+            if type(number) is int and _LEAST <= number <= _MOST:
+                return number
         if isinstance(value, str) and kind != "int":
             fault = id_fault(value)
             if fault:
@@ -186,7 +194,9 @@ class EventParser:
                 raise MalformedError(f"{role} is missing: the events of this stream have one")
             return None
         value = values[position]
-        if text:
+        if type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX:
+            fault = None
+        elif text:
             fault = number_fault(value, role)
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
             fault = f"{str(value)[:40]!r} is not a number"
