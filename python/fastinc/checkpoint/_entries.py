@@ -11,7 +11,7 @@ from fastinc.checkpoint._parts import MALFORMED, size_of
 from fastinc.checkpoint._records import heads
 from fastinc.checkpoint._restoring import GoneError, read_manifest
 
-__all__ = ["Entry", "entries"]
+__all__ = ["Entry", "entries", "number_at"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,16 @@ def entries(folder: Path) -> list[Entry]:
             bases.append(number)
             found[number] = Entry(number, "base", size, manifest["time"], manifest["position"])
     return [found[number] for number in sorted(found) if bases and number >= bases[0]]
+
+
+def number_at(folder: Path, at: float) -> int:
+    """Return the number of a log's last append until a Unix time; ValueError where there is none."""
+    have = entries(folder)
+    until = [entry.number for entry in have if entry.time <= at]
+    if not until:
+        kept = f"the oldest kept record is of {have[0].time}" if have else "it has no records"
+        raise ValueError(f"at = {at} is before all that {folder} has: {kept}")
+    return until[-1]
 
 
 def _of_record(number: int, size: int, meta: dict[str, Any]) -> Entry:

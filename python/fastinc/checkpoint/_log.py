@@ -55,7 +55,7 @@ class Log:
     path
         Folder, made at the first append. Not one of :func:`save`.
     keep
-        How many of the newest records can be restored at least, 1 or more.
+        How many of the newest records can be restored at least, 1 or more; None: all, nothing is ever removed.
     keep_seconds
         Records that are younger can be restored as well; None: `keep` alone counts. What neither needs is removed
         after a base was written; the newest base and what follows it stay.
@@ -95,13 +95,13 @@ class Log:
         self,
         path: str | os.PathLike[str],
         *,
-        keep: int = 1000,
+        keep: int | None = 1000,
         keep_seconds: float | None = None,
         compact: float | None = 1.0,
         compression: str | None = None,
     ) -> None:
         self._folder = as_path(path).absolute()
-        self._keep = as_whole(keep, "keep", 1)
+        self._keep = None if keep is None else as_whole(keep, "keep", 1)
         self._keep_seconds = None if keep_seconds is None else _positive(keep_seconds, "keep_seconds")
         self._compact = None if compact is None else _positive(compact, "compact")
         self._compression = as_compression(compression)
@@ -277,7 +277,7 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
             raise TypeError(f"number = {number!r} and at = {at!r}: give one of them")
         target = None if number is None else as_whole(number, "number", 1, 2**63 - 1)
         if at is not None:
-            target = self._number_at(as_number(at, "at"))
+            target = _entries.number_at(self._folder, as_number(at, "at"))
         state = _restoring.restore(self._folder, target)
         if state is None:
             return None
@@ -294,14 +294,6 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
         if before is None or before.obj() is None or state.number >= before.number:
             mark = KINDS[state.kind].mark(state.obj)
             self._restored = _Last(weakref.ref(state.obj), mark, state.described, state.number, state.chain)
-
-    def _number_at(self, at: float) -> int:
-        have = self.entries()
-        until = [entry.number for entry in have if entry.time <= at]
-        if not until:
-            kept = f"the oldest kept record is of {have[0].time}" if have else "it has no records"
-            raise ValueError(f"at = {at} is before all that {self._folder} has: {kept}")
-        return until[-1]
 
     def entries(self) -> list[Entry]:
         """Return the appends that are kept, oldest first: those with a base before them.
@@ -426,7 +418,8 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
     def _let_go(self) -> None:
         """A base is on disk: whether what isn't kept can be removed changes nothing about that."""
         try:
-            _retention.let_go(self._folder, self._keep, self._keep_seconds, time.time())
+            if self._keep is not None:
+                _retention.let_go(self._folder, self._keep, self._keep_seconds, time.time())
         except Exception as error:
             self._error, self._untold = error, True
         else:

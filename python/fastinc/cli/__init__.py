@@ -1,4 +1,4 @@
-"""The command line: ``fastinc demo | train | evaluate | recommend | bench | info``."""
+"""The command line: ``fastinc demo | train | log | evaluate | recommend | bench | info``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastinc.checkpoint import LockedError
-from fastinc.cli import bench, demo, evaluate, info, recommend, train
+from fastinc.cli import bench, demo, evaluate, info, log, recommend, train
 
-_COMMANDS = (demo, train, evaluate, recommend, bench, info)
+_COMMANDS = (demo, train, log, evaluate, recommend, bench, info)
 # What a user can cause: a wrong value, a missing file, a missing extra, a model too large. Anything else is a
 # mistake of ours, and deserves its traceback.
 _USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, LockedError)

@@ -35,6 +35,11 @@ def console() -> Any:
     return rich.Console() if _is_terminal(sys.stdout) else rich.Console(width=120, color_system=None)
 
 
+def tell(line: str) -> None:
+    """Print a line on stderr, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(unit: str = "events") -> Iterator[Progress]:
     """Give a function (what, done, total) that shows how far things are, on stderr.

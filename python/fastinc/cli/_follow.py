@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastinc.checkpoint import _manifest
+from fastinc.cli._console import tell
 from fastinc.cli._options import column_roles, make_model
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def train_from(args: argparse.Namespace, target: Path) -> None:
         if restored is not None:
             _check_same(args, model, target)
             if args.start_with is not None:
-                _tell(f"--start-with {args.start_with} is left out: {target} has a model, which is gone on with")
+                tell(f"--start-with {args.start_with} is left out: {target} has a model, which is gone on with")
         with _open(args, model) as source:
-            _tell(f"reading {source.name} {_begin(model, position)}")
+            tell(f"reading {source.name} {_begin(model, position)}")
             done = fi.stream.train(
                 model,
                 source,
@@ -197,11 +197,7 @@ def _counts(done: Progress) -> str:
 def _show(done: Progress) -> None:
     if done.learned or done.checkpoints > 1:  # nothing has been read before the first one
         rate = done.learned / max(done.seconds, 1e-9)
-        _tell(f"checkpoint {done.checkpoints}: {_counts(done)}, {rate:,.0f} events/s")
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        tell(f"checkpoint {done.checkpoints}: {_counts(done)}, {rate:,.0f} events/s")
 
 
 @contextmanager
