@@ -70,7 +70,7 @@ def test_the_package_runs_as_a_module():
     assert (found.returncode, found.stdout) == (0, f"fastinc {fi.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "recommend", "info"])
+@pytest.mark.parametrize("command", ["demo", "train", "log", "evaluate", "recommend", "info"])
 def test_every_command_has_help(capsys, command):
     status, out, err = run(capsys, command, "--help")
     assert (status, err) == (0, "")

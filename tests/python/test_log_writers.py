@@ -354,6 +354,19 @@ def test_what_isnt_kept_goes_with_the_next_base(tmp_path):
             Log(tmp_path).restore(number=number)
 
 
+def test_with_no_limit_nothing_goes(tmp_path):
+    """Not even what is of no use to a restore, as a base that is damaged and what follows it: someone may mend it."""
+    table = new_table()
+    for keep, there in ((None, (1, 4)), (1000, (4,))):
+        with Log(tmp_path / f"{keep}", keep=keep) as log:
+            for i in range(3):
+                log.append(table, i)
+            (tmp_path / f"{keep}" / "base-0000000000000001" / "manifest.json").write_text("{}")
+            table = new_table()
+            log.append(table, 3)
+        assert _directory.listing(tmp_path / f"{keep}").bases == there
+
+
 def test_the_newest_base_and_what_follows_it_stay(tmp_path):
     table = new_table()
     with Log(tmp_path, keep=1) as log:
