@@ -223,6 +223,6 @@ def _roll_back(folder: Path, number: int, as_json: bool) -> None:
     saved = _of_train(state.position)
     if saved is not None and saved["source"] is None:
         tell(
-            "fastinc: warning: that is before the stream's first event: the next train begins it as a new model does, "
-            "and a Redis group after what it has read, unless it is put back: XGROUP SETID STREAM GROUP 0"
+            "fastinc: warning: that is before the stream's first event, which the next train begins as a new model "
+            "does: a Redis group goes on after what it has read, unless it is put back by XGROUP SETID STREAM GROUP 0"
         )
