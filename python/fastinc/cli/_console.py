@@ -36,8 +36,9 @@ def console() -> Any:
 
 
 def tell(line: str) -> None:
-    """Print a line on stderr, at once."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line on stderr, at once; where that was closed, nowhere (`print` would take stdout)."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
