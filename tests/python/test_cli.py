@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from _commands import assert_one_line_error, command
 from fastinc.cli import main
 from fastinc.cli._console import _cell
 from fastinc.cli._fresh import FRESH, LIST, watch
@@ -40,29 +41,11 @@ def model(folder, tmp_path_factory):
     return target
 
 
-def run(capsys, *arguments):
-    """Return the exit status, stdout and stderr of a command."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        status = stop.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def assert_one_line_error(result, message):
-    status, out, err = result
-    assert (status, out) == (2, "")
-    assert err.startswith("fastinc: error: ")
-    assert err.count("\n") == 1
-    assert message in err
-
-
 # --- what needs no engine -----------------------------------------------------------------------------------
 
 
 def test_version(capsys):
-    assert run(capsys, "--version") == (0, f"fastinc {fi.__version__}\n", "")
+    assert command(capsys, "--version") == (0, f"fastinc {fi.__version__}\n", "")
 
 
 def test_the_package_runs_as_a_module():
@@ -70,12 +53,12 @@ def test_the_package_runs_as_a_module():
     assert (found.returncode, found.stdout) == (0, f"fastinc {fi.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "log", "evaluate", "recommend", "info"])
-def test_every_command_has_help(capsys, command):
-    status, out, err = run(capsys, command, "--help")
+@pytest.mark.parametrize("name", ["demo", "train", "log", "evaluate", "recommend", "info"])
+def test_every_command_has_help(capsys, name):
+    status, out, err = command(capsys, name, "--help")
     assert (status, err) == (0, "")
-    assert f"fastinc {command}" in out
-    assert command in run(capsys, "--help")[1]
+    assert f"fastinc {name}" in out
+    assert name in command(capsys, "--help")[1]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +89,7 @@ def test_every_command_has_help(capsys, command):
 def test_mistakes_are_answered_in_one_line(capsys, tmp_path, arguments, message):
     (tmp_path / "bad.csv").write_text("user,item,rating\n1,2,x\n")
     (tmp_path / "good.csv").write_text("user,item\n1,2\n")
-    result = run(capsys, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
+    result = command(capsys, *(argument.replace("{tmp}", str(tmp_path)) for argument in arguments))
     assert_one_line_error(result, message)
 
 
@@ -123,7 +106,7 @@ def test_a_missing_extra_is_named(capsys, monkeypatch, tmp_path):
                 "rich": ["demo", "--out", tmp_path],
                 "matplotlib": ["evaluate", "--events", "synthetic", "--plot", tmp_path / "p.png"],
             }
-            result = run(capsys, *commands[module])
+            result = command(capsys, *commands[module])
             assert_one_line_error(result, f"needs {module}, which is not installed: pip install 'fastinc[{extra}]'")
 
 
@@ -141,10 +124,10 @@ def test_json_is_json_and_written_whole(tmp_path):
 
 
 def test_info(capsys):
-    status, out, _ = run(capsys, "info", "--json")
+    status, out, _ = command(capsys, "info", "--json")
     assert status == 0
     assert json.loads(out) == json.loads(to_json(fi.info()))
-    status, out, _ = run(capsys, "info")
+    status, out, _ = command(capsys, "info")
     assert status == 0
     for name in fi.info():
         assert name in out
@@ -152,7 +135,7 @@ def test_info(capsys):
 
 def test_evaluate_prints_writes_and_plots(capsys, folder, tmp_path):
     report_file, plot_file = tmp_path / "report.json", tmp_path / "plot.png"
-    status, out, err = run(
+    status, out, err = command(
         capsys,
         *("evaluate", "--events", folder, "--metrics", "recall@5", "mrr", "--window", 200),
         *("--dim", 8, "--loss", "bpr", "--lr", 0.05, "--optimizer", "sgd", "--min-label", 2),
@@ -181,7 +164,7 @@ def test_evaluate_with_labels_lists_and_a_delay(capsys, folder, tmp_path, monkey
     if not rich:
         monkeypatch.setattr("fastinc.cli._console.has_rich", lambda: False)
     metrics = ["rmse", "coverage@5", "novelty@5", "precision@5", "f1@5", "hit_rate@5", "map@5"]
-    status, out, err = run(
+    status, out, err = command(
         capsys,
         *("evaluate", "--events", folder, "--metrics", *metrics, "--loss", "mse", "--dim", 8),
         *("--delay", 60, "--json", tmp_path / "r.json", "--plot", tmp_path / "plot.svg"),
@@ -215,7 +198,7 @@ def test_the_best_is_the_least_error_and_the_most_of_all_else():
 
 def test_evaluate_works_without_rich_and_without_baselines(capsys, folder, monkeypatch):
     monkeypatch.setattr("fastinc.cli._console.has_rich", lambda: False)
-    status, out, _ = run(capsys, "evaluate", "--events", folder, "--no-baselines", "--dim", 8)
+    status, out, _ = command(capsys, "evaluate", "--events", folder, "--no-baselines", "--dim", 8)
     assert status == 0
     assert "fastinc" in out
     assert "popularity" not in out
@@ -224,8 +207,8 @@ def test_evaluate_works_without_rich_and_without_baselines(capsys, folder, monke
 def test_evaluate_counts_skipped_rows(capsys, folder, tmp_path):
     file = tmp_path / "u.data"
     file.write_text((folder / "u.data").read_text() + "1\t2\n")
-    assert_one_line_error(run(capsys, "evaluate", "--events", file), "u.data:3001: expected 4 fields")
-    status, out, _ = run(capsys, "evaluate", "--events", file, "--errors", "skip", "--no-baselines", "--dim", 8)
+    assert_one_line_error(command(capsys, "evaluate", "--events", file), "u.data:3001: expected 4 fields")
+    status, out, _ = command(capsys, "evaluate", "--events", file, "--errors", "skip", "--no-baselines", "--dim", 8)
     assert status == 0
     assert "1 rows of" in out
 
@@ -244,11 +227,11 @@ def test_evaluate_counts_skipped_rows(capsys, folder, tmp_path):
     ],
 )
 def test_the_engines_refusals_are_one_line_too(capsys, folder, options, name):
-    assert_one_line_error(run(capsys, "evaluate", "--events", folder, *options), name)
+    assert_one_line_error(command(capsys, "evaluate", "--events", folder, *options), name)
 
 
 def test_recommend(capsys, folder, model):
-    status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "--user", 12345, "-k", 4, "--json")
+    status, out, _ = command(capsys, "recommend", "--model", model, "--user", 3, "--user", 12345, "-k", 4, "--json")
     assert status == 0
     known, stranger = json.loads(out)
     assert (known["user"], stranger["user"]) == (3, 12345)
@@ -258,23 +241,23 @@ def test_recommend(capsys, folder, model):
         assert len(answer["items"]) == len(set(answer["items"])) == len(answer["scores"]) == 4
         assert answer["scores"] == sorted(answer["scores"], reverse=True)
     assert not seen & set(known["items"])
-    status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "-k", 4)
+    status, out, _ = command(capsys, "recommend", "--model", model, "--user", 3, "-k", 4)
     assert status == 0
     assert [int(line.split()[1]) for line in out.splitlines()[1:]] == known["items"]
     # What does not exist is left out, not padded.
-    status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json")
+    status, out, _ = command(capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json")
     assert len(json.loads(out)[0]["items"]) <= 200 - len(seen)
-    status, out, _ = run(capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json", "--include-seen")
+    status, out, _ = command(capsys, "recommend", "--model", model, "--user", 3, "-k", 500, "--json", "--include-seen")
     assert seen <= set(json.loads(out)[0]["items"])
-    assert_one_line_error(run(capsys, "recommend", "--model", model, "--user", "bob"), "--user bob")
+    assert_one_line_error(command(capsys, "recommend", "--model", model, "--user", "bob"), "--user bob")
 
 
 def test_users_that_look_like_integers_but_are_strings(capsys, tmp_path):
     file = tmp_path / "e.csv"
     file.write_text("user,item\n" + "".join(f"{u},{i}\n" for u in ("7", "007", "ann") for i in ("a", "b", u)))
-    assert run(capsys, "train", "--events", file, "--model", tmp_path / "m", "--dim", 4)[0] == 0
+    assert command(capsys, "train", "--events", file, "--model", tmp_path / "m", "--dim", 4)[0] == 0
     for user in ("7", "007", "ann", "new"):
-        status, out, err = run(capsys, "recommend", "--model", tmp_path / "m", "--user", user, "--json")
+        status, out, err = command(capsys, "recommend", "--model", tmp_path / "m", "--user", user, "--json")
         assert status == 0, err
         items = json.loads(out)[0]["items"]
         assert not {"a", "b", user} & set(items) if user != "new" else len(items) == 5
@@ -282,13 +265,13 @@ def test_users_that_look_like_integers_but_are_strings(capsys, tmp_path):
 
 def test_training_is_reproducible(capsys, folder, model, tmp_path):
     again = tmp_path / "again"
-    assert run(capsys, "train", "--events", folder, "--model", again, "--dim", 8, "--seed", 3)[0] == 0
-    answers = [run(capsys, "recommend", "--model", m, "--user", 5, "--json")[1] for m in (model, again)]
+    assert command(capsys, "train", "--events", folder, "--model", again, "--dim", 8, "--seed", 3)[0] == 0
+    answers = [command(capsys, "recommend", "--model", m, "--user", 5, "--json")[1] for m in (model, again)]
     assert answers[0] == answers[1]
 
 
 def test_demo(capsys, folder, tmp_path):
-    status, out, err = run(capsys, "demo", "--events", folder, "--out", tmp_path / "out", "--seed", 1)
+    status, out, err = command(capsys, "demo", "--events", folder, "--out", tmp_path / "out", "--seed", 1)
     assert status == 0, err
     for text in (
         "fastinc",
@@ -314,7 +297,7 @@ def test_demo_without_enough_events_of_anyone(capsys, tmp_path):
     file = tmp_path / "e.csv"
     rows = (f"{n % 30},{n * 7 % 23},{n}\n" for n in range(300))
     file.write_text("user,item,timestamp\n" + "".join(rows))
-    status, out, err = run(capsys, "demo", "--events", file, "--out", tmp_path / "out")
+    status, out, err = command(capsys, "demo", "--events", file, "--out", tmp_path / "out")
     assert status == 0, err
     assert "No user has events enough" in out
 

@@ -10,6 +10,7 @@ from datetime import datetime
 import pytest
 
 import fastinc as fi
+from _commands import assert_one_line_error, command
 from _logs import learn, new_table, quiet
 from _logs import state_of as table_state
 from _redis import RedisServer, need_redis
@@ -18,16 +19,6 @@ from fastinc.checkpoint import _restoring
 from fastinc.cli import main
 
 stream = stream_fixture()
-
-
-def run(capsys, *arguments):
-    """Return the exit status, stdout and stderr of a command."""
-    try:
-        status = main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse
-        status = stop.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
 
 
 def train(folder, source, *more):
@@ -86,22 +77,13 @@ def without_letters(position):
     return {name: part for name, part in position.items() if name != "dead_letters"}
 
 
-def assert_error(result, *messages):
-    status, out, err = result
-    assert (status, out) == (2, ""), err
-    assert err.startswith("fastinc: error: ")
-    assert err.count("\n") == 1
-    for message in messages:
-        assert message in err
-
-
 # --- the list ------------------------------------------------------------------------------------------------
 
 
 def test_the_list_has_a_line_for_each_record(capsys, trained):
     have = entries(trained / "model")
     assert len(have) > 8
-    status, out, err = run(capsys, "log", trained / "model")
+    status, out, err = command(capsys, "log", trained / "model")
     assert (status, err) == (0, "")
     *shown, summary = out.splitlines()
     for entry, line in zip(have, shown, strict=True):
@@ -116,24 +98,24 @@ def test_the_list_has_a_line_for_each_record(capsys, trained):
 
 def test_the_newest_alone(capsys, trained):
     have = entries(trained / "model")
-    all_lines = run(capsys, "log", trained / "model")[1].splitlines()
-    *shown, summary = run(capsys, "log", trained / "model", "--last", 3)[1].splitlines()
+    all_lines = command(capsys, "log", trained / "model")[1].splitlines()
+    *shown, summary = command(capsys, "log", trained / "model", "--last", 3)[1].splitlines()
     assert shown == all_lines[-4:-1]
     size, whole = (sum(entry.bytes for entry in some) for some in (have[-3:], have))
     assert summary == f"the newest 3 of {len(have)} records, {size:,} of {whole:,} bytes"
-    assert run(capsys, "log", trained / "model", "--last", 1000)[1].splitlines() == all_lines
+    assert command(capsys, "log", trained / "model", "--last", 1000)[1].splitlines() == all_lines
 
 
 def test_the_list_as_json(capsys, trained):
     have = entries(trained / "model")
-    status, out, err = run(capsys, "log", trained / "model", "--json", "--last", 2)
+    status, out, err = command(capsys, "log", trained / "model", "--json", "--last", 2)
     assert (status, err) == (0, "")
     assert json.loads(out) == [vars(entry) for entry in have[-2:]]
-    assert len(json.loads(run(capsys, "log", trained / "model", "--json")[1])) == len(have)
+    assert len(json.loads(command(capsys, "log", trained / "model", "--json")[1])) == len(have)
 
 
 def test_positions_of_others_are_json_cut_short(capsys, tables):
-    status, out, _ = run(capsys, "log", tables[0])
+    status, out, _ = command(capsys, "log", tables[0])
     assert status == 0
     for step, line in enumerate(out.splitlines()[:-1]):
         shown = line.partition(" bytes  position ")[2]
@@ -165,7 +147,7 @@ def test_what_is_no_log_is_an_error(capsys, tmp_path, name, message, action):
         log.lock()
     before = files(tmp_path)
     action = [part.replace("{tmp}", str(tmp_path)) for part in action]
-    assert_error(run(capsys, "log", name and tmp_path / name, *action), name, message)
+    assert_one_line_error(command(capsys, "log", name and tmp_path / name, *action), name, message)
     assert files(tmp_path) == before
     assert not (tmp_path / "none").exists()
     assert not (tmp_path / "out").exists()
@@ -200,7 +182,9 @@ def test_what_is_no_log_is_an_error(capsys, tmp_path, name, message, action):
 def test_mistakes_change_nothing(capsys, tables, tmp_path, arguments, message):
     (tmp_path / "dangling").symlink_to("nowhere")
     before = files(tmp_path)
-    assert_error(run(capsys, "log", tables[0], *(part.replace("{tmp}", str(tmp_path)) for part in arguments)), message)
+    assert_one_line_error(
+        command(capsys, "log", tables[0], *(part.replace("{tmp}", str(tmp_path)) for part in arguments)), message
+    )
     assert files(tmp_path) == before
     assert not (tmp_path / "out").exists()
 
@@ -212,12 +196,12 @@ def test_check_says_what_the_newest_state_is(capsys, trained):
     before = files(trained)
     model, position = fi.checkpoint.Log(trained / "model").restore()
     newest = entries(trained / "model")[-1]
-    status, out, err = run(capsys, "log", trained / "model", "--check")
+    status, out, err = command(capsys, "log", trained / "model", "--check")
     assert (status, err, out.count("\n")) == (0, "", 1)
     assert out.startswith(f"number {newest.number} of ")
     held = f"Recommender, {model.n_users} users, {model.n_items} items, 400 events; 400 learned, 4 rejected"
     assert out.endswith(f" is whole: {held}\n")
-    status, out, _ = run(capsys, "log", trained / "model", "--check", "--json")
+    status, out, _ = command(capsys, "log", trained / "model", "--check", "--json")
     facts = {"number": newest.number, "time": newest.time, "kind": "Recommender"}
     facts |= {"users": model.n_users, "items": model.n_items, "events": 400, "position": position}
     assert (status, json.loads(out)) == (0, facts)
@@ -230,9 +214,9 @@ def test_check_of_rows(capsys, tmp_path, kind):
     learn(table, [1, 2, 3])
     with fi.checkpoint.Log(tmp_path / "log") as log:
         log.append(table if kind == "EmbeddingTable" else fi.LiveIndex(table, "exact"), position=7)
-    status, out, _ = run(capsys, "log", tmp_path / "log", "--check")
+    status, out, _ = command(capsys, "log", tmp_path / "log", "--check")
     assert (status, out.partition(" is whole: ")[2]) == (0, f"{kind}, 3 rows; position 7\n")
-    facts = json.loads(run(capsys, "log", tmp_path / "log", "--check", "--json")[1])
+    facts = json.loads(command(capsys, "log", tmp_path / "log", "--check", "--json")[1])
     assert (facts["kind"], facts["rows"], facts["dim"], facts["position"]) == (kind, 3, 2, 7)
 
 
@@ -245,16 +229,16 @@ def flip(path, at):
 def test_check_finds_any_byte_that_is_damaged(capsys, tables):
     """In the base, in the middle of the increments, at their end: each is told, and costs the exit status."""
     folder, _ = tables
-    assert run(capsys, "log", folder, "--check")[0] == 0
+    assert command(capsys, "log", folder, "--check")[0] == 0
     (segment,) = folder.glob("increments-*")
     (arrays,) = folder.glob("base-*/arrays-*")
     for path, at in ((segment, -1), (segment, segment.stat().st_size // 2), (arrays, -1)):
         flip(path, at)
         before = files(folder)
-        assert_error(run(capsys, "log", folder, "--check"), path.name.partition("-")[0])
+        assert_one_line_error(command(capsys, "log", folder, "--check"), path.name.partition("-")[0])
         assert files(folder) == before
         flip(path, at)
-    assert run(capsys, "log", folder, "--check")[0] == 0
+    assert command(capsys, "log", folder, "--check")[0] == 0
 
 
 def test_check_tells_of_an_older_state_in_place_of_a_damaged_one(capsys, tables):
@@ -262,14 +246,16 @@ def test_check_tells_of_an_older_state_in_place_of_a_damaged_one(capsys, tables)
     with fi.checkpoint.Log(folder) as log:
         log.append(new_table(), position="another")
     flip(next((folder / "base-0000000000000006").glob("arrays-*")), -1)
-    assert_error(run(capsys, "log", folder, "--check"), "base-0000000000000006", "number 5 is what can be restored")
+    assert_one_line_error(
+        command(capsys, "log", folder, "--check"), "base-0000000000000006", "number 5 is what can be restored"
+    )
 
 
 def test_a_log_without_a_base_that_can_be_read_isnt_listed_as_empty(capsys, tables):
     folder, _ = tables
     (folder / "base-0000000000000001" / "manifest.json").write_text("{}")
-    assert_error(run(capsys, "log", folder), "has no base that can be read: --check says")
-    assert_error(run(capsys, "log", folder, "--check"), "no base in", "can be read")
+    assert_one_line_error(command(capsys, "log", folder), "has no base that can be read: --check says")
+    assert_one_line_error(command(capsys, "log", folder, "--check"), "no base in", "can be read")
 
 
 # --- export --------------------------------------------------------------------------------------------------
@@ -283,14 +269,14 @@ def test_a_state_is_exported_with_its_position(capsys, tables, tmp_path, which):
     options = {"newest": [], "number": ["--number", 3], "at": ["--at", repr((have[2].time + have[3].time) / 2)]}[which]
     number = 5 if which == "newest" else 3
     before = files(folder)
-    status, out, err = run(capsys, "log", folder, "--export", tmp_path / "new" / "out", *options)
+    status, out, err = command(capsys, "log", folder, "--export", tmp_path / "new" / "out", *options)
     assert (status, err) == (0, "")
     assert out.startswith(f"number {number} of ")
     table, position = fi.checkpoint.load(tmp_path / "new" / "out")
     assert table_state(table) == states[number - 1]
     assert position == have[number - 1].position
     assert files(folder) == before
-    out = run(capsys, "log", folder, "--export", tmp_path / "json", *options, "--json")[1]
+    out = command(capsys, "log", folder, "--export", tmp_path / "json", *options, "--json")[1]
     assert json.loads(out)["path"] == str(tmp_path / "json")
     assert json.loads(out)["number"] == number
 
@@ -298,7 +284,7 @@ def test_a_state_is_exported_with_its_position(capsys, tables, tmp_path, which):
 def test_what_is_exported_of_a_damaged_log_is_told(capsys, tables, tmp_path):
     folder, states = tables
     flip(next(folder.glob("increments-*")), -1)
-    status, _, err = run(capsys, "log", folder, "--export", tmp_path / "out")
+    status, _, err = command(capsys, "log", folder, "--export", tmp_path / "out")
     assert status == 0
     assert err.startswith("fastinc: warning: ")
     assert err.endswith("number 4 is exported\n")
@@ -306,8 +292,10 @@ def test_what_is_exported_of_a_damaged_log_is_told(capsys, tables, tmp_path):
 
 
 def test_a_model_that_is_exported_answers(capsys, trained, tmp_path):
-    assert run(capsys, "log", trained / "model", "--export", tmp_path / "out")[0] == 0
-    answers = [run(capsys, "recommend", "--model", m, "--user", "u1") for m in (trained / "model", tmp_path / "out")]
+    assert command(capsys, "log", trained / "model", "--export", tmp_path / "out")[0] == 0
+    answers = [
+        command(capsys, "recommend", "--model", m, "--user", "u1") for m in (trained / "model", tmp_path / "out")
+    ]
     assert answers[0][0] == 0
     assert answers[0] == answers[1]
 
@@ -322,7 +310,7 @@ def test_after_a_rollback_a_train_is_as_if_nothing_had_come_after(capsys, folder
     have = entries(log)
     then = [restored(log, number=entry.number) for entry in have]
     before = letters_of(folder / "dead.jsonl")
-    status, out, err = run(capsys, "log", log, "--roll-back-to", number)
+    status, out, err = command(capsys, "log", log, "--roll-back-to", number)
     assert status == 0, err
     assert (err == "") == (number > 1)  # that is before the stream's first event
     newest = entries(log)[-1]
@@ -352,7 +340,7 @@ def test_a_rollback_from_a_stream_that_went_wrong(capsys, tmp_path):
     log = tmp_path / "back" / "model"
     learned = [entry.position["events"] for entry in entries(tmp_path / "never" / "model")][-1]
     number = next(entry.number for entry in entries(log) if entry.position["events"] == learned)
-    assert run(capsys, "log", log, "--roll-back-to", number)[0] == 0
+    assert command(capsys, "log", log, "--roll-back-to", number)[0] == 0
     (tmp_path / "back" / "events.jsonl").write_text("\n".join(good) + "\n")
     for name in ("never", "back"):
         train(tmp_path / name, tmp_path / name / "events.jsonl")
@@ -368,8 +356,8 @@ def test_what_was_rolled_back_can_be_rolled_forward(capsys, folder, stream):
     log = folder / "model"
     last = entries(log)[-1].number
     then = restored(log)
-    assert run(capsys, "log", log, "--roll-back-to", 3)[0] == 0
-    status, out, _ = run(capsys, "log", log, "--roll-back-to", last, "--json")
+    assert command(capsys, "log", log, "--roll-back-to", 3)[0] == 0
+    status, out, _ = command(capsys, "log", log, "--roll-back-to", last, "--json")
     newest = entries(log)[-1]
     assert (status, json.loads(out)) == (0, {"rolled_back_to": last, **vars(newest)})
     assert newest.number == last + 2
@@ -384,12 +372,12 @@ def test_rolled_forward_over_a_train_that_cut_off_dead_letters(capsys, folder, s
     log, dead = folder / "model", folder / "dead.jsonl"
     last, then = entries(log)[-1].number, restored(log)
     shutil.copy(dead, tmp_path / "copy")
-    assert run(capsys, "log", log, "--roll-back-to", 2)[0] == 0
+    assert command(capsys, "log", log, "--roll-back-to", 2)[0] == 0
     train(folder, stream, "--max-events", 50)
     assert len(letters_of(dead)) == 2
-    assert run(capsys, "log", log, "--roll-back-to", last)[0] == 0
+    assert command(capsys, "log", log, "--roll-back-to", last)[0] == 0
     arguments = ["--from", stream, "--model", log, "--dead-letters", dead]
-    status, out, err = run(capsys, "train", *arguments)
+    status, out, err = command(capsys, "train", *arguments)
     assert (status, out) == (2, "")
     assert "when the model was saved: it is another file" in err
     assert len(letters_of(dead)) == 2
@@ -405,7 +393,9 @@ def test_a_log_that_is_written_to_is_not_rolled_back(capsys, tables, monkeypatch
     with fi.checkpoint.Log(folder) as log:
         log.lock()
         before = files(folder)
-        assert_error(run(capsys, "log", folder, "--roll-back-to", 2), f"has a writer already: pid {os.getpid()}")
+        assert_one_line_error(
+            command(capsys, "log", folder, "--roll-back-to", 2), f"has a writer already: pid {os.getpid()}"
+        )
         assert files(folder) == before
 
 
@@ -414,7 +404,7 @@ def test_a_log_that_is_written_to_is_read(capsys, tables, tmp_path):
     with fi.checkpoint.Log(folder) as log:
         log.lock()
         for action in ([], ["--check"], ["--export", tmp_path / "out"]):
-            assert run(capsys, "log", folder, *action)[0] == 0
+            assert command(capsys, "log", folder, *action)[0] == 0
 
 
 def test_a_rollback_removes_nothing(capsys, tmp_path):
@@ -424,7 +414,7 @@ def test_a_rollback_removes_nothing(capsys, tmp_path):
             log.append(new_table(), position=position)
     (tmp_path / "log" / "base-0000000000000001" / "manifest.json").write_text("{}")
     before = files(tmp_path / "log")
-    assert run(capsys, "log", tmp_path / "log", "--roll-back-to", 2)[0] == 0
+    assert command(capsys, "log", tmp_path / "log", "--roll-back-to", 2)[0] == 0
     after = files(tmp_path / "log")
     assert before.keys() <= after.keys()
     assert [entry.position for entry in entries(tmp_path / "log")] == [1, 2, 3, 1]
@@ -435,9 +425,9 @@ def test_a_damaged_log_goes_on_from_a_state_that_is_whole(capsys, tables, where)
     folder, states = tables
     (segment,) = folder.glob("increments-*")
     flip(segment, -1 if where == "end" else segment.stat().st_size // 2)
-    assert run(capsys, "log", folder, "--check")[0] == 2
+    assert command(capsys, "log", folder, "--check")[0] == 2
     good = 4 if where == "end" else 2
-    status, _, err = run(capsys, "log", folder, "--roll-back-to", good)
+    status, _, err = command(capsys, "log", folder, "--roll-back-to", good)
     assert status == 0
     assert err.startswith("fastinc: warning: ") if where == "end" else err == ""
     assert err.count("\n") == (where == "end")
@@ -445,7 +435,7 @@ def test_a_damaged_log_goes_on_from_a_state_that_is_whole(capsys, tables, where)
         table, position = fi.checkpoint.Log(folder).restore()
     assert table_state(table) == states[good - 1]
     assert position[:2] == ["shard", good - 1]
-    assert run(capsys, "log", folder, "--check")[0] == 0
+    assert command(capsys, "log", folder, "--check")[0] == 0
 
 
 def test_a_redis_stream_is_read_again_from_there(capsys, tmp_path):
@@ -460,7 +450,7 @@ def test_a_redis_stream_is_read_again_from_there(capsys, tmp_path):
             train(tmp_path, url, "--max-events", 400)
             then = restored(tmp_path / "model")
             for number in (4, 1):
-                assert run(capsys, "log", tmp_path / "model", "--roll-back-to", number)[0] == 0
+                assert command(capsys, "log", tmp_path / "model", "--roll-back-to", number)[0] == 0
                 if number == 1:
                     client.xgroup_setid("s", "g", 0)
                 learned = restored(tmp_path / "model")[1]["events"]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fastinc as fi
+from _commands import command
 from _streams import Crash, Crashing, letters_of, new_model, run
-from fastinc.cli import main
 
 
 @pytest.fixture
@@ -159,38 +159,39 @@ def test_a_forgotten_scheme_is_pointed_out(tmp_path, caplog, monkeypatch):
 # --- the command ------------------------------------------------------------------------------------------------
 
 
-def fastinc(capsys, *arguments):
-    status = main(["train", *(str(argument) for argument in arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
 def test_the_command_fails_where_everything_was_rejected(capsys, stream, tmp_path):
     train = ["--from", stream, "--model", tmp_path / "m", "--dim", 4]
     for limit in ([], ["--max-events", 9]):
-        status, out, err = fastinc(capsys, *train, "--columns", "user=u", *limit)
+        status, out, err = command(capsys, "train", *train, "--columns", "user=u", *limit)
         assert (status, out) == (2, "")
         last = err.splitlines()[-1]
         assert f"nothing of {stream} was learned: all {limit[1] if limit else 60} events were rejected" in last
         assert "the next run reads them again. The first, e.jsonl:1: fields: no column 'u' for the users" in last
-    status, out, err = fastinc(capsys, *train)
+    status, out, err = command(capsys, "train", *train)
     assert (status, err.splitlines()[0]) == (0, f"reading {stream} from the start: there is no saved position")
     assert "(59 in all, 1 rejected)" in out
-    assert fastinc(capsys, *train, "--columns", "user=u")[0] == 0  # nothing was read
+    assert command(capsys, "train", *train, "--columns", "user=u")[0] == 0  # nothing was read
     (tmp_path / "empty.jsonl").touch()
-    assert fastinc(capsys, "--from", tmp_path / "empty.jsonl", "--model", tmp_path / "n")[0] == 0
+    assert command(capsys, "train", "--from", tmp_path / "empty.jsonl", "--model", tmp_path / "n")[0] == 0
 
 
 def test_the_command_goes_on_after_a_gap(capsys, stream, tmp_path):
     train = ["--from", stream, "--model", tmp_path / "m", "--dim", 4]
-    assert fastinc(capsys, *train)[0] == 0
+    assert command(capsys, "train", *train)[0] == 0
     stream.write_text('{"user": 1, "item": 2}\n')
-    status, _, err = fastinc(capsys, *train, "--on-gap", "raise")
+    status, _, err = command(capsys, "train", *train, "--on-gap", "raise")
     assert (status, "on_gap='skip'" in err) == (2, True)
-    status, out, err = fastinc(capsys, *train, "--on-gap", "skip")
+    status, out, err = command(capsys, "train", *train, "--on-gap", "skip")
     assert (status, "learned 1 events" in out) == (0, True)
-    status, _, err = fastinc(
-        capsys, "--from", "redis://localhost?stream=s&on_gap=skip", "--model", tmp_path / "n", "--on-gap", "raise"
+    status, _, err = command(
+        capsys,
+        "train",
+        "--from",
+        "redis://localhost?stream=s&on_gap=skip",
+        "--model",
+        tmp_path / "n",
+        "--on-gap",
+        "raise",
     )
     assert (status, "on_gap = 'skip' in the URL is given twice" in err) == (2, True)
 
@@ -204,12 +205,12 @@ def test_the_command_begins_with_a_saved_model(capsys, stream, tmp_path, kind):
         with fi.checkpoint.Log(tmp_path / "first") as log:
             log.append(model)
     train = ["--from", stream, "--model", tmp_path / "m", "--start-with", tmp_path / "first"]
-    status, _, err = fastinc(capsys, *train, "--dim", 8)
+    status, _, err = command(capsys, "train", *train, "--dim", 8)
     assert (status, f"--dim 8: the model in {tmp_path}/first has 4" in err) == (2, True)
-    status, out, err = fastinc(capsys, *train, "--max-events", 30)
+    status, out, err = command(capsys, "train", *train, "--max-events", 30)
     assert "from the start: there is no saved position, with a model of 20 events" in err
     assert (status, "28 in all" in out) == (0, True)
-    status, out, err = fastinc(capsys, *train)
+    status, out, err = command(capsys, "train", *train)
     assert (status, "59 in all" in out) == (0, True)
     assert f"--start-with {tmp_path}/first is left out: {tmp_path}/m has a model" in err
     with fi.stream.open(stream) as source, fi.checkpoint.Log(tmp_path / "n") as log:
@@ -224,19 +225,19 @@ def test_the_command_keeps_as_much_of_the_log_as_it_is_told(capsys, stream, tmp_
     log_of, told = fi.checkpoint.Log, []
     monkeypatch.setattr(fi.checkpoint, "Log", lambda path, **options: told.append(options) or log_of(path, **options))
     train = ["--from", stream, "--model", tmp_path / "m", "--dim", 4]
-    assert fastinc(capsys, *train, "--keep", 2, "--keep-seconds", 60, "--compression", "zstd")[0] == 0
+    assert command(capsys, "train", *train, "--keep", 2, "--keep-seconds", 60, "--compression", "zstd")[0] == 0
     assert told == [{"keep": 2, "keep_seconds": 60.0, "compression": "zstd"}]
     assert [path.suffix for path in (tmp_path / "m").glob("base-*/arrays-*")] == [".zst"]
-    assert fastinc(capsys, *train)[0] == 0
+    assert command(capsys, "train", *train)[0] == 0
     assert told[1] == {"keep_seconds": None, "compression": None}
 
 
 def test_a_log_is_no_place_for_a_checkpoint_and_json_lines_none_for_events(capsys, stream, tmp_path):
-    assert fastinc(capsys, "--from", stream, "--model", tmp_path / "m", "--dim", 4)[0] == 0
+    assert command(capsys, "train", "--from", stream, "--model", tmp_path / "m", "--dim", 4)[0] == 0
     (tmp_path / "e.csv").write_text("user,item\nx\n")  # malformed: it isn't even looked at
-    status, out, err = fastinc(capsys, "--events", tmp_path / "e.csv", "--model", tmp_path / "m")
+    status, out, err = command(capsys, "train", "--events", tmp_path / "e.csv", "--model", tmp_path / "m")
     assert (status, out) == (2, "")
     assert f"--model {tmp_path}/m holds a log, as train --from makes it: --events needs a folder of its own" in err
-    status, out, err = fastinc(capsys, "--events", stream, "--model", tmp_path / "n")
+    status, out, err = command(capsys, "train", "--events", stream, "--model", tmp_path / "n")
     assert (status, out) == (2, "")
     assert f"--events {stream}: these are JSON lines, which 'fastinc train --from' reads" in err

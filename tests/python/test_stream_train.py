@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastinc as fi
+from _commands import command
 from _streams import (
     BAD,
     DEADLINE,
@@ -29,7 +30,6 @@ from _streams import (
     state_of,
     stream_fixture,
 )
-from fastinc.cli import main
 
 stream = stream_fixture()
 SAVED = {"format": "fastinc-stream", "version": 1, "source": None, "held": None, "events": 0, "rejected": 0}
@@ -337,30 +337,24 @@ def test_a_log_with_a_model_needs_its_position(stream, tmp_path):
 # --- the command -----------------------------------------------------------------------------------------------
 
 
-def fastinc(capsys, *arguments):
-    status = main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
 def test_the_command_goes_on_where_it_was(capsys, stream, tmp_path):
     train = ["train", "--from", stream, "--model", tmp_path / "m", "--dim", 4]
-    status, out, err = fastinc(capsys, *train, "--max-events", 100, "--checkpoint-every", 40)
+    status, out, err = command(capsys, *train, "--max-events", 100, "--checkpoint-every", 40)
     assert status == 0
     assert "learned 96 events of" in out
     assert "(96 in all, 2 waiting for their group, 2 rejected)" in out
     told = [line.split(":")[0] for line in err.splitlines()]
     assert told == [f"reading {stream} from the start", "checkpoint 2", "checkpoint 3", "checkpoint 4"]
-    status, out, err = fastinc(capsys, *train)
+    status, out, err = command(capsys, *train)
     assert status == 0
     assert f"reading {stream} from the saved position on: going on after 96 events\n" in err
     assert "learned 304 events of" in out
     assert "(400 in all, 4 rejected)" in out
-    status, out, _ = fastinc(capsys, "recommend", "--model", tmp_path / "m", "--user", "u3")
+    status, out, _ = command(capsys, "recommend", "--model", tmp_path / "m", "--user", "u3")
     assert (status, out.splitlines()[0]) == (0, "user u3")
     options = [("--dim", 8), ("--loss", "mse"), ("--seed", 5), ("--preset", "fast"), ("--lr", 7.5)]
     for option in [*options, ("--optimizer", "sgd")]:
-        status, out, err = fastinc(capsys, *train[:5], *option)
+        status, out, err = command(capsys, *train[:5], *option)
         assert (status, out) == (2, "")
         assert f"{option[0]} {option[1]}: the model in" in err
 
@@ -388,7 +382,7 @@ def test_the_command_goes_on_where_it_was(capsys, stream, tmp_path):
     ],
 )
 def test_wrong_options(capsys, tmp_path, arguments, message):
-    status, out, err = fastinc(capsys, "train", *arguments, "--model", tmp_path / "m")
+    status, out, err = command(capsys, "train", *arguments, "--model", tmp_path / "m")
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert message in err
@@ -396,11 +390,11 @@ def test_wrong_options(capsys, tmp_path, arguments, message):
 
 def test_what_to_read_may_be_in_the_environment(capsys, stream, tmp_path, monkeypatch):
     monkeypatch.setenv("CLICKS", str(stream))
-    status, out, _ = fastinc(capsys, "train", "--from-env", "CLICKS", "--model", tmp_path / "m", "--dim", 4)
+    status, out, _ = command(capsys, "train", "--from-env", "CLICKS", "--model", tmp_path / "m", "--dim", 4)
     assert status == 0
     assert f"learned 400 events of {stream}" in out
     monkeypatch.setenv("CLICKS", "redis://ann:secret@127.0.0.1:1/?stream=s&retry_seconds=0")
-    status, out, err = fastinc(capsys, "train", "--from-env", "CLICKS", "--model", tmp_path / "n", "--dim", 4)
+    status, out, err = command(capsys, "train", "--from-env", "CLICKS", "--model", tmp_path / "n", "--dim", 4)
     assert (status, out) == (2, "")
     assert "127.0.0.1:1" in err
     assert "secret" not in err
@@ -409,7 +403,7 @@ def test_what_to_read_may_be_in_the_environment(capsys, stream, tmp_path, monkey
 def test_a_folder_with_a_plain_checkpoint_is_refused(capsys, stream, tmp_path):
     fi.checkpoint.save(new_model().partial_fit([1], [2]), tmp_path / "m")
     before = sorted(path.name for path in (tmp_path / "m").iterdir())
-    status, out, err = fastinc(capsys, "train", "--from", stream, "--model", tmp_path / "m")
+    status, out, err = command(capsys, "train", "--from", stream, "--model", tmp_path / "m")
     assert (status, out) == (2, "")
     assert "--from needs a folder of its own. To begin with that model, give another one and --start-with /" in err
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == before
@@ -417,5 +411,5 @@ def test_a_folder_with_a_plain_checkpoint_is_refused(capsys, stream, tmp_path):
 
 def test_handlers_of_signals_are_put_back(capsys, stream, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    assert fastinc(capsys, "train", "--from", stream, "--model", tmp_path / "m", "--max-events", 5)[0] == 0
+    assert command(capsys, "train", "--from", stream, "--model", tmp_path / "m", "--max-events", 5)[0] == 0
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
