@@ -6,14 +6,48 @@ import atexit
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-__all__ = ["Background"]
+__all__ = ["Aside", "Background"]
 
 #: Seconds without work after which a thread ends; the next work starts another.
 IDLE = 5.0
 
 _all: weakref.WeakSet[Background] = weakref.WeakSet()
+
+
+class Aside:
+    """Makes calls one after the other in a thread beside the caller's; where none is to be had, the caller makes them.
+
+    That is so when the interpreter ends (in `atexit`), or the system has no more threads.
+
+    Parameters
+    ----------
+    wanted
+        False: the caller makes them all.
+    """
+
+    def __init__(self, wanted: bool = True) -> None:
+        self._pool = ThreadPoolExecutor(1) if wanted else None
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def submit(self, function: Callable[..., object], *arguments: Any) -> Future[Any]:
+        """Make a call, now or soon; what it raises, the future does, or this."""
+        if self._pool is not None:
+            try:
+                return self._pool.submit(function, *arguments)
+            except RuntimeError:
+                self._pool = None  # it has no thread, and must not get one: the call is in its queue
+        done: Future[Any] = Future()
+        done.set_result(function(*arguments))
+        return done
 
 
 class Background:

@@ -15,7 +15,7 @@ import pytest
 
 import fastinc as fi
 from _logs import learn, new_table, state_of
-from fastinc.checkpoint import _indices
+from fastinc.checkpoint import _arrays, _indices
 
 
 @pytest.mark.parametrize("factory", ["exact", "IVF4,Flat"])
@@ -217,6 +217,15 @@ def test_files_and_folders_that_are_not_there_are_named(tmp_path):
         fi.checkpoint.load(tmp_path / "x.npz")
 
 
+def test_a_pipe_named_like_a_manifest_doesnt_hang(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    for read in (fi.checkpoint.load, lambda path: fi.checkpoint.Log(path).restore(), fi.replica.follow):
+        with pytest.raises(ValueError, match=r"is not a regular file|holds a checkpoint"):
+            read(tmp_path)
+    fi.checkpoint.save(fi.EmbeddingTable(2), tmp_path)
+    assert len(fi.checkpoint.load(tmp_path)[0]) == 0
+
+
 @pytest.mark.parametrize(("path", "error"), [("", ValueError), (b"model", TypeError), (5, TypeError)])
 def test_paths_are_checked(path, error):
     table = fi.EmbeddingTable(2)
@@ -229,6 +238,60 @@ def test_paths_are_checked(path, error):
     ):
         with pytest.raises(error, match="path = "):
             call()
+
+
+@pytest.fixture
+def two_threads():
+    before = fi.get_num_threads()
+    fi.set_num_threads(2)
+    yield
+    fi.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("started", [0, 1])
+def test_where_no_thread_is_to_be_had_the_caller_does_its_work(tmp_path, monkeypatch, started):
+    """As under a limit of processes: it isn't damage."""
+    monkeypatch.setattr(_arrays, "_CHUNK", 1 << 10)
+    monkeypatch.setattr(_arrays, "_SYNC", 1 << 12)
+    table, other = new_table(), new_table()
+    learn(table, range(500))
+    learn(other, range(300), 1)
+    start, asked = threading.Thread.start, []
+
+    def start_some(thread):
+        asked.append(thread)
+        if len(asked) % 3 >= started:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with fi.checkpoint.Log(tmp_path / "log", compact=None) as log:
+        for position, each in enumerate((table, other)):
+            fi.checkpoint.save(each, tmp_path / "saved", position=position)
+            log.append(each, position=position)
+            for found, at in (fi.checkpoint.load(tmp_path / "saved"), log.restore()):
+                assert (state_of(found), at) == (state_of(each), position)
+    assert len(asked) >= 8
+
+
+def test_saves_and_loads_when_the_interpreter_ends(tmp_path):
+    script = f"""if True:
+        import atexit, threading, numpy as np, fastinc as fi
+        fi.set_num_threads(2)
+        table = fi.EmbeddingTable(dim=4)
+        table.update(np.arange(100), np.ones((100, 4), dtype=np.float32))
+
+        def save():
+            fi.checkpoint.save(table, {str(tmp_path / "saved")!r}, position=5)
+            found, position = fi.checkpoint.load({str(tmp_path / "saved")!r})
+            with fi.checkpoint.Log({str(tmp_path / "log")!r}) as log:
+                log.append(found, position=position)
+
+        atexit.register(save)"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=120)
+    table, position = fi.checkpoint.Log(tmp_path / "log").restore()
+    assert (len(table), position) == (100, 5)
 
 
 class OwnTable(fi.EmbeddingTable):

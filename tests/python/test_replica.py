@@ -17,7 +17,7 @@ import pytest
 
 import fastinc as fi
 from _logs import learn, new_table
-from fastinc.checkpoint import Log
+from fastinc.checkpoint import Log, _restoring
 from fastinc.replica import _replica, _tail
 
 
@@ -119,6 +119,22 @@ def test_lag_counts_what_isnt_taken_in(tmp_path, follow):
         assert 20.0 <= lag.milliseconds < 60_000.0
 
 
+def test_lag_behind_a_base_counts_from_that(tmp_path, follow):
+    with Log(tmp_path) as log:
+        log.append(new_table())
+        replica = follow(tmp_path)
+        replica._stop.set()  # it stands still
+        replica._thread.join()
+        time.sleep(0.1)
+        entry = log.append(new_table())
+        lag = replica.lag()
+        assert lag.records == 1
+        assert 0.0 <= lag.milliseconds <= 1e3 * (time.time() - entry.time)
+        manifest = tmp_path / "base-0000000000000002" / "manifest.json"
+        manifest.write_bytes(manifest.read_bytes()[:-9])
+        assert replica.lag().milliseconds >= 100.0  # since what it has
+
+
 def test_a_leader_that_starts_again_goes_on(tmp_path, follow):
     table = new_table()
     learn(table, range(20))
@@ -149,6 +165,46 @@ def test_a_base_in_between_is_loaded_anew(tmp_path, follow):
         replica.wait(log.append(other).number)
         assert rows_of(replica.model) == rows_of(other)
     assert replica.stats()["resyncs"] == 1
+
+
+def test_a_base_after_increments_is_loaded_once(tmp_path, follow):
+    """As after a rollback; the records before it are another's past, and as they were."""
+    table, other = new_table(), new_table()
+    learn(other, [7, 8, 9])
+    with Log(tmp_path) as log:
+        for step in range(3):
+            learn(table, [step])
+            log.append(table)
+        replica = follow(tmp_path)
+        replica.wait(log.append(table).number)
+        replica.wait(log.append(other).number)
+        assert rows_of(replica.model) == rows_of(other)
+        time.sleep(0.2)  # some looks of the replica
+        assert (replica.stats()["resyncs"], replica.error) == (1, None)
+        learn(other, [10])
+        replica.wait(log.append(other).number)
+        assert rows_of(replica.model) == rows_of(other)
+        assert (replica.stats()["resyncs"], replica.error) == (1, None)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_base_that_is_anothers_is_noticed_before_there_are_records(tmp_path, begun):
+    """Also where the file of the next record is there, and has none: its writer was killed."""
+    for name, step in (("log", 0), ("other", 1)):
+        table = new_table()
+        learn(table, [1], step)
+        with Log(tmp_path / name) as log:
+            log.append(table)
+        if begun:
+            (tmp_path / name / "increments-0000000000000002.log").touch()
+    path = tmp_path / "log"
+    tail = _tail.LogTail(path, _restoring.restore(path, None))
+    assert list(tail.records()) == []
+    shutil.rmtree(path)
+    os.rename(tmp_path / "other", path)
+    with pytest.raises(_tail.LostError, match="number 1 is gone, or not what it was"):
+        list(tail.records())
+    tail.close()
 
 
 def test_compaction_and_retention_before_it_read_on(tmp_path, follow, monkeypatch):

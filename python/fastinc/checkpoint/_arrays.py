@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastinc._background import Aside
 from fastinc.checkpoint._compression import shrink
 from fastinc.checkpoint._disk import File, Reader
 from fastinc.checkpoint._hashing import Hasher
@@ -65,7 +65,7 @@ def write(file: File, arrays: Arrays, compression: str | None = None) -> Written
             plain += len(piece)
             yield piece
 
-    with Hasher() as hasher, ThreadPoolExecutor(1) as pool:
+    with Hasher() as hasher, Aside() as aside:
         synced, syncing = 0, None
         for piece in shrink(counted(), compression):
             hasher.update(piece)
@@ -74,7 +74,7 @@ def write(file: File, arrays: Arrays, compression: str | None = None) -> Written
             if size - synced >= _SYNC and (syncing is None or syncing.done()):
                 if syncing is not None:
                     syncing.result()
-                synced, syncing = size, pool.submit(file.sync)
+                synced, syncing = size, aside.submit(file.sync)
         if syncing is not None:
             syncing.result()
         return Written(size, hasher.hexdigest(), plain)

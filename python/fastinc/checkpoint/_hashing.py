@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
+from fastinc._background import Aside
 from fastinc._runtime import get_num_threads
 
 __all__ = ["Hasher"]
@@ -17,23 +18,19 @@ class Hasher:
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
         # Two threads at work would take turns with a writer on the second of two cores, for milliseconds each.
-        self._pool = ThreadPoolExecutor(1) if get_num_threads() > 1 else None
+        self._aside = Aside(get_num_threads() > 1)
         self._last: Future[None] | None = None
 
     def __enter__(self) -> Hasher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._aside.__exit__()
 
     def update(self, piece: Any) -> None:
         """Hash the next piece, once the one before is."""
-        if self._pool is None:
-            self._digest.update(piece)
-            return
         self._wait()
-        self._last = self._pool.submit(self._digest.update, piece)
+        self._last = self._aside.submit(self._digest.update, piece)
 
     def _wait(self) -> None:
         if self._last is not None:

@@ -64,7 +64,7 @@ def read(folder: Path, format: str, version: int, hints: dict[str, str] | None =
     """
     file = folder / NAME
     try:
-        text = file.read_bytes()
+        text = _text(file)
         manifest = json.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         why = f"{file} doesn't exist" if folder.is_dir() or not folder.exists() else "it is a file, not a folder"
@@ -85,10 +85,16 @@ def read(folder: Path, format: str, version: int, hints: dict[str, str] | None =
     return manifest
 
 
+def _text(file: Path) -> bytes:
+    """Return what is in a regular file; a pipe of that name would be waited for for ever."""
+    with _disk.Reader(file, follow_links=True) as reader:
+        return reader(0, reader.size)
+
+
 def peek(folder: Path) -> dict[str, Any] | None:
     """Return the manifest in a folder, whatever it is, or None where there is none that can be read."""
     try:
-        manifest = json.loads((folder / NAME).read_bytes())
+        manifest = json.loads(_text(folder / NAME))
     except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastinc._arguments import as_number, as_path, as_whole
 from fastinc.checkpoint import _directory, _restoring
-from fastinc.checkpoint._restoring import State
+from fastinc.checkpoint._restoring import GoneError, State, read_manifest
 from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
 from fastinc.replica._tail import LogTail, LostError
@@ -187,9 +187,23 @@ class Replica:
         newest = max([served.state.number, *there.bases[-1:], *(head.number for head in waiting[-1:])])
         if newest == served.state.number:
             return Lag(0, 0, 0.0)
-        begun = min((float(head.meta["time"]) for head in waiting), default=served.state.time)
+        begun = [float(head.meta["time"]) for head in waiting]
+        if there.bases and there.bases[-1] > served.state.number:
+            begun += self._time_of(there.bases[-1], there)
         version = _version(waiting[-1].meta["parameters"]) if waiting else served.version
-        return Lag(newest - served.state.number, version - served.version, max(0.0, (time.time() - begun) * 1e3))
+        return Lag(
+            newest - served.state.number,
+            version - served.version,
+            max(0.0, (time.time() - min(begun, default=served.state.time)) * 1e3),
+        )
+
+    def _time_of(self, base: int, there: _directory.Listing) -> list[float]:
+        """Return when a base was appended; nothing where that can't be read."""
+        try:
+            manifest = read_manifest(self._folder, base, there)
+        except (GoneError, ValueError, OSError):
+            return []
+        return [] if manifest is None else [manifest["time"]]
 
     def stats(self) -> dict[str, Any]:
         """Return counters: records taken in, full loads after the first, and how old the last record was, in ms, when

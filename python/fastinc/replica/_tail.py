@@ -39,6 +39,7 @@ class LogTail:
         self._first: int | None = None  # of the segment that is open
         self._reader: Reader | None = None
         self._offset = 0  # behind the last record that was read
+        self._end = b""  # that one's digest
         self._stuck: tuple[int, int, float] | None = None  # where, in a file of what size, since when
 
     @property
@@ -70,7 +71,7 @@ class LogTail:
                 except ValueError:
                     self._wait(size)
                     break
-                self._offset, self._stuck = record.end, None
+                self._offset, self._end, self._stuck = record.end, record.digest, None
                 if record.number <= self._state.number:
                     continue
                 if not self._state.follows(record):
@@ -150,12 +151,10 @@ class LogTail:
         return None
 
     def _check_end(self, size: int) -> None:
-        """Find out whether the last record that was read is still what it was."""
+        """Find out whether the last record that was read is still what it was; a base may have come after it."""
         assert self._reader is not None
-        if self._offset == 0 or self._state.number < (self._first or 0):
-            return
-        if size < self._offset or self._reader(self._offset - _DIGEST, _DIGEST) != self._state.chain:
-            raise LostError(f"record {self._state.number} is not what it was")
+        if self._offset and (size < self._offset or self._reader(self._offset - _DIGEST, _DIGEST) != self._end):
+            raise LostError(f"{self._reader.path}: the record before byte {self._offset} is not what it was")
 
     def _has_successor(self) -> bool:
         """Tell whether a segment begins with the next record, so that this one is done with."""
