@@ -387,6 +387,33 @@ def test_rolled_forward_over_a_train_that_cut_off_dead_letters(capsys, folder, s
     assert len(letters_of(dead)) == 4
 
 
+def test_rolled_forward_over_a_train_that_wrote_other_dead_letters(capsys, tmp_path):
+    """The file begins as it did, and is longer: its end tells that these are the letters of another train."""
+    stream, dead = tmp_path / "events.jsonl", tmp_path / "dead.jsonl"
+    common = range(0, 200, 10)  # letters of more than 1,024 bytes
+    stream.write_text("\n".join(lines(400, bad=(*common, 250, 260, 270))) + "\n")
+    train(tmp_path, stream)
+    log = tmp_path / "model"
+    last = entries(log)[-1].number
+    number = next(e.number for e in entries(log) if e.position["rejected"] == len(common))
+    shutil.copy(dead, tmp_path / "copy")
+    assert command(capsys, "log", log, "--roll-back-to", number)[0] == 0
+    shutil.copy(stream, tmp_path / "was")
+    stream.write_text("\n".join(lines(400, bad=(*common, 255, 265, 275, 285))) + "\n")
+    train(tmp_path, stream)
+    assert len(letters_of(dead)) == len(common) + 4
+    shutil.copy(tmp_path / "was", stream)
+    assert command(capsys, "log", log, "--roll-back-to", last)[0] == 0
+    before = files(tmp_path)
+    status, out, err = command(capsys, "train", "--from", stream, "--model", log, "--dead-letters", dead)
+    assert (status, out) == (2, "")
+    assert "has other letters than it had when the model was saved: it is another file" in err
+    assert dead.read_bytes() == before[dead.relative_to(tmp_path)]
+    shutil.copy(tmp_path / "copy", dead)
+    train(tmp_path, stream)
+    assert len(letters_of(dead)) == restored(log)[1]["rejected"] == len(common) + 3
+
+
 def test_a_log_that_is_written_to_is_not_rolled_back(capsys, tables, monkeypatch):
     folder, _ = tables
     monkeypatch.setattr(_restoring, "restore", lambda *_: pytest.fail("that is minutes of work"))

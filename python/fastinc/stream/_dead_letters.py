@@ -12,21 +12,22 @@ from typing import Any, BinaryIO
 from fastinc._arguments import as_path
 from fastinc.checkpoint import _disk
 from fastinc.checkpoint._lock import FileLock
-from fastinc.stream._head import head_digest
+from fastinc.stream._head import FilePrint
 from fastinc.stream._source import Rejected, log
 
 __all__ = ["DeadLetters", "check_saved"]
 
-#: What a position has: the file's absolute path, its size, the digest of its beginning, and what its letters are
-#: marked with (those of before there were marks have it not).
+#: What a position has: the file's absolute path, its size, the digest of its beginning; what its letters are marked
+#: with, and the digest of its end, which earlier positions have not.
 _POSITION = {"file": str, "bytes": int, "head": str}
 _MARKED = {**_POSITION, "log": str}
+_TAILED = {**_MARKED, "tail": str}
 
 
 def check_saved(saved: Any) -> dict[str, Any]:
     """Return what `DeadLetters.sync` gave; raise where it is something else."""
     kinds = {name: type(value) for name, value in saved.items()} if isinstance(saved, dict) else {}
-    if kinds not in (_POSITION, _MARKED) or saved["bytes"] < 0:
+    if kinds not in (_POSITION, _MARKED, _TAILED) or saved["bytes"] < 0:
         raise ValueError(f"position: dead_letters = {saved!r} must have {', '.join(_POSITION)}")
     return dict(saved)
 
@@ -77,15 +78,17 @@ class DeadLetters:
     def _bytes_kept(self, saved: dict[str, Any]) -> int | None:
         """Return how much of the file is to be kept; None: all. What can't be told is an error."""
         file, size = saved["file"], saved["bytes"]
-        there, begins_so = self._look(size, saved["head"])
+        there, begins_so, same = self._look(saved)
         if file == str(self.path):
-            if there >= size and begins_so:
+            if same:
                 return self._check_behind(size, saved.get("log"))
             if not there:
                 text = "dead_letters: %s is gone or empty, and had %d bytes when the model was saved: letters written "
                 log.warning(text + "after that may come a second time", file, size)
                 return None
-            what = f"has {there} bytes, and had {size}" if there < size else "doesn't begin as it did"
+            what = "doesn't begin as it did" if not begins_so else "has other letters than it had"
+            if there < size:
+                what = f"has {there} bytes, and had {size}"
             raise ValueError(
                 f"dead_letters: {file} {what} when the model was saved: it is another file, in which letters that come "
                 "again can't be told from others. Put the one that was written back, or move this one away, or give "
@@ -99,10 +102,12 @@ class DeadLetters:
             )
         return None
 
-    def _look(self, size: int, head: str) -> tuple[int, bool]:
-        """Return the file's size, and whether it begins as the one that was saved."""
+    def _look(self, saved: dict[str, Any]) -> tuple[int, bool, bool]:
+        """Return the file's size; whether it begins as the one that was saved; whether it is that, grown or not."""
         with open(self.path, "rb") as file:
-            return os.fstat(file.fileno()).st_size, head_digest(file.fileno(), size) == head
+            there, found = os.fstat(file.fileno()).st_size, FilePrint.of(file.fileno(), saved["bytes"])
+        begins_so = found.head == saved["head"]
+        return there, begins_so, begins_so and there >= saved["bytes"] and found.tail == saved.get("tail", found.tail)
 
     def _check_behind(self, size: int, mark: str | None) -> int | None:
         """Return the size, to be cut at, where all behind it is ours; None where nothing is."""
@@ -135,8 +140,7 @@ class DeadLetters:
         self._file.flush()
         os.fsync(self._file.fileno())
         size = os.fstat(self._file.fileno()).st_size  # not what was written: it may have been emptied meanwhile
-        head = head_digest(self._file.fileno(), size)
-        return {"file": str(self.path), "bytes": size, "head": head, "log": self._mark}
+        return {"file": str(self.path), **FilePrint.of(self._file.fileno(), size).to_json(), "log": self._mark}
 
     def close(self) -> None:
         """Close the file, and let others have it."""
