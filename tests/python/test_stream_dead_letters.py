@@ -239,9 +239,103 @@ def test_a_file_that_is_being_written_to_is_refused(tmp_path, monkeypatch):
     assert raw_letters(dead) == ["oops of a", "oops of b"]
 
 
+def roll_back(folder, rejected):
+    """Have the newest state of a log be its first one again that has so many rejected events."""
+    with fi.checkpoint.Log(folder / "model") as log:
+        number = next(e.number for e in log.entries() if e.position["source"] and e.position["rejected"] == rejected)
+        log.append(*log.restore(number=number))
+
+
+def go(folder, stream, dead, **more):
+    with fi.stream.open(stream) as source:
+        run(folder, source, dead_letters=dead, checkpoint_every=50, **more)
+
+
+def test_letters_have_the_numbers_that_positions_count(letters):
+    assert [letter["number"] for letter in letters] == [1, 2, 3, 4]
+
+
+def test_after_a_rollback_beyond_the_first_dead_letters_they_come_once(stream, letters, tmp_path):
+    dead = tmp_path / "dead.jsonl"
+    dead.write_text('{"mine": true}\n{"log": "of another", "number": 9, "where": ""}\n')
+    mine = dead.read_bytes()
+    go(tmp_path, stream, None, max_events=100)
+    go(tmp_path, stream, dead)
+    whole = dead.read_bytes()
+    assert whole.startswith(mine)
+    for _ in range(2):
+        roll_back(tmp_path, 2)
+        go(tmp_path, stream, dead)
+        assert dead.read_bytes() == whole
+    assert letters_of(dead)[2:] == letters[2:]
+    roll_back(tmp_path, 2)
+    append(dead, b'{"mine": true}\n')
+    with pytest.raises(
+        ValueError, match=f"has, behind its first {len(mine)} bytes, letters that come again, and lines"
+    ):
+        go(tmp_path, stream, dead)
+    assert dead.read_bytes() == whole + b'{"mine": true}\n'
+
+
+@pytest.mark.parametrize("torn", [9, 130])
+def test_half_a_letter_in_a_file_that_the_position_doesnt_know_is_cut(stream, letters, tmp_path, torn):
+    dead = tmp_path / "dead.jsonl"
+    go(tmp_path, stream, None, max_events=100)
+    go(tmp_path, stream, dead)
+    *_, last = dead.read_bytes().splitlines(keepends=True)
+    assert torn < len(last)
+    os.truncate(dead, dead.stat().st_size - torn)
+    roll_back(tmp_path, 2)
+    go(tmp_path, stream, dead)
+    assert letters_of(dead) == letters[2:]
+
+
+def test_after_a_rollback_to_another_file_they_come_once_in_each(stream, letters, tmp_path, caplog):
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    go(tmp_path, stream, first, max_events=18)
+    go(tmp_path, stream, first, max_events=82)
+    go(tmp_path, stream, second)
+    assert (letters_of(first), letters_of(second)) == (letters[:2], letters[2:])
+    assert "a second time" not in caplog.text
+    roll_back(tmp_path, 1)
+    go(tmp_path, stream, second)
+    assert (letters_of(first), letters_of(second)) == (letters[:2], letters[1:])
+    assert f"{first} has got longer" in caplog.text
+    caplog.clear()
+    go(tmp_path, stream, second)
+    assert "a second time" not in caplog.text
+
+
+def test_runs_without_dead_letters_after_a_rollback_have_none_come_twice(stream, letters, tmp_path):
+    """Nor are those lost whose events such a run passed over."""
+    dead = tmp_path / "dead.jsonl"
+    go(tmp_path, stream, dead)
+    roll_back(tmp_path, 2)
+    os.truncate(dead, dead.stat().st_size - 9)
+    go(tmp_path, stream, None, max_events=200)
+    go(tmp_path, stream, None, max_events=1)
+    with fi.checkpoint.Log(tmp_path / "model") as log:
+        assert log.entries()[-1].position["rejected"] == 3
+    go(tmp_path, stream, dead)
+    assert letters_of(dead) == letters
+
+
+def test_letters_without_a_number_in_a_file_that_the_position_doesnt_know_stay(stream, letters, tmp_path, caplog):
+    """As they were written before there were numbers: whether they come again can't be told, which is."""
+    dead = tmp_path / "dead.jsonl"
+    go(tmp_path, stream, None, max_events=100)
+    with fi.checkpoint.Log(tmp_path / "model") as log:
+        (mark,) = log.entries()[-1].position["dead_letters"].values()
+    dead.write_text(json.dumps({"log": mark, "where": "", "reason": "", "raw": ""}) + "\n")
+    go(tmp_path, stream, dead)
+    assert letters_of(dead)[1:] == letters[2:]
+    assert "has 1 letters of this log without a number: they may come a second time" in caplog.text
+
+
 def test_letters_of_before_there_were_marks_are_cut_as_they_were(stream, letters, killed):
     dead = killed / "a" / "dead.jsonl"
-    dead.write_text("".join(json.dumps(letter) + "\n" for letter in letters_of(dead)))
+    before = [{name: letter[name] for name in ("where", "reason", "raw")} for letter in letters_of(dead)]
+    dead.write_text("".join(json.dumps(letter) + "\n" for letter in before))
     with fi.checkpoint.Log(killed / "model") as log, fi.stream.open(stream) as source:
         model, position = log.restore()
         told = position["dead_letters"]
@@ -249,7 +343,7 @@ def test_letters_of_before_there_were_marks_are_cut_as_they_were(stream, letters
         told["bytes"] = dead.read_bytes().index(b"\n") + 1
         told["head"] = hashlib.sha256(dead.read_bytes()[: told["bytes"]]).hexdigest()
         fi.stream.train(model, source, log, position=position, dead_letters=dead)
-    assert letters_of(dead) == letters
+    assert letters_of(dead) == [before[0], *letters[1:]]
 
 
 @pytest.mark.parametrize("what", ["folder", "pattern", "file", "link", "later name"])

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from fastinc._arguments import as_call, as_share, as_whole
 from fastinc.checkpoint import _manifest
 from fastinc.recommender import Recommender
-from fastinc.stream._dead_letters import DeadLetters
+from fastinc.stream._dead_letters import DeadLetters, no_file
 from fastinc.stream._pending import Pending, acceptable
 from fastinc.stream._saved import WAY_OUT, check_model, check_position, to_position
 from fastinc.stream._source import Batch, Rejected, Source
@@ -125,9 +125,10 @@ def train(
         Learn events that wait for their group after so many seconds without new ones. That makes the grouping, and so
         the bytes, depend on when events came. None: they wait.
     dead_letters
-        A regular file that gets a JSON line with ``log`` (the same for all runs of a log), ``where``, ``reason`` and
-        ``raw`` for each event that is malformed or that the model refuses. What is in it stays, but for letters that
-        this log's last run wrote after its last save: their events come again. One trainer at a time writes to it, and
+        A regular file that gets a JSON line with ``log`` (the same for all runs of a log), ``number`` (of the events
+        that this log rejected), ``where``, ``reason`` and ``raw`` for each event that is malformed or that the model
+        refuses. What is in it stays, but for letters of this log that were written after the state that is gone on
+        from, by a run that was killed or before a rollback: they come again. One trainer at a time writes to it, and
         the source must not read it. None: such events are only counted.
     on_batch
         Called with each batch after it was taken in.
@@ -232,8 +233,9 @@ class _Trainer:
         self._read = self._since = self._checkpoints = 0
         self._first_rejected: Rejected | None = None
         self._letters = None
+        self._no_letters = saved.get("dead_letters") or no_file()
         if dead_letters is not None:
-            self._letters = DeadLetters(dead_letters, saved.get("dead_letters"))
+            self._letters = DeadLetters(dead_letters, saved.get("dead_letters"), self._rejected)
             if source.reads(self._letters.path):
                 raise ValueError(
                     f"dead_letters = {os.fspath(dead_letters)!r} is a file that {source.name} reads, so that each "
@@ -365,7 +367,7 @@ class _Trainer:
 
     def _checkpoint(self) -> None:
         """Save the model with where it is; only then tell the source."""
-        letters = None if self._letters is None else self._letters.sync()
+        letters = self._no_letters if self._letters is None else self._letters.sync()
         position = to_position(
             source=self._at,
             held=self._pending.to_json(),
