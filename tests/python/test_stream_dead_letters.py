@@ -12,8 +12,10 @@ import pytest
 
 import fastinc as fi
 from _event_files import append
+from _logs import FaultyOs
 from _streams import Crash, Crashing, letters_of, run, stream_fixture
 from fastinc.checkpoint import _lock
+from fastinc.stream import _dead_letters
 
 stream = stream_fixture()
 
@@ -237,6 +239,20 @@ def test_a_file_that_is_being_written_to_is_refused(tmp_path, monkeypatch):
     assert refused == [[]]
     learn(tmp_path, "b", dead)
     assert raw_letters(dead) == ["oops of a", "oops of b"]
+
+
+def test_letters_are_on_disk_before_the_position_that_counts_them(stream, letters, tmp_path, monkeypatch):
+    for at, saves in ((0, 0), (1, 1)):
+        monkeypatch.setattr(_dead_letters, "os", FaultyOs(at))
+        with fi.stream.open(stream) as source, pytest.raises(OSError, match="Input/output error"):
+            run(tmp_path, source)
+        assert len(fi.checkpoint.Log(tmp_path / "model").entries()) == saves
+    disk = FaultyOs()
+    monkeypatch.setattr(_dead_letters, "os", disk)
+    with fi.stream.open(stream) as source:
+        _, done = run(tmp_path, source)
+    assert disk.calls == ["fsync"] * done.checkpoints
+    assert letters_of(tmp_path / "dead.jsonl") == letters
 
 
 def roll_back(folder, rejected):

@@ -229,6 +229,15 @@ def test_events_that_wait_for_their_group_may_linger_only_so_long():
         assert (done.events, done.held) == (learned, 13 - learned)
 
 
+def test_events_that_lingered_are_saved_though_nothing_was_read_since():
+    source, model, end = Endless(silent_after=13), new_model(batch_size=8), time.monotonic() + DEADLINE
+    log = Kept(source)
+    stop = lambda: model.n_events == 13 or time.monotonic() > end  # noqa: E731
+    fi.stream.train(model, source, log, checkpoint_every=13, checkpoint_seconds=None, linger=0.05, stop=stop)
+    told = [(p["source"], p["events"], None if p["held"] is None else p["held"]["users"]) for p in log.positions]
+    assert told == [(None, 0, None), (13, 8, [8, 9, 10, 11, 12]), (13, 13, None)]
+
+
 def test_a_source_that_fails_costs_nothing_that_was_read():
     class Failing(Endless):
         def read(self, max_events, timeout):

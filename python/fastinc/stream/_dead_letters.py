@@ -197,8 +197,7 @@ def _number(line: bytes, begin: bytes) -> int | None:
     if line.startswith(begin):
         found = _NUMBER.match(line, len(begin))
         return 0 if found is None else int(found[1])
-    torn = not line.endswith(b"\n") and begin.startswith(line)  # the process was killed, or the disk was full
-    return 0 if torn else None
+    return 0 if begin.startswith(line) else None  # not a whole line: the process was killed, or the disk was full
 
 
 def _is_written_into(line: bytes) -> bool:
