@@ -13,7 +13,16 @@ from fastinc._extras import require
 from fastinc.stream._backoff import Backoff
 from fastinc.stream._events import BatchBuilder, Event, MalformedError, text_of
 from fastinc.stream._redis_client import BLOCK, check_url, make_client
-from fastinc.stream._redis_count import EntryId, added_up_to, id_text, lost_by_server, parse_id, read_by_group
+from fastinc.stream._redis_count import (
+    NOT_KNOWN,
+    EntryId,
+    added_up_to,
+    id_text,
+    lost_by_server,
+    made_anew,
+    parse_id,
+    read_by_group,
+)
 from fastinc.stream._source import Batch, GapError, Source, check_read, log
 from fastinc.stream._url import server_options, without_password
 
@@ -56,6 +65,13 @@ class RedisSource(Source):
     tells, as far as it is known. Entries deleted one by one are counted as `lost` and rejected where they come as
     pending, and else seen as a gap. What nobody can see is that a server lost its last entries and nobody had read
     them: that takes ``appendfsync always``.
+
+    With "skip" a stream that was made anew is read from its beginning, also where its ids are lower, as after a clock
+    was set back. It is known by this: the first entry that was read of the old one isn't there, and the new one ends
+    before that, or nothing was trimmed or deleted from it. Else it may be an older state of the same stream: what is
+    in it then, up to the last id that was read, is left out rather than learned twice; what comes from then on is
+    read, and the log says from where. A stream that was moved away and back (RENAME) is such a new one if a read met
+    none in between, and comes twice.
 
     A user of the server with an ACL needs the stream's key and ``+multi +exec +xinfo +xgroup +xreadgroup +xrange
     +xpending +xack`` (and ``+select`` for a database other than 0).
@@ -129,6 +145,7 @@ class RedisSource(Source):
         self._client = make_client(told.parts, told.rest, self._connected)
         self._last: EntryId | None = None  # read; what is up to there never comes again
         self._has_read = False  # that one was read; else reading begins behind it
+        self._first: EntryId | None = None  # that was read of this stream, in this run or those before
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
         self._unacknowledged: list[EntryId] = []  # up to _HELD; the group's own list has them all
@@ -156,14 +173,15 @@ class RedisSource(Source):
 
     def _prepare(self) -> None:
         """Find or make the group, acknowledge what is saved, and begin with what is pending."""
-        info, there = self._stream_info()
+        info, there, first_there = self._stream_info()
         self._prepared, self._looked = self._connections, False
         lost = None if self._last is None else lost_by_server(info, self._last, self._added, there)
         if lost is not None:
             self._gap(lost)
+            self._go_behind(info, made_anew(info, self._first, first_there, self._added))
         elif not info:
             log.warning("%s: there is no stream of that name yet: it is waited for", self.name)
-        if lost is not None or (info and "entries-added" not in info):
+        if info and "entries-added" not in info:
             self._added = None
         begin = self._begin(info) if self._last is None else self._last
         made = self._make_group(begin)
@@ -181,6 +199,27 @@ class RedisSource(Source):
             self._mend_counter(row)
         self._ready, self._sought = True, False
         self._backoff.succeeded()
+
+    def _go_behind(self, info: dict[str, Any] | None, anew: bool) -> None:
+        """Go on after entries that the server lost: with all that is there, or what may not have been read yet."""
+        assert self._last is not None
+        ends = parse_id(info["last-generated-id"]) if info else (0, 0)
+        self._has_read, was = False, self._last
+        if anew:
+            self._last, self._added, self._first = (0, 0), 0, None
+            self._saved, self._unacknowledged, self._owed = None, [], None  # these are gone
+        elif ends < was:  # what comes has ids after that
+            self._last, self._added = ends, (info or {}).get("entries-added")
+            self._saved, self._owed = (None if e is None else min(e, ends) for e in (self._saved, self._owed))
+            self._unacknowledged = [entry for entry in self._unacknowledged if entry <= ends]
+        else:
+            self._added = None
+        # The group may be anywhere, and is to be there, too.
+        self._sought = self._sought or self._last != was
+        what = "what is there up to that may have been read before, and is left out"
+        log.warning(
+            "%s: going on %s", self.name, "at the beginning" if anew else f"after {id_text(self._last)}: {what}"
+        )
 
     def _begin(self, info: dict[str, Any] | None) -> EntryId:
         return parse_id(info["last-generated-id"]) if info and self._start == "$" else (0, 0)
@@ -205,19 +244,19 @@ class RedisSource(Source):
         if parse_id(row["last-delivered-id"]) == self._last and row.get("entries-read") != self._added:
             self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
 
-    def _stream_info(self) -> tuple[dict[str, Any] | None, bool | None]:
-        """Return what the stream is, None where it isn't there, and whether the last entry that was read is in it."""
-        place = id_text(self._last or (0, 0))
-        with self._client.pipeline(transaction=True) as both:  # nothing is trimmed in between
-            both.xinfo_stream(self._stream)
-            both.xrange(self._stream, place, place)
-            info, found = both.execute(raise_on_error=False)
-        for answer in (info, found):
+    def _stream_info(self) -> tuple[dict[str, Any] | None, bool | None, bool]:
+        """Return what the stream is, None where it isn't there, and whether the last and the first read are in it."""
+        with self._client.pipeline(transaction=True) as all_at_once:  # nothing is trimmed in between
+            all_at_once.xinfo_stream(self._stream)
+            for place in (id_text(self._last or (0, 0)), id_text(self._first or NOT_KNOWN)):
+                all_at_once.xrange(self._stream, place, place)
+            info, last, first = answers = all_at_once.execute(raise_on_error=False)
+        for answer in answers:
             if isinstance(answer, Exception):
                 if "no such key" in str(answer):
-                    return None, None
+                    return None, None, False
                 raise answer
-        return info, bool(found) if self._has_read else None
+        return info, bool(last) if self._has_read else None, bool(first)
 
     def _make_group(self, begin: EntryId) -> bool:
         added = None if self._last is None else self._added
@@ -272,9 +311,10 @@ class RedisSource(Source):
         last, added = parse_id(position.get("id")), position.get("added")
         if added is not None and type(added) is not int:
             raise ValueError(f"position: added = {added!r} must be a whole number or None")
+        first = parse_id(position.get("first", id_text(NOT_KNOWN)), "position: first")
         self._parser.restore(position.get("kinds"))
         self._last = self._saved = last
-        self._added, self._has_read = added, True
+        self._added, self._has_read, self._first = added, True, first
         self._unacknowledged, self._owed = [], None
         self._ready, self._sought = False, True
 
@@ -294,8 +334,12 @@ class RedisSource(Source):
                     self._failed(error)
                 if len(builder):
                     assert self._last is not None
-                    position = {"stream": self._stream, "id": id_text(self._last), "added": self._added}
-                    return builder.batch({**position, "kinds": self._parser.state})
+                    place = {
+                        "id": id_text(self._last),
+                        "added": self._added,
+                        "first": id_text(self._first or NOT_KNOWN),
+                    }
+                    return builder.batch({"stream": self._stream, **place, "kinds": self._parser.state})
             if time.monotonic() >= deadline:
                 return None
 
@@ -307,8 +351,9 @@ class RedisSource(Source):
             if pending:
                 return pending
             self._new = True
-        if not self._looked or self._saved is None:
-            self._look()
+        if (not self._looked or self._saved is None) and not self._look():
+            self._prepare()
+            return self._fetch(most, seconds)
         # One step for the server: nothing is trimmed between the look at what there is and the read.
         with self._client.pipeline(transaction=True) as both:
             both.xinfo_stream(self._stream)
@@ -323,7 +368,9 @@ class RedisSource(Source):
         for answer in (reply, info):
             if isinstance(answer, Exception):
                 raise answer
-        self._check_count(info)
+        if not self._check_count(info):
+            self._prepare()
+            return self._fetch(most, seconds)
         entries = self._entries(reply)
         wait = int(1000 * min(seconds, BLOCK))
         if entries or not wait:
@@ -335,13 +382,16 @@ class RedisSource(Source):
     def _entries(self, reply: Any) -> list[Entry]:
         return reply[0][1] if reply else []
 
-    def _look(self) -> None:
-        """Find a gap before entries behind it are read: a run without a saved position is to find it again."""
+    def _look(self) -> bool:
+        """Find a gap before entries behind it are read: a run without a saved position is to find it again.
+
+        Returns as `_check_count`.
+        """
         row = self._row() if self._added is None else {}
         info = self._client.xinfo_stream(self._stream)
         self._count_from(row, info)
-        self._check_count(info)
-        self._looked = True
+        self._looked = self._check_count(info)
+        return self._looked
 
     def _count_from(self, row: dict[str, Any], info: dict[str, Any]) -> None:
         """Begin to count where the group is: without a position nothing else tells what was trimmed since."""
@@ -354,19 +404,24 @@ class RedisSource(Source):
         if self._last == delivered:
             self._added = added
 
-    def _check_count(self, info: dict[str, Any]) -> None:
-        """Count: what was added up to the last entry read, and what is there behind it, must be all that ever was."""
-        added = None if self._last is None else added_up_to(info, self._last)
+    def _check_count(self, info: dict[str, Any]) -> bool:
+        """Count: what was added up to the last entry read, and what is there behind it, must be all that ever was.
+
+        Returns whether it can be read on; else the server lost entries, and `_prepare` has to find where that is.
+        """
+        if self._last is None:
+            return True
+        if lost_by_server(info, self._last, self._added, None) is not None:
+            return False
+        added = added_up_to(info, self._last)
         if added is None:
-            return
-        assert self._last is not None
+            return True
         missing = 0 if self._added is None else added - self._added
         if missing > 0 and _alone(self._row()):
             what = f"{missing} entries after {id_text(self._last)} were trimmed or deleted before they were read"
             self._gap(what, missing)
-        elif missing < 0:
-            self._gap(str(lost_by_server(info, self._last, self._added, None)))
         self._added = added
+        return True
 
     def _take(self, builder: BatchBuilder, entries: list[Entry]) -> None:
         for name, fields in entries:
@@ -378,6 +433,7 @@ class RedisSource(Source):
                 self.redelivered += 1
                 continue
             self._last, self._has_read = entry, True
+            self._first = self._first or entry
             if self._added is not None:
                 self._added += 1
             where = f"{self._stream} {id_text(entry)}"
@@ -407,7 +463,10 @@ class RedisSource(Source):
 
     def commit(self, position: Any) -> None:
         """Acknowledge entries; see `Source.commit`. What fails is logged, and made good later."""
-        self._saved = saved = parse_id(position["id"])
+        saved = parse_id(position["id"])
+        if self._last is not None and saved > self._last:
+            return  # of a stream that was made anew since: its ids say nothing of the entries that are there now
+        self._saved = saved
         done = [id_text(entry) for entry in self._unacknowledged if entry <= saved]
         self._unacknowledged = [entry for entry in self._unacknowledged if entry > saved]
         if not self._ready:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["EntryId", "added_up_to", "id_text", "lost_by_server", "parse_id", "read_by_group"]
+__all__ = ["NOT_KNOWN", "EntryId", "added_up_to", "id_text", "lost_by_server", "made_anew", "parse_id", "read_by_group"]
 
 EntryId = tuple[int, int]
+
+#: No entry has it.
+NOT_KNOWN: EntryId = (0, 0)
 
 
 def parse_id(text: Any, name: str = "position: id") -> EntryId:
@@ -79,6 +82,38 @@ def lost_by_server(info: dict[str, Any] | None, last: EntryId, added: int | None
             "entries, and how much of it was not read yet isn't known"
         )
     return None
+
+
+def made_anew(info: dict[str, Any] | None, first: EntryId | None, first_there: bool, added: int | None) -> bool:
+    """Return whether nothing that was read of a stream can be in it: it was made anew, or lost all of that.
+
+    Ids ascend, and a server that loses entries loses the last ones. So an older state of the stream that was read has
+    the first entry of those, unless that one was trimmed or deleted, or it ends before it.
+
+    Parameters
+    ----------
+    info
+        Of XINFO STREAM; None: there is no stream.
+    first
+        The first entry that was read; NOT_KNOWN: some were, by who didn't note it. None: none was.
+    first_there
+        Whether that entry is in the stream.
+    added
+        As for `lost_by_server`. Where it isn't known the server may be one that doesn't count, or didn't then.
+
+    Returns
+    -------
+    bool
+        False also where it can't be told: of a new stream from which entries were deleted or trimmed before anybody
+        looked, with ids on both sides of `first`, or one that has an entry with the very id of `first`.
+    """
+    if info is None:
+        return True
+    if first is None or first == NOT_KNOWN:
+        return False
+    if parse_id(info["last-generated-id"]) < first:
+        return True
+    return not first_there and added is not None and info.get("entries-added") == info["length"]
 
 
 def read_by_group(row: dict[str, Any], info: dict[str, Any]) -> int | None:
