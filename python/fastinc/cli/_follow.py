@@ -158,6 +158,7 @@ def _nothing_learned(name: str, done: Progress) -> str:
 
 def _open(args: argparse.Namespace, model: fi.Recommender) -> fi.stream.Source:
     import fastinc as fi
+    from fastinc.stream._url import scheme_of
 
     options: dict[str, Any] = {"columns": column_roles(args.columns), "ids": args.ids}
     if not model.uses_labels:
@@ -165,8 +166,9 @@ def _open(args: argparse.Namespace, model: fi.Recommender) -> fi.stream.Source:
     if args.on_gap is not None:
         options["on_gap"] = args.on_gap
     if args.follow:
-        if "://" in args.source and not args.source.startswith("file://"):
-            raise ValueError(f"--follow is for files; {args.source.partition('://')[0]}:// never ends")
+        scheme = scheme_of(args.source)
+        if scheme not in ("", "file"):
+            raise ValueError(f"--follow is for files; {scheme}:// never ends")
         options["follow"] = True
     return fi.stream.open(args.source, **options)
 

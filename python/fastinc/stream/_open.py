@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fastinc.stream._files import FileSource
 from fastinc.stream._kafka import KafkaSource
 from fastinc.stream._redis import RedisSource
 from fastinc.stream._source import Source
+from fastinc.stream._url import UNSHOWN, scheme_of, split_url
 
 __all__ = ["open"]
 
@@ -55,21 +57,32 @@ def open(url: str | os.PathLike[str], **options: Any) -> Source:
     [5]
     """
     text = os.fspath(url)
-    scheme, mark, _ = text.partition("://")
-    if not mark:
-        return FileSource(text, **options)
+    if "://" not in text:
+        return _open_files(text, **options)
+    scheme = scheme_of(text)
     if scheme == "file":
-        return FileSource(_path_of(text), **options)
+        return _open_files(_path_of(text), **options)
     if scheme in ("redis", "rediss", "unix"):
         return RedisSource(text, **options)
     if scheme == "kafka":
         return KafkaSource(text, **options)
-    raise ValueError(f"url = {text!r}: {scheme}:// is no stream; file, redis, rediss, unix and kafka are, and paths")
+    what = f"{scheme}:// is no stream" if scheme else "it begins with no scheme, but perhaps with a quote or a space"
+    raise ValueError(f"url, {UNSHOWN}: {what}; file, redis, rediss, unix and kafka are streams, and paths")
+
+
+def _open_files(path: str, **options: Any) -> Source:
+    """Open files, unless it looks as if it was to be a URL: errors of files show all of a path."""
+    folder = os.path.dirname(path)
+    waits = options.get("follow") and folder not in ("", "/") and os.path.isdir(folder)
+    if "@" in path and not (waits or os.path.exists(path) or glob.glob(path)):
+        raise FileNotFoundError(f"url, {UNSHOWN}: there is no such file or folder; a URL has :// behind its scheme")
+    return FileSource(path, **options)
 
 
 def _path_of(url: str) -> str:
     """Return the path in a file:// URL, which must be all there is in it."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     if not parts.path or parts.netloc not in ("", "localhost") or "?" in url or "#" in url:
-        raise ValueError(f"url = {url!r} must be file:///path, with %3F for ? and %23 for #")
+        shown = f"url, {UNSHOWN}," if "@" in url else f"url = {url!r}"
+        raise ValueError(f"{shown} must be file:///path, with %3F for ? and %23 for #")
     return unquote(parts.path)

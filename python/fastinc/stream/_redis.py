@@ -130,9 +130,9 @@ class RedisSource(Source):
         events = {"ids": ids, "labels": labels, "timestamps": timestamps}
         told = server_options(url, {**own, **gaps, **events}, _OPTIONS, columns)
         options = told.own
+        check_url(told.parts, told.rest)
         if "stream" not in options:
             raise ValueError(f"stream is needed, as in {without_password(told.parts)}?stream=NAME")
-        check_url(told.parts, told.rest)
         self._stream: str = options["stream"]
         self._group: str = options.get("group", "fastinc")
         self._consumer: str = options.get("consumer", "fastinc")

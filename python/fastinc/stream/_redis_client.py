@@ -9,7 +9,7 @@ from urllib.parse import SplitResult
 
 from fastinc._arguments import as_whole
 from fastinc._extras import require
-from fastinc.stream._url import joined, without_password
+from fastinc.stream._url import UNSHOWN, joined, without_password
 
 __all__ = ["ANSWER", "BLOCK", "check_url", "make_client"]
 
@@ -43,6 +43,8 @@ def check_url(parts: SplitResult, told: Collection[str]) -> None:
     told
         The names in its query that the client is to be told. Messages have no values: a password may be one.
     """
+    if parts.scheme != "unix" and not _has_good_port(parts):  # not which: it may be a password without a host
+        raise ValueError(f"url = {parts.scheme}://..., {UNSHOWN}: its port must be a number from 1 to 65535")
     name = without_password(parts)
     for option in told:
         if option in _FIXED:
@@ -61,6 +63,13 @@ def check_url(parts: SplitResult, told: Collection[str]) -> None:
         raise ValueError(f"url = {name!r}: {database!r} must be the number of a database")
     if database and "db" in told:
         raise ValueError(f"url = {name!r}: db is given twice, as the path and as an option")
+
+
+def _has_good_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def _number(text: str, name: str) -> int:

@@ -1,7 +1,8 @@
-"""Options in the query of a URL."""
+"""URLs: their parts, the options in their queries, and how messages name them, which passwords must not be in."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,19 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 from fastinc._arguments import as_choice, as_share
 from fastinc.stream._events import EventParser
 
-__all__ = ["ServerOptions", "joined", "server_options", "split_options", "without_password"]
+__all__ = [
+    "UNSHOWN",
+    "ServerOptions",
+    "joined",
+    "scheme_of",
+    "server_options",
+    "split_options",
+    "split_url",
+    "without_password",
+]
+
+#: Why a message doesn't show what it is about.
+UNSHOWN = "it is not shown, as there may be a password in it"
 
 
 def _flag(text: str) -> bool:
@@ -132,13 +145,18 @@ def split_options(
     >>> parts.geturl(), options, rest
     ('redis://h/0', {'group': 'g', 'stream': 's', 'n': 7}, {'db': '1'})
     """
-    parts = urlsplit(url)
+    parts = split_url(url)
     if parts.fragment:
         raise ValueError("url: what comes after # would be left out: write %23")  # not what: it may be half a password
+    if "@" in parts.path + parts.query:  # of an unescaped password a part would be in all messages
+        raise ValueError(
+            f"url = {parts.scheme}://..., {UNSHOWN}: / ? # in a password must be written %2F %3F %23, and an @ behind "
+            "the host %40"
+        )
     options = {name: value for name, value in given.items() if value is not None}
     rest: dict[str, str] = {}
     seen: set[str] = set()
-    for name, text in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
+    for name, text in _pairs(parts.query):
         if name in seen:
             raise ValueError(f"{name} is given twice in the URL")
         seen.add(name)
@@ -153,6 +171,35 @@ def split_options(
             raise ValueError(f"{name} = {text!r} in the URL is given twice, beside it as {options[name]!r}")
         options[name] = value
     return parts._replace(query="", fragment=""), options, rest
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    if any("=" not in field for field in query.split("&") if query):  # not which: it may be half a password
+        raise ValueError("url: its query must be name=value&name=value, with %26 for an & in a value")
+    return parse_qsl(query, keep_blank_values=True)
+
+
+def scheme_of(url: str) -> str:
+    """Return what a URL begins with, in small letters; empty: with no such thing, which may be anything.
+
+    Examples
+    --------
+    >>> scheme_of("Redis://host/0"), scheme_of("'redis://host/0'"), scheme_of("clicks.csv")
+    ('redis', '', '')
+    """
+    found = re.match("([A-Za-z][A-Za-z0-9+.-]*)://", url)
+    return found[1].lower() if found else ""
+
+
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a URL, or raise ValueError, which doesn't show them."""
+    try:
+        return urlsplit(url)
+    except ValueError:  # its text may have the password
+        pass
+    raise ValueError(
+        f"url = {scheme_of(url)}://..., {UNSHOWN}: [ and ] are for IPv6 addresses, in a password %5B and %5D"
+    )
 
 
 def joined(parts: SplitResult, query: Mapping[str, str]) -> str:
