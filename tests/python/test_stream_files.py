@@ -131,6 +131,7 @@ BAD_JSON = [
     (b'{"user": 1, "item": "a", "n": ' + b"9" * 5000 + b"}", "not JSON"),
     (b"[" * 100_000, "nested too deep"),
     (b'{"user": 1, "item": "a"', "not JSON"),
+    (b'\xef\xbb\xbf{"user": 1, "item": "a"}', "unexpected UTF-8 BOM"),
     (b'{"user": 1, "uid": 2, "item": "a"}', "could both be"),
     (b"x" * (MOST_BYTES + 70_000), f"has {MOST_BYTES + 70_000} bytes, more than {MOST_BYTES}"),
 ]

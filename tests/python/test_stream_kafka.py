@@ -283,6 +283,35 @@ def test_what_came_before_an_error_is_not_lost(cluster, code, raised, thrown):
         assert source.redelivered == 0
 
 
+@pytest.mark.parametrize("n_new", [0, 3])
+def test_an_error_that_comes_every_time_is_met_less_and_less_often(cluster, caplog, n_new):
+    """As that of a batch whose CRC is wrong: partitions are assigned each time, which alone is no success."""
+    topic = next(names)
+    cluster.put(topic, values_of()[:5])
+    with cluster.open(topic) as source:
+        read_n(source, 5)
+        real, met = source._consumer, []
+
+        def poll(seconds):
+            if len(met) >= 7 or not seconds:  # without, it is the one after an error
+                return real.poll(seconds)
+            met.append(None if met and met[-1] is not None else time.monotonic())  # no error yet, and then one
+            return None if met[-1] is None else ErrorMessage(kafka.KafkaError._BAD_MSG)
+
+        Consumer(source, poll=poll)
+        wait_for(lambda: len(met) >= 7 or source.read(5, timeout=0.05) is not None, "errors")
+        errors = [at for at in met if at is not None]
+        assert errors[-1] - errors[0] > 0.9 * (0.025 + 0.05 + 0.1)
+        assert source._backoff._attempts >= 3
+        assert "back after" not in caplog.text
+        cluster.put(topic, values_of()[5 : 5 + n_new])
+        if n_new:
+            assert events_in(read_n(source, n_new)) == EVENTS[5 : 5 + n_new]
+        wait_for(lambda: source.read(5, timeout=0.05) is not None or "back after" in caplog.text, "quiet")
+        assert caplog.text.count("back after") == 1
+        assert source._backoff._attempts == 0
+
+
 def test_a_gap_is_counted_once_however_often_brokers_are_asked(cluster):
     topic = next(names)
     for partition in range(2):

@@ -119,6 +119,8 @@ class EventParser:
         except RecursionError:
             raise MalformedError("not JSON: nested too deep") from None
         except ValueError as error:  # JSONDecodeError is one, and so are numbers of too many digits
+            if text.startswith("\ufeff"):  # which nobody sees
+                raise MalformedError("not JSON: unexpected UTF-8 BOM: encode it without one") from None
             raise MalformedError(f"not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise MalformedError(f"not a JSON object but {text[:40]!r}")

@@ -26,6 +26,9 @@ _ANSWER = 5.0
 _ASKED = 1.0
 #: And that however soon `retry_seconds` gives up.
 _LEAST_ANSWER = 0.5
+#: Without messages and errors for so long after partitions were assigned, there are none: what fails every time, such
+#: as a batch with a wrong CRC, has failed by then.
+_QUIET = 1.0
 
 
 def _numbers(text: str) -> list[int]:
@@ -126,7 +129,7 @@ class KafkaSource(Source):
         self._ready = False  # partitions are assigned
         self._fresh = True  # and none was before
         self._error: Any = None  # that came behind messages which were good; the next read meets it
-        self._looked = 0.0
+        self._looked = self._assigned = 0.0
         self._asked = _ASKED
 
     def _connect(self, brokers: str, group: str, settings: dict[str, Any]) -> Any:
@@ -211,8 +214,7 @@ class KafkaSource(Source):
         self._offsets = {**self._offsets, **offsets}
         self._consumer.assign([self._kafka.TopicPartition(self._topic, *entry) for entry in offsets.items()])
         self._ready, self._fresh = True, False
-        self._looked = time.monotonic()
-        self._backoff.succeeded()
+        self._looked = self._assigned = time.monotonic()
         return True
 
     def _begin(self, partition: int, low: int, high: int) -> int:
@@ -272,6 +274,8 @@ class KafkaSource(Source):
                         self._look_for_partitions(deadline - time.monotonic())
                     if self._ready or self._assign(deadline):
                         self._take(builder, self._fetch(most, max(deadline - time.monotonic(), 0.0)))
+                    if self._ready and (len(builder) or time.monotonic() - self._assigned >= _QUIET):
+                        self._backoff.succeeded()
                 except self._kafka.KafkaException as error:
                     self._consumer.poll(0.0)  # says what it has to; a message comes again, as all is assigned anew
                     self._failed(error.args[0], began)
