@@ -24,7 +24,8 @@ def open(url: str | os.PathLike[str], **options: Any) -> Source:
     url
         A file, folder or pattern of files (CSV and its kin, JSON lines, Parquet), also as ``file:///...``;
         ``redis://host:port/db?stream=NAME&group=GROUP&consumer=NAME``, also ``rediss://`` and ``unix://``;
-        ``kafka://broker[,broker]/topic?group=GROUP``.
+        ``kafka://broker[,broker]/topic?group=GROUP``. In a password ``/ ? # [ ]`` are ``%2F %3F %23 %5B %5D``, and an
+        ``@`` behind the host is ``%40``. Errors show no password, nor a URL in which one may be in the wrong place.
     **options
         Those of the source, each also part of a redis or kafka URL: see `fastinc.stream.FileSource`,
         `fastinc.stream.RedisSource` and `fastinc.stream.KafkaSource`.
