@@ -114,8 +114,8 @@ class FileSource(Source):
         self._again = False  # that one is to be read from its beginning, if it is there
         self._known: set[str] = set()
         self._earlier = 0  # how many of these have names before the file's
-        self._read_before = ReadBefore(self.name, self._follow)
-        self._left = LeftFiles(self.name)
+        self._left = LeftFiles(self.name, self._path_of)
+        self._read_before = ReadBefore(self.name, self._follow, self._left)
         self._ended = False
         if not self._files():
             hint = "; streams of servers begin with redis:// or kafka://" if {"?", "="} <= set(self.name) else ""
@@ -136,7 +136,7 @@ class FileSource(Source):
             return sorted((e.name, Path(e.path)) for e in entries if _is_of_stream(e.name) and e.is_file())
 
     def _path_of(self, name: str) -> Path:
-        return Path(self._root or "", name)
+        return Path(self._root or "", name) if self._pattern else self._path / name
 
     def reads(self, path: Path) -> bool:
         """Whether a file is one of the stream's, or would be; see `Source.reads`."""
@@ -157,6 +157,7 @@ class FileSource(Source):
         if late:
             log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
         self._look_at({name for name, _ in files}, self._file)
+        self._read_before.keep(path for _, path in files)
         self._left.look()
         for name, path in files:
             if self._again and name == self._file:
@@ -189,7 +190,7 @@ class FileSource(Source):
         if reader is None:
             return False
         if self._reader is not None:
-            self._left.add(self._reader)
+            self._left.add(self._file, self._reader)
             self._reader.close()
         self._reader = reader
         self._look_at(self._known, name)
@@ -232,7 +233,7 @@ class FileSource(Source):
                 f"the saved position is in {name}, and the source is {self.name}: go on with that file, or put it and "
                 "those to be read after it into a folder"
             )
-        passed = ReadBefore.prints_in(position)
+        passed = ReadBefore.known_in(position)
         files = dict(self._files())
         reader = self._reader_at(name, files.get(name), position)
         try:
@@ -246,7 +247,7 @@ class FileSource(Source):
             self._reader.close()
         self._reader, self._again, self._ended = reader, reader is None, False
         self._look_at(set(files), name)
-        self._read_before.load(passed)
+        self._read_before.load(*passed)
         if left is not None:
             self._read_before.add(left, files.values())
         if earlier is not None and self._earlier > earlier:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastinc.stream._head import FilePrint, open_regular
+from fastinc.stream._left import Left, LeftFiles
 from fastinc.stream._reader import FileReader
 from fastinc.stream._source import log
 
@@ -17,27 +18,30 @@ __all__ = ["ReadBefore"]
 #: Seconds without a change after which what may be a copy that is being made counts as a file of its own.
 PATIENCE = 2.0
 #: A file's device and inode, its size, and when it was written: while these stay, so does what is in it.
-_Key = tuple[int, int, int, int]
+_State = tuple[int, int, int, int]
 
 
 class ReadBefore:
     """Knows files that are still to be read by their names, and were read by what is in them.
 
-    That is the file that is open, under another name or as a copy, and those that were left for a gap.
+    That is the file that is open, under another name or as a copy, those that were left for a gap, and the last of
+    those that were left for the next.
 
     Parameters
     ----------
     name
         What the stream is called in messages.
     growing
-        Whether files grow, and are copied while they do. Else equal files are just that.
+        Whether files grow, and are copied while they do. Else equal files are just that, while both are there.
+    left
+        The files that were left for the next.
     """
 
-    def __init__(self, name: str, growing: bool) -> None:
-        self._name, self._growing = name, growing
+    def __init__(self, name: str, growing: bool, left: LeftFiles) -> None:
+        self._name, self._growing, self._left = name, growing, left
         self._prints: list[FilePrint] = []
-        self._looked: dict[_Key, bool] = {}
-        self._since: dict[_Key, float] = {}  # when what may be a copy was seen so first
+        self._looked: dict[Path, tuple[_State, bool]] = {}
+        self._since: dict[Path, tuple[_State, float]] = {}  # when what may be a copy was seen so first
         self._reader: FileReader | None = None  # what they were compared with
         self._told: set[Path] = set()
 
@@ -51,21 +55,34 @@ class ReadBefore:
         self._looked.clear()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a position has of it."""
-        return {"passed": [known.to_json() for known in self._prints]} if self._prints else {}
+        """Return what a position has of it: what was left for a gap, and, with their names, the files left last."""
+        passed = [*(known.to_json() for known in self._prints), *self._left.to_json()]
+        return {"passed": passed} if passed else {}
 
     @staticmethod
-    def prints_in(position: dict[str, Any]) -> list[FilePrint]:
+    def known_in(position: dict[str, Any]) -> tuple[list[FilePrint], list[Left]]:
         """Return those that are in a position."""
         told = position.get("passed", [])
         if not isinstance(told, list):
             raise ValueError(f"position: passed = {told!r} must be a list")
-        return [FilePrint.from_json(known, "position: passed") for known in told]
+        name = "position: passed"
+        named = [known for known in told if isinstance(known, dict) and "file" in known]
+        prints = [FilePrint.from_json(known, name) for known in told if known not in named]
+        return prints, [Left.from_json(known, name) for known in named]
 
-    def load(self, prints: list[FilePrint]) -> None:
+    def load(self, prints: list[FilePrint], left: list[Left]) -> None:
         """Go on with what was known at a position."""
         self._prints = prints
+        self._left.load(left)
         self._looked.clear()
+
+    def keep(self, paths: Iterable[Path]) -> None:
+        """Forget the verdicts on files that are gone."""
+        there = set(paths)
+        for known in (self._looked, self._since):
+            for path in known.keys() - there:
+                del known[path]
+        self._told &= there
 
     def has(self, path: Path, reader: FileReader | None) -> Literal["yes", "maybe", "no"]:
         """Whether a file was read before ("maybe": a copy of what is read may be in the making; look again)."""
@@ -75,25 +92,30 @@ class ReadBefore:
             self._reader = reader
         try:
             told = os.stat(path)
-            key = (told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns)
-            if key not in self._looked:
+            state = (told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns)
+            looked, was_read = self._looked.get(path, (None, False))
+            if looked != state:
                 verdict = self._look(path, reader)
                 if verdict == "maybe":
-                    since = self._since.setdefault(key, time.monotonic())
+                    seen, since = self._since.get(path, (None, 0.0))
+                    if seen != state:
+                        since = time.monotonic()
+                        self._since[path] = (state, since)
                     return "maybe" if time.monotonic() - since < PATIENCE else "no"
-                self._looked[key] = verdict == "yes"
+                was_read = verdict == "yes"
+                self._looked[path] = (state, was_read)
         except OSError:  # gone by now; whoever opens it tells
             return "no"
-        return "yes" if self._looked[key] else "no"
+        return "yes" if was_read else "no"
 
     def _look(self, path: Path, reader: FileReader | None) -> Literal["yes", "maybe", "no"]:
-        if reader is None and not self._prints:
+        if reader is None and not self._prints and not len(self._left):
             return "no"
         with open_regular(path) as file:
             descriptor = file.fileno()
-            found = any(known.begins(descriptor) for known in self._prints)
+            found = any(known.begins(descriptor) for known in self._prints) or self._left.has(descriptor)
             if reader is not None and not found:
-                copied = reader.copied_to(descriptor) if self._growing else "no"
+                copied = reader.copied_to(descriptor) if self._growing else _moved_to(reader, descriptor)
                 if copied == "maybe" and not reader.is_at(descriptor):
                     return "maybe"
                 found = copied == "yes" or reader.is_at(descriptor)
@@ -103,6 +125,14 @@ class ReadBefore:
             text = "%s: %s has what was read before, under another name or before it was copied: it is not read again"
             log.warning(text, self._name, path.name)
         return "yes" if found else "no"
+
+
+def _moved_to(reader: FileReader, descriptor: int) -> Literal["yes", "no"]:
+    """Whether an open file is a whole copy of what was read of one that is gone."""
+    seen = reader.seen()
+    if seen is None or os.fstat(descriptor).st_size != seen.bytes or reader.named() != "gone":
+        return "no"
+    return "yes" if seen.begins(descriptor) else "no"
 
 
 def _begins(path: Path, known: FilePrint) -> bool:
