@@ -119,3 +119,14 @@ def test_what_is_known_of_files_does_not_grow(tmp_path):
             (tmp_path / f"c{n}.jsonl").unlink()
         known = source._read_before
         assert len(known._looked) + len(known._since) + len(known._told) <= 6
+
+
+def test_a_finished_file_that_gets_the_name_of_the_one_that_is_read_is_not_read_again(tmp_path, caplog):
+    """As rotation does to two names of a pattern."""
+    file, older = put(tmp_path / "c.log", 0, 10), put(tmp_path / "c.log.1", 10, 20)
+    with fi.stream.open(f"{file}*", follow=True, format="json", on_gap="skip") as source:
+        assert items_in(read_all(source)) == list(range(20))
+        older.rename(tmp_path / "c.log.2")
+        file.rename(older)
+        assert [source.read(100, timeout=0.1) for _ in range(2)] == [None, None]
+    assert f"c.log.1 {TOLD}" in caplog.text

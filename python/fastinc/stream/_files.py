@@ -160,11 +160,10 @@ class FileSource(Source):
         self._read_before.keep(path for _, path in files)
         self._left.look()
         for name, path in files:
-            if self._again and name == self._file:
-                return name, path
-            if name <= self._file:
+            again = self._again and name == self._file
+            if name <= self._file and not again:
                 continue
-            was_read = self._read_before.has(path, self._reader)
+            was_read = self._read_before.has(path, self._reader, again)
             if was_read != "yes":
                 return (name, path) if was_read == "no" else None
         return None

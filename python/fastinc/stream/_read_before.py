@@ -84,8 +84,11 @@ class ReadBefore:
                 del known[path]
         self._told &= there
 
-    def has(self, path: Path, reader: FileReader | None) -> Literal["yes", "maybe", "no"]:
-        """Whether a file was read before ("maybe": a copy of what is read may be in the making; look again)."""
+    def has(self, path: Path, reader: FileReader | None, again: bool = False) -> Literal["yes", "maybe", "no"]:
+        """Whether a file was read before ("maybe": a copy of what is read may be in the making; look again).
+
+        One that is to be read `again`, after a gap, may be what was left for that.
+        """
         if reader is not self._reader:
             self._looked.clear()
             self._since.clear()
@@ -95,7 +98,7 @@ class ReadBefore:
             state = (told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns)
             looked, was_read = self._looked.get(path, (None, False))
             if looked != state:
-                verdict = self._look(path, reader)
+                verdict = self._look(path, reader, [] if again else self._prints)
                 if verdict == "maybe":
                     seen, since = self._since.get(path, (None, 0.0))
                     if seen != state:
@@ -108,12 +111,14 @@ class ReadBefore:
             return "no"
         return "yes" if was_read else "no"
 
-    def _look(self, path: Path, reader: FileReader | None) -> Literal["yes", "maybe", "no"]:
-        if reader is None and not self._prints and not len(self._left):
+    def _look(
+        self, path: Path, reader: FileReader | None, prints: list[FilePrint]
+    ) -> Literal["yes", "maybe", "no"]:
+        if reader is None and not prints and not len(self._left):
             return "no"
         with open_regular(path) as file:
             descriptor = file.fileno()
-            found = any(known.begins(descriptor) for known in self._prints) or self._left.has(descriptor)
+            found = any(known.begins(descriptor) for known in prints) or self._left.has(descriptor)
             if reader is not None and not found:
                 copied = reader.copied_to(descriptor) if self._growing else _moved_to(reader, descriptor)
                 if copied == "maybe" and not reader.is_at(descriptor):
