@@ -267,6 +267,52 @@ def test_what_is_read_of_two_files_at_once_is_lost(tmp_path, monkeypatch, caplog
     assert len(gaps_in(caplog)) == 1
 
 
+def test_kinds_of_ids_that_were_lost_with_a_gap_are_not_those_of_the_stream(tmp_path, monkeypatch):
+    file = write(tmp_path / "events.jsonl", EVENTS[:5])
+    others = [(f"user {n}", 10 + n, 1.0, 2.0) for n in range(5)]
+    with fi.stream.open(file, follow=True, on_gap="skip") as source:
+        open_file = source._open_file
+
+        def open_and_replace(*arguments):
+            open_file(*arguments)
+            monkeypatch.undo()
+            read = source._reader.read
+
+            def read_and_replace(*arguments, **options):
+                read(*arguments, **options)
+                write(file, others[:1])
+
+            source._reader.read = read_and_replace
+            return True
+
+        monkeypatch.setattr(source, "_open_file", open_and_replace)
+        (batch,) = read_on(source)[:1]
+        assert events_in([batch]) == others[:1]
+        assert not batch.rejected
+
+
+@pytest.mark.parametrize("on_gap", ["raise", "skip"])
+def test_a_parquet_file_that_is_written_over_while_it_is_read_is_a_gap(tmp_path, caplog, on_gap):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file, other = tmp_path / "a.parquet", tmp_path / ".b.parquet"
+    for begin, path in ((0, file), (10**6, other)):
+        table = pa.table({"user": list(range(begin, begin + 60_000)), "item": [1] * 60_000})
+        pq.write_table(table, path, row_group_size=10_000, compression=None, use_dictionary=False)
+    assert file.stat().st_size == other.stat().st_size
+    with fi.stream.open(tmp_path, on_gap=on_gap) as source:
+        assert source.read(1000, timeout=0.0).users.tolist() == list(range(1000))
+        with file.open("r+b") as out:
+            out.write(other.read_bytes())
+        os.utime(file, ns=(1, 1))  # another time than it had, however coarse the clock is
+        if on_gap == "raise":
+            with pytest.raises(fi.stream.GapError, match=r"a\.parquet was written to while it was read: it was repl"):
+                source.read(1000, timeout=0.0)
+        else:
+            users = [user for batch in read_on(source) for user in batch.users.tolist()]
+            assert users == list(range(10**6, 10**6 + 60_000))
+            assert len(gaps_in(caplog)) == 1
+
+
 def test_wrong_arguments(tmp_path):
     file = write(tmp_path / "events.jsonl")
     with pytest.raises(ValueError, match="on_gap = 'jump' must be 'raise' or 'skip'"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import fastinc as fi
 from _event_files import EVENTS, write
-from _streams import DEADLINE, events_in, read_all
+from _streams import DEADLINE, events_in, read_all, rejected_in
 from fastinc.datasets._text import INTEGER
 from fastinc.stream import _files, _lines
 from fastinc.stream._files import FileSource
@@ -131,6 +131,36 @@ def test_a_read_without_time_comes_back_where_there_are_no_rows(tmp_path, monkey
                 assert reads <= most
         assert found == [(1, 2, None, None), (3, 4, None, None)]
         assert reads >= least
+
+
+def test_an_open_quote_before_a_very_long_line_takes_no_longer_than_others(tmp_path):
+    """What may belong to the row are 64 KiB, whether or not a newline is there at last."""
+    file = tmp_path / "e.csv"
+    file.write_text('user,item\n1,2\n3,"abc\n')
+    os.truncate(file, 1 << 28)
+    with fi.stream.open(file, follow=True) as source:
+        (batch,) = [source.read(10, timeout=0.0)]
+        assert (batch.users.tolist(), [letter.raw for letter in batch.rejected]) == ([1], ['3,"abc'])
+        assert source._reader._lines._file.tell() <= _lines._STEP + (1 << 18)
+
+
+def test_an_open_quote_is_given_up_wherever_the_file_ends_so_far(tmp_path):
+    """Bytes are counted, not letters: what is rejected doesn't depend on how much was there at a read."""
+    line = "\u00e4" * (_lines._MOST_RECORD // 2 - 100)
+    for size in (0, 70, 120):
+        found = []
+        for cut in (0, 3000):
+            file = tmp_path / f"{size}-{cut}.csv"
+            text = f'user,item\n1,2\n3,"abc\n{line}{"x" * 2 * size}"\n5,6\n'.encode()
+            file.write_bytes(text[: len(text) - cut])
+            with fi.stream.open(file, follow=True) as source:
+                batches = read_all(source)
+                with file.open("ab") as out:
+                    out.write(text[len(text) - cut :] if cut else b"")
+                batches += read_all(source)
+            found.append([letter.reason for letter in rejected_in(batches)])
+        assert found[0] == found[1]
+        assert ("not CSV: a quote is opened and not closed" in found[0]) == (size > 100)
 
 
 def test_rows_with_open_quotes_are_looked_at_once(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 import fastinc as fi
 from _event_files import EVENTS, append, json_event, write
 from _streams import DEADLINE, events_in, read_all, run, through_json
-from fastinc.stream import _read_before
+from fastinc.stream import _parquet, _read_before
 
 LINES = [json_event(n % 7, n) + "\n" for n in range(2000)]
 
@@ -255,6 +255,22 @@ def test_a_damaged_parquet_file_has_no_end_there(tmp_path):
             with pytest.raises(ValueError, match=r"a\.parquet: "):
                 read_all(source)
             assert not source.ended
+
+
+def test_a_parquet_file_whose_footer_is_damaged_is_named(tmp_path, monkeypatch):
+    """Arrow tells of some damages with plain OSErrors."""
+    file = write(tmp_path / "a.parquet")
+    whole = file.read_bytes()
+    for place in range(len(whole) - 900, len(whole) - 8, 5):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x0E]) + whole[place + 1 :])
+        with fi.stream.open(file) as source:
+            try:
+                read_all(source)
+            except ValueError as error:
+                assert "a.parquet" in str(error)
+    monkeypatch.setattr(_parquet, "open_regular", lambda path: open(path.with_name("gone"), "rb"))
+    with fi.stream.open(file) as source, pytest.raises(FileNotFoundError, match="gone"):
+        read_all(source)
 
 
 def test_parquet_files_that_were_renamed_are_not_read_again(tmp_path):

@@ -25,6 +25,7 @@ _CHUNK = 1 << 16
 _STEP = 1 << 24
 _LINE_COST = 512
 _BOM = b"\xef\xbb\xbf"
+_UNCLOSED = "not CSV: a quote is opened and not closed"
 
 
 class _Line(NamedTuple):
@@ -62,16 +63,20 @@ class _Lines:
     def descriptor(self) -> int:
         return self._file.fileno()
 
-    def take(self, final: bool, whole: bool = False) -> _Line | None:
+    def take(self, final: bool, whole: bool = False, most: int | None = None) -> _Line | None:
         """Return the next line without its newline; one that has none yet only if the file is `final`.
 
-        None where it isn't there yet, or, unless it must be had `whole`, where `is_enough`: the next call goes on.
+        None where it isn't there yet, or, unless it must be had `whole`, where `is_enough`: the next call goes on. So
+        it does after _UnclosedError, where it has more than `most` bytes.
         """
         while True:
             end = self._held.find(b"\n", self._looked)
             if end >= 0:
                 return self._cut(end, 1)
             self._held, self._begin = self._held[self._begin :], 0
+            if most is not None and len(self._held) + self._dropped > most:
+                self._looked = len(self._held)
+                raise _UnclosedError(_UNCLOSED)
             if len(self._held) > MOST_BYTES:
                 self._dropped += len(self._held) - MOST_BYTES
                 self._held = self._held[:MOST_BYTES]
@@ -263,25 +268,26 @@ class LineReader(FileReader):
         if self._layout.separator != "," or '"' not in text:
             return text.split(self._layout.separator)
         try:
-            return next(csv.reader(self._record(text, final), strict=True))
+            return next(csv.reader(self._record(text, len(raw), final), strict=True))
         except csv.Error as error:
             raise MalformedError(f"not CSV: {error}") from None
         except _UnfinishedError:
             return None
 
-    def _record(self, text: str, final: bool) -> Iterator[str]:
-        """Yield a row's lines, as many as the CSV reader asks for: it does as long as a quote is open."""
-        size = len(text)
+    def _record(self, text: str, size: int, final: bool) -> Iterator[str]:
+        """Yield a row's lines, as many as the CSV reader asks for: it does as long as a quote is open.
+
+        How many bytes belong to it doesn't depend on how many of them are there at which read.
+        """
         yield text + "\n"
         while True:
-            line = self._lines.take(final, whole=True)
+            line = self._lines.take(final, whole=True, most=max(_MOST_RECORD - size, 0))
             if line is None and not final:
                 raise _UnfinishedError
-            more = "" if line is None else text_of(line.raw.removesuffix(b"\r"))
-            if line is None or line.too_long or size + len(more) > _MOST_RECORD:
-                raise _UnclosedError("not CSV: a quote is opened and not closed")
-            size += len(more) + 1
-            yield more + "\n"
+            if line is None or line.too_long or size + len(line.raw) > _MOST_RECORD:
+                raise _UnclosedError(_UNCLOSED)
+            size += len(line.raw) + 1
+            yield text_of(line.raw.removesuffix(b"\r")) + "\n"
 
     def _event(self, fields: list[str]) -> Event:
         assert self._layout is not None

@@ -45,7 +45,8 @@ class ParquetReader(FileReader):
             self._columns = self._find_columns()
         except BaseException as error:
             self._raw.close()
-            if isinstance(error, pa.ArrowException):
+            # Arrow's own OSErrors, as of a damaged footer, have no number; others are of opening and reading.
+            if isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None):
                 raise ValueError(
                     f"{path}: {error} (a Parquet file must be whole: write it under a name that begins with a dot, "
                     "and rename it)"
@@ -69,13 +70,20 @@ class ParquetReader(FileReader):
         self._raw.close()
 
     def position(self) -> dict[str, Any]:
-        """Return where the reader is, as JSON."""
+        """Return where the reader is, as JSON; a file that was written anew meanwhile is an error."""
+        self.verify()
         return {"row": self._row, "rows": self._rows, **self._print.to_json()}
 
     @property
     def status(self) -> os.stat_result:
         """The status of the open file."""
         return self._status
+
+    def verify(self) -> None:
+        """Raise GapError where the file was written to since it was opened: its rows may be of two files."""
+        now, opened = os.fstat(self._raw.fileno()), self._status
+        if (now.st_size, now.st_mtime_ns) != (opened.st_size, opened.st_mtime_ns):
+            raise GapError(f"{self._path} was written to while it was read: it was replaced")
 
     def seen(self) -> FilePrint | None:
         """Return what the file is, as soon as rows were read."""
@@ -105,6 +113,7 @@ class ParquetReader(FileReader):
         except BaseException as error:
             self._row, self._pending = begin, None  # what the builder has goes with it
             if isinstance(error, (OSError, self._arrow.ArrowException)):
+                self.verify()
                 raise ValueError(f"{self._path}: the rows after row {begin} can't be read: {error}") from error
             raise
 
