@@ -57,7 +57,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path, kind, monkeyp
         (batch,) = read_all(source)
         assert events_in([batch]) == EVENTS
         files = source._files()
-        monkeypatch.setattr(FileSource, "_files", lambda source: files)
+        monkeypatch.setattr(FileSource, "_files", lambda source, fresh=True: files)
         file.unlink()
         os.mkfifo(file)
         with pytest.raises(ValueError, match=rf"e\.{kind} is not a regular file"):

@@ -102,7 +102,7 @@ def test_the_last_files_that_were_left_are_known(tmp_path, caplog):
         source.seek(batches[-1].position)
         assert items_in(read_all(source)) == list(range(20, 30))  # that one was left too long ago
         for change in ({"device": None}, {"inode": "1"}, {"file": 3}, {"bytes": -1}):
-            with pytest.raises(ValueError, match="position: passed = .* must have"):
+            with pytest.raises(ValueError, match=r"position: passed = .* must have"):
                 source.seek({**batches[-1].position, "passed": [{**passed[0], **change}]})
 
 

@@ -6,7 +6,8 @@ import fnmatch
 import glob
 import os
 import time
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from fastinc.stream._events import BatchBuilder, EventParser
 from fastinc.stream._head import FilePrint, open_regular
 from fastinc.stream._left import LeftFiles
 from fastinc.stream._lines import LineReader
+from fastinc.stream._listing import Listing, is_of_stream
 from fastinc.stream._parquet import ParquetReader
 from fastinc.stream._read_before import ReadBefore
 from fastinc.stream._reader import FileReader, GrownError
@@ -112,7 +114,8 @@ class FileSource(Source):
         self._reader: FileReader | None = None
         self._file = ""  # the name of the one that is open, or was last
         self._again = False  # that one is to be read from its beginning, if it is there
-        self._known: set[str] = set()
+        self._listing = Listing(None if self._pattern else self._path, self.name if self._pattern else "", self._root)
+        self._known: list[str] = []  # the names there were, sorted
         self._earlier = 0  # how many of these have names before the file's
         self._left = LeftFiles(self.name, self._path_of)
         self._read_before = ReadBefore(self.name, self._follow, self._left)
@@ -125,63 +128,70 @@ class FileSource(Source):
 
     # --- the files -----------------------------------------------------------------------------------------
 
-    def _files(self) -> list[tuple[str, Path]]:
-        """Return the files there are, by name."""
-        if self._single:
-            return [(self._path.name, self._path)]
-        if self._pattern:
-            found = ((name, self._path_of(name)) for name in glob.glob(self.name, root_dir=self._root))
-            return sorted((name, path) for name, path in found if path.is_file())
-        with os.scandir(self._path) as entries:
-            return sorted((e.name, Path(e.path)) for e in entries if _is_of_stream(e.name) and e.is_file())
+    def _files(self, fresh: bool = True) -> list[str]:
+        """Return the names of the files there are, sorted; see `Listing.names`."""
+        return [self._path.name] if self._single else self._listing.names(fresh)
 
     def _path_of(self, name: str) -> Path:
+        if self._single:
+            return self._path
         return Path(self._root or "", name) if self._pattern else self._path / name
+
+    def _paths(self) -> Iterator[Path]:
+        return map(self._path_of, self._files())
 
     def reads(self, path: Path) -> bool:
         """Whether a file is one of the stream's, or would be; see `Source.reads`."""
-        if any(_is_same(path, own) for _, own in self._files()):
+        if any(_is_same(path, own) for own in self._paths()):
             return True
         if not self._pattern:
-            return not self._single and _is_same(path.parent, self._path) and _is_of_stream(path.name)
+            return not self._single and _is_same(path.parent, self._path) and is_of_stream(path.name)
         folders, name = os.path.split(self.name)
         if not fnmatch.fnmatchcase(path.name, name) or (path.name.startswith(".") and not name.startswith(".")):
             return False
         found = glob.glob(folders, root_dir=self._root) if folders else [""]
         return any(_is_same(path.parent, self._path_of(folder)) for folder in found)
 
-    def _next_file(self) -> tuple[str, Path] | None:
+    def _next_file(self) -> str | None:
         """Return the file after the one that is open, or was last."""
-        files = self._files()
-        late = sorted({name for name, _ in files if name < self._file} - self._known)
-        if late:
-            log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
-        self._look_at({name for name, _ in files}, self._file)
-        self._read_before.keep(path for _, path in files)
         self._left.look()
-        for name, path in files:
+        name = self._next_of(self._files(fresh=False))
+        if name is None and self._listing.remembered:  # a folder's time may lag behind
+            name = self._next_of(self._files())
+        return name
+
+    def _next_of(self, files: list[str]) -> str | None:
+        first = bisect_left(files, self._file)
+        if files is not self._known:
+            late = sorted(set(files[:first]).difference(self._known))
+            if late:
+                log.warning("%s: %s came after %s was begun and is not read", self.name, ", ".join(late), self._file)
+            self._look_at(files, self._file)
+            self._read_before.keep(files)
+        for place in range(first, len(files)):
+            name = files[place]
             again = self._again and name == self._file
-            if name <= self._file and not again:
+            if name == self._file and not again:
                 continue
-            was_read = self._read_before.has(path, self._reader, again)
+            was_read = self._read_before.has(name, self._path_of(name), self._reader, again)
             if was_read != "yes":
-                return (name, path) if was_read == "no" else None
+                return name if was_read == "no" else None
         return None
 
-    def _look_at(self, known: set[str], file: str) -> None:
+    def _look_at(self, known: list[str], file: str) -> None:
         """Note which files there are, and which one is read."""
         self._known, self._file = known, file
-        self._earlier = sum(name < file for name in known)
+        self._earlier = bisect_left(known, file)
 
-    def _open_file(self, name: str, path: Path) -> bool:
+    def _open_file(self, name: str) -> bool:
         """Open a file; False where nothing says yet what is going to be in it, or a gap is skipped and it is gone.
 
         The one before is closed after that: until then it is what others are compared with.
         """
-        reader = None
+        path, reader = self._path_of(name), None
         try:
             reader = self._reader_of(name, path)
-            if reader is None and any(later > name for later, _ in self._files()):
+            if reader is None and any(later > name for later in self._files()):
                 reader = self._reader_of(name, path, complete=True)  # what came since the first look is in it
         except FileNotFoundError:
             if not (self._follow and self._skip_gaps):
@@ -233,8 +243,8 @@ class FileSource(Source):
                 "those to be read after it into a folder"
             )
         passed = ReadBefore.known_in(position)
-        files = dict(self._files())
-        reader = self._reader_at(name, files.get(name), position)
+        files = self._files()
+        reader = self._reader_at(name, self._path_of(name) if name in files else None, position)
         try:
             left = None if reader is not None else _print_in(position)
             self._parser.restore(position.get("kinds"))
@@ -245,10 +255,10 @@ class FileSource(Source):
         if self._reader is not None:
             self._reader.close()
         self._reader, self._again, self._ended = reader, reader is None, False
-        self._look_at(set(files), name)
+        self._look_at(files, name)
         self._read_before.load(*passed)
         if left is not None:
-            self._read_before.add(left, files.values())
+            self._read_before.add(left, map(self._path_of, files))
         if earlier is not None and self._earlier > earlier:
             late = self._earlier - earlier
             log.warning("%s: %d files with names before %s came after it was begun: not read", self.name, late, name)
@@ -257,7 +267,7 @@ class FileSource(Source):
         """Whether a file of that name would be one of this stream's."""
         if self._single:
             return name == self._path.name
-        return fnmatch.fnmatchcase(name, self.name) if self._pattern else "/" not in name and _is_of_stream(name)
+        return fnmatch.fnmatchcase(name, self.name) if self._pattern else "/" not in name and is_of_stream(name)
 
     def _reader_at(self, name: str, path: Path | None, position: dict[str, Any]) -> FileReader | None:
         """Return a file's reader at a position; None where it is not the file that was read, and gaps are skipped."""
@@ -314,19 +324,19 @@ class FileSource(Source):
         """Close a file in which there is a gap; what has its name now is to be read from its beginning."""
         if self._reader is not None:
             if not self._single:
-                self._read_before.add(self._reader.seen(), (path for _, path in self._files()))
+                self._read_before.add(self._reader.seen(), self._paths())
             self._reader.close()
         self._reader, self._again = None, True
 
     def _read_some(self, most: int) -> Batch | None:
         """Read what is there; None where that is nothing. A folder is only looked at where a file ends."""
         builder = BatchBuilder()
-        following: tuple[str, Path] | None = None  # once it is there, the file that is open is complete
+        following: str | None = None  # once it is there, the file that is open is complete
         while True:
             if self._reader is None or following is not None:
-                entry = following or (self._files()[0] if self._single else self._next_file())
-                if entry is None or not self._open_file(*entry):
-                    self._ended = entry is None and not self._follow
+                name = following or (self._path.name if self._single else self._next_file())
+                if name is None or not self._open_file(name):
+                    self._ended = name is None and not self._follow
                     return None
                 following = None
             reader = self._reader
@@ -359,7 +369,7 @@ class FileSource(Source):
         if self._single:
             return f"{self.name}: {self._file} was moved or removed; files of later names, in a folder, are followed on"
         assert self._reader is not None
-        names = [name for name, path in self._files() if _is_open(path, self._reader)]
+        names = [name for name in self._files() if _is_open(self._path_of(name), self._reader)]
         if not names:
             return (
                 f"{self.name}: {self._file} was moved or removed, which only files before the one that is read may be"
@@ -399,10 +409,6 @@ def _print_in(position: dict[str, Any]) -> FilePrint | None:
     size = position.get("offset", position.get("bytes"))
     parts = {"bytes": size, "head": position.get("head"), "tail": position.get("tail")}
     return None if size is None or parts["tail"] is None else FilePrint.from_json(parts, "position")
-
-
-def _is_of_stream(name: str) -> bool:
-    return not name.startswith((".", "_")) and not name.endswith(".tmp")
 
 
 def format_by_content(path: Path) -> str | None:

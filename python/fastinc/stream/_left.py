@@ -89,11 +89,8 @@ class LeftFiles:
         While that is there, files that are alike are just that.
         """
         status = os.fstat(descriptor)
-        for one in self._left.values():
-            if one.seen is not None and one.seen.begins(descriptor):
-                if one.is_at(status) or self._was_moved(one, one.seen, status.st_size):
-                    return True
-        return False
+        begun = ((one, one.seen) for one in self._left.values() if one.seen is not None and one.seen.begins(descriptor))
+        return any(one.is_at(status) or self._was_moved(one, seen, status.st_size) for one, seen in begun)
 
     def _was_moved(self, one: Left, seen: FilePrint, size: int) -> bool:
         """Whether a file that has as many bytes, and begins like it, is instead of it.

@@ -40,10 +40,10 @@ class ReadBefore:
     def __init__(self, name: str, growing: bool, left: LeftFiles) -> None:
         self._name, self._growing, self._left = name, growing, left
         self._prints: list[FilePrint] = []
-        self._looked: dict[Path, tuple[_State, bool]] = {}
-        self._since: dict[Path, tuple[_State, float]] = {}  # when what may be a copy was seen so first
+        self._looked: dict[str, tuple[_State, bool]] = {}
+        self._since: dict[str, tuple[_State, float]] = {}  # when what may be a copy was seen so first
         self._reader: FileReader | None = None  # what they were compared with
-        self._told: set[Path] = set()
+        self._told: set[str] = set()
 
     def add(self, left: FilePrint | None, paths: Iterable[Path]) -> None:
         """Take over what was read of a file that is left; those that are gone by now are forgotten."""
@@ -76,15 +76,16 @@ class ReadBefore:
         self._left.load(left)
         self._looked.clear()
 
-    def keep(self, paths: Iterable[Path]) -> None:
+    def keep(self, names: list[str]) -> None:
         """Forget the verdicts on files that are gone."""
-        there = set(paths)
         for known in (self._looked, self._since):
-            for path in known.keys() - there:
-                del known[path]
-        self._told &= there
+            for name in known.keys() - names:
+                del known[name]
+        self._told.intersection_update(names)
 
-    def has(self, path: Path, reader: FileReader | None, again: bool = False) -> Literal["yes", "maybe", "no"]:
+    def has(
+        self, name: str, path: Path, reader: FileReader | None, again: bool = False
+    ) -> Literal["yes", "maybe", "no"]:
         """Whether a file was read before ("maybe": a copy of what is read may be in the making; look again).
 
         One that is to be read `again`, after a gap, may be what was left for that.
@@ -96,23 +97,23 @@ class ReadBefore:
         try:
             told = os.stat(path)
             state = (told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns)
-            looked, was_read = self._looked.get(path, (None, False))
+            looked, was_read = self._looked.get(name, (None, False))
             if looked != state:
-                verdict = self._look(path, reader, [] if again else self._prints)
+                verdict = self._look(name, path, reader, [] if again else self._prints)
                 if verdict == "maybe":
-                    seen, since = self._since.get(path, (None, 0.0))
+                    seen, since = self._since.get(name, (None, 0.0))
                     if seen != state:
                         since = time.monotonic()
-                        self._since[path] = (state, since)
+                        self._since[name] = (state, since)
                     return "maybe" if time.monotonic() - since < PATIENCE else "no"
                 was_read = verdict == "yes"
-                self._looked[path] = (state, was_read)
+                self._looked[name] = (state, was_read)
         except OSError:  # gone by now; whoever opens it tells
             return "no"
         return "yes" if was_read else "no"
 
     def _look(
-        self, path: Path, reader: FileReader | None, prints: list[FilePrint]
+        self, name: str, path: Path, reader: FileReader | None, prints: list[FilePrint]
     ) -> Literal["yes", "maybe", "no"]:
         if reader is None and not prints and not len(self._left):
             return "no"
@@ -125,8 +126,8 @@ class ReadBefore:
                     return "maybe"
                 found = copied == "yes" or reader.is_at(descriptor)
             rows = os.fstat(descriptor).st_size > (0 if reader is None else reader.rows_begin)
-        if found and rows and path not in self._told:
-            self._told.add(path)
+        if found and rows and name not in self._told:
+            self._told.add(name)
             text = "%s: %s has what was read before, under another name or before it was copied: it is not read again"
             log.warning(text, self._name, path.name)
         return "yes" if found else "no"
