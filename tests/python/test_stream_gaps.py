@@ -313,6 +313,22 @@ def test_a_parquet_file_that_is_written_over_while_it_is_read_is_a_gap(tmp_path,
             assert len(gaps_in(caplog)) == 1
 
 
+@pytest.mark.parametrize("on_gap", ["raise", "skip"])
+def test_halves_of_two_lines_are_not_one(tmp_path, on_gap):
+    """What was taken is there as it was, and half a line that was read is another's."""
+    file = tmp_path / "events.csv"
+    file.write_text("user,item\n1,2\n3")
+    with fi.stream.open(file, follow=True, on_gap=on_gap) as source:
+        assert [row[:2] for row in events_in(read_all(source))] == [(1, 2)]
+        file.write_text("user,item\n1,2\n7,8\n9,9\n")
+        if on_gap == "raise":
+            for _ in range(2):
+                with pytest.raises(fi.stream.GapError, match=r"doesn't have what was read of its line 3: it was repl"):
+                    source.read(10, timeout=0.0)
+        else:
+            assert [row[:2] for row in events_in(read_on(source))] == [(1, 2), (7, 8), (9, 9)]
+
+
 def test_wrong_arguments(tmp_path):
     file = write(tmp_path / "events.jsonl")
     with pytest.raises(ValueError, match="on_gap = 'jump' must be 'raise' or 'skip'"):

@@ -38,10 +38,12 @@ class FileSource(Source):
     how many files have earlier names: those that come later are not read, and a warning is logged. Files before the one
     that is being read may be removed. Held are a line, 64 KiB, and for Parquet a row group's columns.
 
-    A file that was read is not read again under a later name, as rotation (to ``clicks.log.1``) gives it or a copy of
-    it: that is logged, and what has its old name by now is a gap. Where names are rotated, follow that one file with
-    ``on_gap="skip"``. Of files that are followed, one that has nothing but what the one before began with may be a copy
-    that is being made: it is read when it hasn't changed for two seconds, and the one before is what it was.
+    The file that is being read, and the last 16 that were, are not read again under a later name, as rotation (to
+    ``clicks.log.1``) gives them or copies that take their place: that is logged, and what has the old name of the one
+    that is being read is a gap. Older files may be removed, but not given later names. Where names are rotated, follow
+    that one file with ``on_gap="skip"``. Of files that are followed, one that has nothing but what the one before began
+    with may be a copy that is being made: it is read when it hasn't changed for two seconds, and the one before is what
+    it was.
 
     Parameters
     ----------
@@ -51,8 +53,8 @@ class FileSource(Source):
         are read one after the other in the order of their names; what isn't a regular file is none of them.
     follow
         Wait for more at the end. A line is read when its newline is there. A file counts as complete once one with a
-        later name is there; that is then the next, and what the other one still gets is not read, which is logged.
-        Parquet files must appear whole.
+        later name is there; that is then the next, and what the other one still gets is not read, which is logged for
+        the last 16 files of a run. Parquet files must appear whole.
     format
         "csv" (all that `fastinc.datasets.load_events` reads as text, commas or not), "json" (an object a line) or
         "parquet"; None: as the file is called, or else begins. Empty lines are no events, also before a header.

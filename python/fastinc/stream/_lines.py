@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from fastinc.datasets._text import Layout, layout_of, width_fault
 from fastinc.stream._events import BatchBuilder, Event, EventParser, MalformedError, text_of
-from fastinc.stream._head import FilePrint, open_regular
+from fastinc.stream._head import HEAD_BYTES, FilePrint, open_regular
 from fastinc.stream._reader import FileReader, GrownError
 from fastinc.stream._source import GapError
 
@@ -86,6 +86,9 @@ class _Lines:
             chunk = self._file.read(_CHUNK)
             if not chunk:
                 return self._cut(len(self._held), 0) if final and self._held else None
+            if self._held and not self._is_held():
+                self._file.seek(-len(chunk), os.SEEK_CUR)  # the next call finds it again
+                raise GapError(f"{self.path} doesn't have what was read of its line {self.number + 1}: it was replaced")
             self.looked_at += len(chunk)
             self._held += chunk
 
@@ -93,6 +96,11 @@ class _Lines:
     def is_enough(self) -> bool:
         """Whether so much was looked at that a read is to stop for a while."""
         return self.looked_at >= _STEP
+
+    def _is_held(self) -> bool:
+        """Whether the file still has the part of a line that is held, or its beginning: else halves would be joined."""
+        begin = self._held[:HEAD_BYTES]
+        return os.pread(self.descriptor, len(begin), self.offset) == begin
 
     def _cut(self, end: int, newline: int) -> _Line:
         raw, size = self._held[self._begin : end], self._dropped + end - self._begin
