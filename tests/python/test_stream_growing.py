@@ -71,6 +71,19 @@ def test_an_open_quote_waits_for_its_end(tmp_path):
     assert events_in(batches) == [(7, 8, None, None)] * 20_000
 
 
+def test_a_line_that_was_taken_as_the_last_is_the_last(tmp_path, caplog):
+    """The file counted as complete: what its writer still adds to that line is no line of its own."""
+    (tmp_path / "a.csv").write_text("user,item\n1,2\n8")
+    (tmp_path / "b.csv").write_text("user,item\n5,6\n")
+    with fi.stream.open(tmp_path, follow=True) as source:
+        assert source.read(10, timeout=0.0).users.tolist() == [1]
+        assert [letter.raw for letter in source.read(10, timeout=0.0).rejected] == ["8"]
+        append(tmp_path / "a.csv", b"3,4\n")
+        (tmp_path / "c.csv").write_text("user,item\n7,8\n")
+        assert [row[0] for row in events_in(read_all(source))] == [5, 7]
+    assert "a.csv has got 4 bytes after the next file was begun" in caplog.text
+
+
 def test_a_following_source_goes_on_to_the_next_file(tmp_path, caplog):
     with fi.stream.open(tmp_path, follow=True) as source:
         assert read_all(source) == []

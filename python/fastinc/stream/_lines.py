@@ -55,6 +55,7 @@ class _Lines:
         self._held = b""
         self._begin = self._looked = 0  # in what is held: where the next line begins, and how far there is no newline
         self._dropped = 0  # bytes of a line that is too long
+        self._ended = False  # a line without a newline was taken as the last: what comes after it is half a line
 
     def close(self) -> None:
         self._file.close()
@@ -69,7 +70,7 @@ class _Lines:
         None where it isn't there yet, or, unless it must be had `whole`, where `is_enough`: the next call goes on. So
         it does after _UnclosedError, where it has more than `most` bytes.
         """
-        while True:
+        while not self._ended:
             end = self._held.find(b"\n", self._looked)
             if end >= 0:
                 return self._cut(end, 1)
@@ -91,6 +92,7 @@ class _Lines:
                 raise GapError(f"{self.path} doesn't have what was read of its line {self.number + 1}: it was replaced")
             self.looked_at += len(chunk)
             self._held += chunk
+        return None
 
     @property
     def is_enough(self) -> bool:
@@ -106,6 +108,7 @@ class _Lines:
         raw, size = self._held[self._begin : end], self._dropped + end - self._begin
         self._begin = self._looked = end + newline
         self._dropped = 0
+        self._ended = not newline
         self.offset += size + newline
         self.number += 1
         self.looked_at += _LINE_COST
