@@ -130,3 +130,15 @@ def test_a_finished_file_that_gets_the_name_of_the_one_that_is_read_is_not_read_
         file.rename(older)
         assert [source.read(100, timeout=0.1) for _ in range(2)] == [None, None]
     assert f"c.log.1 {TOLD}" in caplog.text
+
+
+@FOLLOW
+def test_a_finished_file_whose_writer_goes_on_under_a_later_name_is_not_read_again(tmp_path, caplog, follow):
+    for n, name in enumerate("ab"):
+        put(tmp_path / f"{name}.jsonl", 10 * n, 10 * n + 10)
+    with fi.stream.open(tmp_path, follow=follow) as source:
+        batches = [source.read(10, timeout=0.0) for _ in range(2)]
+        (tmp_path / "a.jsonl").rename(tmp_path / "x.jsonl")
+        put(tmp_path / "x.jsonl", 20, 30)
+        assert items_in(batches + read_all(source)) == list(range(20))
+    assert f"x.jsonl {TOLD}" in caplog.text
