@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import shutil
+import sys
 from datetime import datetime
 
 import pytest
@@ -122,6 +125,53 @@ def test_positions_of_others_are_json_cut_short(capsys, tables):
         assert shown.startswith(f'["shard", {step}, "xxx')
         assert shown.endswith("...")
         assert len(shown) == 60
+
+
+@pytest.fixture
+def oddly_named(tmp_path, stream):
+    """A stream whose name has a byte in it that is no letter of UTF-8's."""
+    folder = tmp_path / "st"
+    folder.mkdir()
+    try:
+        shutil.copy(stream, os.fsencode(folder) + b"/caf\xe9.jsonl")
+    except OSError:
+        pytest.skip("this file system has names of letters alone")
+    return folder
+
+
+def test_a_name_that_is_no_text_fails_nothing_that_is_done(capsys, tmp_path, oddly_named, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("fastinc.stream"), "disabled", True)  # pytest-xdist fails at such a name
+    (source,) = oddly_named.iterdir()
+    train(tmp_path, source)
+    assert "caf\\udce9.jsonl" in capsys.readouterr().out
+    log = tmp_path / "model"
+    have = entries(log)
+    status, out, err = command(capsys, "log", log, "--roll-back-to", 2, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == {"rolled_back_to": 2, **vars(entries(log)[-1])}
+    assert len(entries(log)) == len(have) + 1
+    for action in (["--last", 1], ["--check"], ["--export", tmp_path / "out"]):
+        status, out, err = command(capsys, "log", log, "--json", *action)
+        assert (status, err) == (0, "")
+        found = json.loads(out)
+        position = (found[-1] if isinstance(found, list) else found)["position"]
+        assert position == have[1].position
+    assert sys.stdout.errors == "strict"  # as it was
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\u8336"), ("ascii", "\\u8336"), ("latin-1", "\\u8336")])
+def test_letters_are_themselves_where_the_encoding_has_them(monkeypatch, tmp_path, encoding, shown):
+    with fi.checkpoint.Log(tmp_path / "log") as log:
+        log.append(new_table(), position="\u8336")
+    for errors in ("strict", "surrogateescape"):
+        for action in ([], ["--check"]):
+            stdout = io.TextIOWrapper(io.BytesIO(), encoding, errors)
+            monkeypatch.setattr(sys, "stdout", stdout)
+            assert main(["log", str(tmp_path / "log"), "--json", *action]) == 0
+            text = stdout.buffer.getvalue().decode(encoding)
+            found = json.loads(text)
+            assert (found[0] if action == [] else found)["position"] == "\u8336"
+            assert f'"position": "{shown}"' in text
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from fastinc.checkpoint import LockedError
 from fastinc.cli import bench, demo, evaluate, info, log, recommend, train
+from fastinc.cli._console import printable
 
 _COMMANDS = (demo, train, log, evaluate, recommend, bench, info)
 # What a user can cause: a wrong value, a missing file, a missing extra, a model too large. Anything else is a
@@ -74,7 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["evaluate", "--events", "no-such-file.csv"])
     2
     """
-    args = build_parser().parse_args(argv)
+    with printable():
+        return _run(build_parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         args.run(args)
         if sys.stdout is not None:  # closed by whoever started the process

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from fastinc._extras import require
@@ -33,6 +34,25 @@ def console() -> Any:
     """Return rich's console on stdout; where that is no terminal, wide enough that no row is broken."""
     rich = require("rich.console", extra="demo", purpose="this output")
     return rich.Console() if _is_terminal(sys.stdout) else rich.Console(width=120, color_system=None)
+
+
+@contextmanager
+def printable() -> Iterator[None]:
+    """Have stdout and stderr take any text, for as long as this lasts: what an encoding lacks is escaped.
+
+    Without it a name that is printed when all is done makes an error of it.
+    """
+    strict = ("strict", "surrogateescape")  # the latter, as the C locale has it, fails at letters
+    streams = [each for each in (sys.stdout, sys.stderr) if isinstance(each, io.TextIOWrapper) and not each.closed]
+    before = [(each, each.errors) for each in streams if each.errors in strict]
+    for each, _ in before:
+        each.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for each, errors in before:
+            with suppress(ValueError, OSError):  # closed, or its reader has gone
+                each.reconfigure(errors=errors)
 
 
 def tell(line: str) -> None:

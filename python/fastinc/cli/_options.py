@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,8 +120,12 @@ def writable(path: str | None, option: str) -> Path | None:
     return Path(path)
 
 
-def to_json(value: Any) -> str:
-    """Return JSON that every parser takes: numbers that are not finite become null."""
+def to_json(value: Any, encoding: str = "utf-8") -> str:
+    """Return JSON that every parser takes, and that has an encoding: numbers that are not finite become null.
+
+    Letters are themselves where the encoding has them all, else escaped: a file's name may have bytes in it that are
+    no letters.
+    """
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -131,7 +136,17 @@ def to_json(value: Any) -> str:
             return plain(value.tolist())
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(plain(value), indent=2, allow_nan=False)
+    return text
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on stdout."""
+    print(to_json(value, getattr(sys.stdout, "encoding", None) or "utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastinc.cli._options import to_json
+from fastinc.cli._options import print_json
 
 
 def add_parser(commands: Any) -> None:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
 
     facts = fi.info()
     if args.json:
-        print(to_json(facts))
+        print_json(facts)
         return
     for line in _flat(facts):
         print(line)

@@ -14,7 +14,7 @@ from typing import Any
 from fastinc._arguments import as_path, as_whole
 from fastinc.checkpoint import Entry, _directory, _entries, _manifest, _restoring
 from fastinc.cli._console import tell
-from fastinc.cli._options import to_json
+from fastinc.cli._options import print_json
 from fastinc.live_index import LiveIndex
 from fastinc.recommender import Recommender
 from fastinc.stream._saved import check_position
@@ -102,7 +102,7 @@ def _list(folder: Path, last: int | None, as_json: bool) -> None:
     kept = _kept(folder)
     shown = kept if last is None else kept[-last:]
     if as_json:
-        print(to_json([dataclasses.asdict(entry) for entry in shown]))
+        print_json([dataclasses.asdict(entry) for entry in shown])
         return
     for entry in shown:
         what = f"{entry.number:>8}  {entry.kind:<9}  {_moment(entry.time)}  {entry.bytes:>15,} bytes"
@@ -174,7 +174,7 @@ def _check(folder: Path, as_json: bool) -> None:
     if state.damage:
         raise ValueError(f"{'; '.join(state.damage)}; number {state.number} is what can be restored")
     if as_json:
-        print(to_json(_facts(state)))
+        print_json(_facts(state))
     else:
         print(f"number {state.number} of {_moment(state.time)} is whole: {_in_words(state)}")
 
@@ -192,7 +192,7 @@ def _export(folder: Path, args: argparse.Namespace) -> None:
     _tell_damage([f"{message}; number {state.number} is exported" for message in state.damage])
     fi.checkpoint.save(state.obj, target, position=state.position)
     if args.json:
-        print(to_json({"path": str(target), **_facts(state)}))
+        print_json({"path": str(target), **_facts(state)})
     else:
         print(f"number {state.number} of {_moment(state.time)} is in {target}: {_in_words(state)}")
 
@@ -216,7 +216,7 @@ def _roll_back(folder: Path, number: int, as_json: bool) -> None:
         _tell_damage([f"{message}; number {number} is whole" for message in state.damage])
         entry = log.append(state.obj, position=state.position)
     if as_json:
-        print(to_json({"rolled_back_to": number, **dataclasses.asdict(entry)}))
+        print_json({"rolled_back_to": number, **dataclasses.asdict(entry)})
     else:
         print(f"the newest is number {entry.number}, which is number {number} again: {_in_words(state)}")
         print(f"the next train goes on from there; {entry.number - 1} and those before it stay")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastinc._arguments import as_path
-from fastinc.cli._options import to_json
+from fastinc.cli._options import print_json
 from fastinc.datasets import ids_from_text
 from fastinc.explanation import Explanation
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         for answer in answers:
             if args.explain:
                 answer["explanations"] = [found.to_dict() for found in answer["explanations"]]
-        print(to_json(answers))
+        print_json(answers)
         return
     for answer in answers:
         print(f"user {answer['user']}")

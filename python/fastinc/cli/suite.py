@@ -39,7 +39,7 @@ def run_quality(streams: Sequence[Events], seeds: int, with_variants: bool, out:
     if out is None:
         print(text)
         return
-    out.write_text(text, encoding="utf-8")
+    out.write_text(text, encoding="utf-8", errors="backslashreplace")
     print(f"tables: {out}")
 
 
