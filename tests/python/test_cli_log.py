@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from datetime import datetime
 
 import pytest
@@ -18,7 +19,8 @@ from _logs import learn, new_table, quiet
 from _logs import state_of as table_state
 from _redis import RedisServer, need_redis
 from _streams import letters_of, lines, state_of, stream_fixture
-from fastinc.checkpoint import _restoring
+from fastinc.checkpoint import _lock, _restoring
+from fastinc.checkpoint._records import MAGIC
 from fastinc.cli import main
 
 stream = stream_fixture()
@@ -291,6 +293,57 @@ def test_check_finds_any_byte_that_is_damaged(capsys, tables):
     assert command(capsys, "log", folder, "--check")[0] == 0
 
 
+@pytest.mark.parametrize("where", ["payload", "header"])
+def test_check_finds_damage_while_the_log_is_written_to(capsys, tables, tmp_path, where):
+    """What has its full length isn't in the writing."""
+    folder, _ = tables
+    (segment,) = folder.glob("increments-*")
+    last = segment.read_bytes().rindex(MAGIC)
+    with fi.checkpoint.Log(folder) as log:
+        log.lock()
+        assert command(capsys, "log", folder, "--check")[0] == 0
+        flip(segment, -40 if where == "payload" else last + 20)
+        assert_one_line_error(
+            command(capsys, "log", folder, "--check"), segment.name, "record 5", "number 4 is what can be restored"
+        )
+        assert command(capsys, "log", folder, "--export", tmp_path / "out")[2].endswith("number 4 is exported\n")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fi.checkpoint.Log(folder).restore()  # who serves it has no use for such news
+
+
+def test_check_takes_what_is_in_the_writing_for_no_damage(capsys, tables):
+    folder, _ = tables
+    (segment,) = folder.glob("increments-*")
+    whole = segment.read_bytes()
+    last = whole.rindex(MAGIC)
+    with fi.checkpoint.Log(folder) as log:
+        log.lock()
+        for size in (last + 1, last + 71, last + 72, last + 200, len(whole) - 1):
+            segment.write_bytes(whole[:size])
+            status, out, _ = command(capsys, "log", folder, "--check")
+            assert (status, out.split()[:2]) == (0, ["number", "4"])
+
+
+def test_check_looks_again_at_what_a_writer_has_finished_since(capsys, tables, monkeypatch):
+    """It is no damage that was seen of one record while the writer was at it."""
+    folder, _ = tables
+    (segment,) = folder.glob("increments-*")
+    flip(segment, -1)
+    restore = _restoring.restore
+
+    def finished_since(*arguments):
+        state = restore(*arguments)
+        if state.number == 4:
+            flip(segment, -1)
+        return state
+
+    monkeypatch.setattr(_restoring, "restore", finished_since)
+    monkeypatch.setattr(_lock, "is_held", lambda _: True)
+    status, out, _ = command(capsys, "log", folder, "--check")
+    assert (status, out.split()[:2]) == (0, ["number", "5"])
+
+
 def test_check_tells_of_an_older_state_in_place_of_a_damaged_one(capsys, tables):
     folder, _ = tables
     with fi.checkpoint.Log(folder) as log:
@@ -415,6 +468,29 @@ def test_what_was_rolled_back_can_be_rolled_forward(capsys, folder, stream):
     train(folder, stream)  # there is nothing to be learned
     assert restored(log)[0] == then[0]
     assert len(letters_of(folder / "dead.jsonl")) == 4
+
+
+@pytest.mark.parametrize("what", ["increment", "base", "unlisted"])
+def test_the_newest_that_is_damaged_is_not_what_a_train_goes_on_from(capsys, tables, what):
+    folder, _ = tables
+    newest, whole = 5, 4
+    if what == "base":
+        newest, whole = 6, 5
+        with fi.checkpoint.Log(folder) as log:
+            log.append(new_table(), position="another")
+        flip(next((folder / "base-0000000000000006").glob("arrays-*")), -1)
+    else:
+        (segment,) = folder.glob("increments-*")
+        flip(segment, -1 if what == "increment" else segment.read_bytes().rindex(MAGIC) + 20)
+    before = files(folder)
+    if what == "unlisted":
+        found = command(capsys, "log", folder, "--roll-back-to", 4)
+        assert_one_line_error(found, "4 is the newest already", "without what is damaged", "at record 5")
+    else:
+        found = command(capsys, "log", folder, "--roll-back-to", newest)
+        assert_one_line_error(found, "damaged", f"number {whole} is what can be restored")
+        assert "already" not in found[2]
+    assert files(folder) == before
 
 
 def test_rolled_forward_over_a_train_that_cut_off_dead_letters(capsys, folder, stream, tmp_path):

@@ -56,6 +56,10 @@ _WINDOW = 1 << 20
 Read = Callable[[int, int], bytes]
 
 
+class ShortError(ValueError):
+    """A file ends within a record, as one does that is being written."""
+
+
 class NewerFormatError(ValueError):
     """A record is whole, but of a format that this version of fastinc doesn't read."""
 
@@ -97,11 +101,14 @@ class Tail:
         What is wrong there; None: nothing, the file ends there.
     resumes
         Where the next whole record begins, if one follows; the damage is in the middle then.
+    is_short
+        The file ends before the record there does: somebody may be writing it.
     """
 
     offset: int = 0
     reason: str | None = None
     resumes: int | None = None
+    is_short: bool = False
 
 
 def encode(number: int, previous: bytes, meta: dict[str, Any], payload: Iterable[Any]) -> tuple[list[Any], bytes]:
@@ -121,7 +128,7 @@ def read_head(read: Read, offset: int, size: int) -> Head:
     """Return the head of the record at an offset in a file of `size` bytes; ValueError where there is none."""
     header = read(offset, min(_HEAD_BYTES, size - offset))
     if len(header) < _HEAD_BYTES:
-        raise ValueError("it ends within a record's header")
+        raise ShortError("it ends within a record's header")
     magic, version, meta_bytes, number, payload_bytes, previous = _HEADER.unpack_from(header)
     header_crc, meta_crc = _CHECKS.unpack_from(header, _HEADER.size)
     if magic != MAGIC or zlib.crc32(header[: _HEADER.size]) != header_crc:
@@ -131,7 +138,7 @@ def read_head(read: Read, offset: int, size: int) -> Head:
     payload = offset + _HEAD_BYTES + meta_bytes
     end = payload + payload_bytes + _DIGEST_BYTES
     if end > size:
-        raise ValueError(f"it ends within record {number}")
+        raise ShortError(f"it ends within record {number}")
     text = read(offset + _HEAD_BYTES, meta_bytes)
     if len(text) < meta_bytes or zlib.crc32(text) != meta_crc:
         raise ValueError(f"the meta of record {number} doesn't match its checksum")
@@ -159,14 +166,14 @@ def read_record(read: Read, offset: int, size: int) -> Record:
 
 def records(read: Read, size: int, tail: Tail, offset: int = 0) -> Iterator[Record]:
     """Yield whole records from an offset on; when they end, `tail` tells how."""
-    tail.offset, tail.reason, tail.resumes = offset, None, None
+    tail.offset, tail.reason, tail.resumes, tail.is_short = offset, None, None, False
     while tail.offset < size:
         try:
             record = read_record(read, tail.offset, size)
         except NewerFormatError:
             raise
         except ValueError as error:
-            tail.reason = str(error)
+            tail.reason, tail.is_short = str(error), isinstance(error, ShortError)
             tail.resumes = _next_record(read, tail.offset + 1, size)
             return
         tail.offset = record.end

@@ -58,6 +58,9 @@ class State:
         What of its parameters no increment changes.
     damage
         What was found damaged on the way, in words.
+    unread
+        What is there in full length after the number, can't be read, and isn't among the damage because the log has a
+        writer, in words; None: nothing.
     """
 
     obj: Any
@@ -69,6 +72,7 @@ class State:
     appended: bool
     described: Parameters
     damage: list[str] = field(default_factory=list)
+    unread: str | None = None
 
     def warn(self, stacklevel: int = 3) -> None:
         """Tell the caller's caller of damage."""
@@ -284,9 +288,11 @@ def _end(folder: Path, path: Path, tail: Tail, state: State) -> str | None:
     where = f"{path} is damaged at record {state.number + 1}, offset {tail.offset}: {tail.reason}"
     if tail.resumes is not None:
         raise ValueError(f"{where}, and whole records follow from offset {tail.resumes} on; {_ways_out(state)}")
+    left_out = f"{where}; what is after that offset is left out"
     if _lock.is_held(folder):  # somebody may be writing it just now; who opens the log to write cuts it off
+        state.unread = None if tail.is_short else left_out
         return None
-    return f"{where}; what is after that offset is left out"
+    return left_out
 
 
 def _ways_out(state: State) -> str:

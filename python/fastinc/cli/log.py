@@ -169,10 +169,22 @@ def _in_words(state: _restoring.State) -> str:
     return f"{state.kind}, {', '.join(sizes)}; {_where(state.position)}"
 
 
-def _check(folder: Path, as_json: bool) -> None:
+def _newest(folder: Path) -> tuple[_restoring.State, str]:
+    """Return the newest state that can be restored, and what is wrong with a newer one: "" where nothing is.
+
+    What is in the writing is no damage, so what a writer may have been at is looked at twice.
+    """
     state = _restore(folder)
-    if state.damage:
-        raise ValueError(f"{'; '.join(state.damage)}; number {state.number} is what can be restored")
+    if state.unread is not None:
+        state = _restore(folder)
+    damage = state.damage if state.unread is None else [*state.damage, state.unread]
+    return state, "; ".join(damage)
+
+
+def _check(folder: Path, as_json: bool) -> None:
+    state, damage = _newest(folder)
+    if damage:
+        raise ValueError(f"{damage}; number {state.number} is what can be restored")
     if as_json:
         print_json(_facts(state))
     else:
@@ -189,7 +201,8 @@ def _export(folder: Path, args: argparse.Namespace) -> None:
         raise ValueError(f"--export {target} is within the log: give a folder elsewhere")
     number = None if args.number is None else as_whole(args.number, "--number", 1, _MOST)
     state = _restore(folder, number if args.at is None else _entries.number_at(folder, args.at))
-    _tell_damage([f"{message}; number {state.number} is exported" for message in state.damage])
+    damage = state.damage if state.unread is None else [*state.damage, state.unread]
+    _tell_damage([f"{message}; number {state.number} is exported" for message in damage])
     fi.checkpoint.save(state.obj, target, position=state.position)
     if args.json:
         print_json({"path": str(target), **_facts(state)})
@@ -206,7 +219,7 @@ def _roll_back(folder: Path, number: int, as_json: bool) -> None:
     if number not in numbers:
         raise ValueError(f"--roll-back-to {number} is not kept in {folder}, which has {numbers[0]} to {numbers[-1]}")
     if number == numbers[-1]:
-        raise ValueError(f"--roll-back-to {number} is the newest already: the next train goes on from it")
+        _refuse_newest(folder, number)
     with fi.checkpoint.Log(folder, keep=None) as log:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -226,3 +239,13 @@ def _roll_back(folder: Path, number: int, as_json: bool) -> None:
             "fastinc: warning: that is before the stream's first event, which the next train begins as a new model "
             "does: a Redis group goes on after what it has read, unless it is put back by XGROUP SETID STREAM GROUP 0"
         )
+
+
+def _refuse_newest(folder: Path, number: int) -> None:
+    """Raise where the newest that is listed is what a train goes on from, or can't be read."""
+    state, damage = _newest(folder)
+    if state.number < number:
+        raise ValueError(f"--roll-back-to {number}: {damage}; number {state.number} is what can be restored")
+    if state.number == number:
+        after = f", without what is damaged after it: {damage}" if damage else ""
+        raise ValueError(f"--roll-back-to {number} is the newest already: the next train goes on from it{after}")
