@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import logging
@@ -19,7 +20,7 @@ from _logs import learn, new_table, quiet
 from _logs import state_of as table_state
 from _redis import RedisServer, need_redis
 from _streams import letters_of, lines, state_of, stream_fixture
-from fastinc.checkpoint import _lock, _restoring
+from fastinc.checkpoint import _directory, _entries, _lock, _restoring
 from fastinc.checkpoint._records import MAGIC
 from fastinc.cli import main
 
@@ -174,6 +175,74 @@ def test_letters_are_themselves_where_the_encoding_has_them(monkeypatch, tmp_pat
             found = json.loads(text)
             assert (found[0] if action == [] else found)["position"] == "\u8336"
             assert f'"position": "{shown}"' in text
+
+
+@pytest.fixture
+def moving(tmp_path, monkeypatch):
+    """A log that keeps one state, and a function of how often another takes its place right after it was listed."""
+    read, writing, left = _entries.read_manifest, [], []
+    log = fi.checkpoint.Log(tmp_path / "moving", keep=1)
+    log.append(new_table(), position=0)
+
+    def moves(folder, number, there):
+        if left and not writing:
+            writing.append(True)  # an append looks at the entries, too
+            log.append(new_table(), position=len(left))
+            writing.clear()
+            left.pop()
+        return read(folder, number, there)
+
+    monkeypatch.setattr(_entries, "read_manifest", moves)
+    with log:
+        yield log, lambda times: left.extend([True] * times)
+
+
+def test_what_went_while_it_was_listed_is_looked_at_again(capsys, moving):
+    log, move = moving
+    move(3)
+    assert [(entry.number, entry.position) for entry in log.entries()] == [(4, 1)]
+    move(1)
+    status, out, err = command(capsys, "log", log.path)
+    assert (status, err, out.split()[:2]) == (0, "", ["5", "base"])
+    move(1000)
+    assert_one_line_error(command(capsys, "log", log.path), "is changed all the time")
+    with pytest.raises(RuntimeError, match="changed all the time"):
+        log.entries()
+
+
+def test_a_segment_that_went_while_it_was_listed_is_looked_at_again(tables, monkeypatch):
+    folder, _ = tables
+    with fi.checkpoint.Log(folder, keep=1) as log:
+        real, calls = _directory.open_segment, []
+
+        def compacted(*arguments):
+            if not calls:
+                calls.append(True)
+                another = new_table()
+                for position in ("base", "increment"):
+                    log.append(another, position=position)
+                log.append(new_table(), position="newest")
+                assert not arguments[0].joinpath("increments-0000000000000002.log").exists()
+            return real(*arguments)
+
+        log.lock()
+        monkeypatch.setattr(_directory, "open_segment", compacted)
+        assert [entry.position for entry in log.entries()] == ["newest"]
+
+
+def test_a_listing_that_has_neither_of_two_bases_is_made_again(capsys, tables, monkeypatch):
+    """A folder that is listed while one takes the other's place may show that."""
+    folder, _ = tables
+    real, calls = _directory.listing, []
+
+    def without_bases(path):
+        calls.append(path)
+        there = real(path)
+        return dataclasses.replace(there, bases=()) if len(calls) == 2 else there
+
+    monkeypatch.setattr(_directory, "listing", without_bases)
+    status, out, _ = command(capsys, "log", folder)
+    assert (status, len(calls), out.count("\n")) == (0, 4, 6)
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastinc.checkpoint import _directory
+from fastinc.checkpoint._directory import Listing
 from fastinc.checkpoint._parts import MALFORMED, size_of
 from fastinc.checkpoint._records import heads
-from fastinc.checkpoint._restoring import GoneError, read_manifest
+from fastinc.checkpoint._restoring import GoneError, look, read_manifest
 
 __all__ = ["Entry", "entries", "number_at"]
 
@@ -49,8 +50,13 @@ class Entry:
 
 def entries(folder: Path) -> list[Entry]:
     """Return what a log has, oldest first, as far as its files tell: they aren't verified whole."""
-    there = _directory.listing(folder)
+    return look(folder, lambda there: _entries(folder, there))
+
+
+def _entries(folder: Path, there: Listing) -> list[Entry]:
+    """Return what is there of what was listed; GoneError where that isn't what the folder has any more."""
     found: dict[int, Entry] = {}
+    gone = False
     for first, limit in there.segment_limits():
         try:
             with _directory.open_segment(folder, first) as file:
@@ -58,18 +64,26 @@ def entries(folder: Path) -> list[Entry]:
                     if limit is not None and head.number >= limit:
                         break
                     found[head.number] = _of_record(head.number, head.end - head.offset, head.meta)
-        except (FileNotFoundError, *MALFORMED):
-            continue  # let go of meanwhile; a record that isn't one is the restore's to report
+        except FileNotFoundError:
+            gone = True
+        except MALFORMED:
+            continue  # a record that isn't one is the restore's to report
     bases = []
     for number in there.bases:
         try:
             manifest = read_manifest(folder, number, there)
             size = size_of(_directory.base_path(folder, number))
-        except (GoneError, FileNotFoundError, ValueError):
+        except (GoneError, FileNotFoundError):
+            gone = True
+            continue
+        except ValueError:
             continue
         if manifest is not None:
             bases.append(number)
             found[number] = Entry(number, "base", size, manifest["time"], manifest["position"])
+    # A listing that is made while a base takes another's place may have neither.
+    if (gone or not bases) and there != _directory.listing(folder):
+        raise GoneError
     return [found[number] for number in sorted(found) if bases and number >= bases[0]]
 
 

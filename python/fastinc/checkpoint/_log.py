@@ -300,6 +300,11 @@ decoupled_weight_decay=False, initial_accumulator_value=0.0, forgetting_factor=1
 
         What they hold is not read, so that damage in it isn't noticed before :meth:`restore`.
 
+        Raises
+        ------
+        RuntimeError
+            A writer removes files faster than they are read.
+
         Examples
         --------
         >>> import tempfile, fastinc as fi

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastinc.checkpoint import _arrays, _directory, _lock, _manifest
 from fastinc.checkpoint._change import Parameters
@@ -16,11 +17,22 @@ from fastinc.checkpoint._kinds import KINDS, describe
 from fastinc.checkpoint._parts import FORMAT, MALFORMED, VERSION, load_parts, malformed
 from fastinc.checkpoint._records import Record, Tail, read_head, records
 
-__all__ = ["DamageWarning", "GoneError", "State", "chain_of", "load_base", "read_manifest", "restore"]
+__all__ = [
+    "ChangingError",
+    "DamageWarning",
+    "GoneError",
+    "State",
+    "chain_of",
+    "load_base",
+    "look",
+    "read_manifest",
+    "restore",
+]
 
 #: How often a folder is looked at again whose files are replaced while they are read.
 _ATTEMPTS = 16
 _NO_LIMIT = 1 << 63
+_Found = TypeVar("_Found")
 
 
 class DamageWarning(UserWarning):
@@ -36,6 +48,10 @@ class DamageWarning(UserWarning):
 
 class GoneError(Exception):
     """What was listed is no longer there."""
+
+
+class ChangingError(RuntimeError):
+    """A folder's files go faster than they are read."""
 
 
 @dataclass
@@ -169,16 +185,21 @@ def restore(folder: Path, target: int | None = None) -> State | None:
     ValueError
         The number isn't kept, or something before it is damaged; the message tells what can be restored.
     """
+    return look(folder, lambda there: _restore(folder, there, target))
+
+
+def look(folder: Path, at: Callable[[Listing], _Found]) -> _Found:
+    """Return what is found in a folder whose files a writer may replace meanwhile: then it is looked at again."""
     for _ in range(_ATTEMPTS):
         there = _directory.listing(folder)
         try:
-            return _restore(folder, there, target)
+            return at(there)
         except (GoneError, FileNotFoundError):
             continue
         except ValueError:
             if there == _directory.listing(folder):  # else what was missing may be there by now
                 raise
-    raise RuntimeError(f"{folder} is changed all the time: its files go before they are read")
+    raise ChangingError(f"{folder} is changed all the time: its files go before they are read")
 
 
 def _restore(folder: Path, there: Listing, target: int | None) -> State | None:

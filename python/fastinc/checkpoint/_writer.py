@@ -17,7 +17,7 @@ from fastinc.checkpoint._entries import Entry, entries
 from fastinc.checkpoint._lock import DirectoryLock
 from fastinc.checkpoint._parts import size_of, write_parts
 from fastinc.checkpoint._records import Tail, encode, records
-from fastinc.checkpoint._restoring import GoneError, read_manifest
+from fastinc.checkpoint._restoring import ChangingError, GoneError, read_manifest
 
 __all__ = ["SEGMENT_BYTES", "Told", "Writer"]
 
@@ -215,7 +215,9 @@ class Writer:
                     _disk.publish(path, name)
                 self.rotate()
                 self.base_bytes, self.increments_bytes = size, 0
-                with contextlib.suppress(OSError, ValueError, GoneError):  # the base is there, whatever this says
+                with contextlib.suppress(
+                    OSError, ValueError, GoneError, ChangingError
+                ):  # the base is there, whatever this says
                     self._measure()
                 return size
 

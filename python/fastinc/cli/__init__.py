@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from fastinc.checkpoint import LockedError
+from fastinc.checkpoint._restoring import ChangingError
 from fastinc.cli import bench, demo, evaluate, info, log, recommend, train
 from fastinc.cli._console import printable
 
 _COMMANDS = (demo, train, log, evaluate, recommend, bench, info)
-# What a user can cause: a wrong value, a missing file, a missing extra, a model too large. Anything else is a
-# mistake of ours, and deserves its traceback.
-_USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, LockedError)
+# What a user can cause: a wrong value, a missing file, a missing extra, a model too large, a log in use. Anything else
+# is a mistake of ours, and deserves its traceback.
+_USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, LockedError, ChangingError)
 
 
 class _Parser(argparse.ArgumentParser):
