@@ -93,6 +93,22 @@ def test_mistakes_are_answered_in_one_line(capsys, tmp_path, arguments, message)
     assert_one_line_error(result, message)
 
 
+@pytest.mark.parametrize("name", ["device", "link", "dangling", "pipe"])
+def test_what_is_not_replaced_is_refused_before_the_work(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(fi.evaluate, "prequential", lambda *_, **__: pytest.fail("that is minutes of work"))
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    path = "/dev/null" if name == "device" else tmp_path / name
+    found = command(capsys, "evaluate", "--events", "synthetic", "--json", path)
+    assert_one_line_error(found, "--json: path = ", "is not a regular file: it is not replaced")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "report.json").symlink_to(path)
+    found = command(capsys, "demo", "--events", "synthetic", "--out", tmp_path / "demo")
+    assert_one_line_error(found, "--out: path = ", "report.json", "is not a regular file")
+
+
 def test_traceback_is_there_for_who_asks(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         main(["--traceback", "evaluate", "--events", str(tmp_path / "none")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import logging
@@ -16,7 +17,7 @@ import pytest
 
 import fastinc as fi
 from _commands import assert_one_line_error, command
-from _logs import learn, new_table, quiet
+from _logs import each_call, failing, learn, new_table, quiet
 from _logs import state_of as table_state
 from _redis import RedisServer, need_redis
 from _streams import letters_of, lines, state_of, stream_fixture
@@ -461,6 +462,19 @@ def test_what_is_exported_of_a_damaged_log_is_told(capsys, tables, tmp_path):
     assert err.startswith("fastinc: warning: ")
     assert err.endswith("number 4 is exported\n")
     assert table_state(fi.checkpoint.load(tmp_path / "out")[0]) == states[3]
+
+
+def test_an_export_that_failed_can_be_done_again(capsys, tables, tmp_path):
+    folder, states = tables
+    for disk in each_call(errno.ENOSPC):
+        out = tmp_path / f"out{disk.at}"
+        with failing(disk):
+            status, _, err = command(capsys, "log", folder, "--export", out)
+        if disk.failed is not None and status:
+            assert os.strerror(errno.ENOSPC) in err
+            assert command(capsys, "log", folder, "--export", out)[0] == 0
+        assert table_state(fi.checkpoint.load(out)[0]) == states[-1]
+    assert disk.at > 5
 
 
 def test_a_model_that_is_exported_answers(capsys, trained, tmp_path):

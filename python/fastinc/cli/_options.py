@@ -109,14 +109,22 @@ def make_model(args: argparse.Namespace) -> fi.Recommender:
     return fi.Recommender(**{name: value for name, value in given.items() if value is not None})
 
 
-def writable(path: str | None, option: str) -> Path | None:
-    """Return the path of a file to write, having found out that its directory exists."""
+def writable(path: str | None, option: str, *, replaced: bool = False) -> Path | None:
+    """Return the path of a file to write, having found out that its directory exists.
+
+    One that is to be `replaced`, as `write_json` does, is no link, pipe or device.
+    """
     if path is None:
         return None
     if not Path(path).parent.is_dir():  # said now, not after minutes of work
         raise ValueError(f"{option}: the directory {Path(path).parent} does not exist")
     if Path(path).is_dir():
         raise ValueError(f"{option} must be a file, and {path} is a directory")
+    if replaced:
+        try:
+            _disk.as_file(path)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
     return Path(path)
 
 

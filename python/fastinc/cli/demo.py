@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fastinc._extras import require
 from fastinc.cli._console import console, progress, show_report
 from fastinc.cli._fresh import Answer, Visit, watch
-from fastinc.cli._options import add_seed, open_events, write_json
+from fastinc.cli._options import add_seed, open_events, writable, write_json
 from fastinc.evaluate.plots import need_matplotlib
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--events {args.events}: the demo needs timestamps")
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
+    writable(str(folder / "report.json"), "--out", replaced=True)
+    writable(str(folder / "recall.png"), "--out")
     out = console()
     out.print(f"{len(events):,} events of {events.name}, from {events.source}", markup=False, highlight=False)
     with progress() as advance:

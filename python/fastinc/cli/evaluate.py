@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.events is None:
         raise ValueError("--events is needed: which events to evaluate on")
-    report_file, plot_file = writable(args.json, "--json"), writable(args.plot, "--plot")
+    report_file, plot_file = writable(args.json, "--json", replaced=True), writable(args.plot, "--plot")
     if plot_file:
         need_matplotlib(plot_file)
     model = make_model(args)

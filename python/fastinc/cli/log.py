@@ -33,7 +33,7 @@ def add_parser(commands: Any) -> None:
         "--check", action="store_true", help="read the newest state, every byte of it, and say what it is"
     )
     action.add_argument(
-        "--export", metavar="PATH", help="save the newest state, or --number's, as a model in a new folder"
+        "--export", metavar="PATH", help="save the newest state, or --number's, as a model in a new or empty folder"
     )
     action.add_argument(
         "--roll-back-to",
@@ -195,8 +195,8 @@ def _export(folder: Path, args: argparse.Namespace) -> None:
     import fastinc as fi
 
     target = as_path(args.export, "--export")
-    if os.path.lexists(target):  # said before minutes of work
-        raise ValueError(f"--export {target} is there already: give a folder that isn't")
+    if os.path.lexists(target) and not _is_empty(target):  # said before minutes of work
+        raise ValueError(f"--export {target} is there already: give a folder that isn't, or an empty one")
     if target.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"--export {target} is within the log: give a folder elsewhere")
     number = None if args.number is None else as_whole(args.number, "--number", 1, _MOST)
@@ -208,6 +208,11 @@ def _export(folder: Path, args: argparse.Namespace) -> None:
         print_json({"path": str(target), **_facts(state)})
     else:
         print(f"number {state.number} of {_moment(state.time)} is in {target}: {_in_words(state)}")
+
+
+def _is_empty(path: Path) -> bool:
+    """Tell whether a path is a folder with nothing in it, as a save that failed leaves one."""
+    return path.is_dir() and not os.listdir(path)
 
 
 def _roll_back(folder: Path, number: int, as_json: bool) -> None:
