@@ -674,8 +674,9 @@ def test_a_damaged_log_goes_on_from_a_state_that_is_whole(capsys, tables, where)
     assert command(capsys, "log", folder, "--check")[0] == 0
 
 
-def test_a_redis_stream_is_read_again_from_there(capsys, tmp_path):
-    """Its group goes back by itself; before the stream's first event it is to be put back, which is told."""
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_redis_stream_is_read_again_from_there(capsys, tmp_path, others):
+    """Its group goes back by itself; where it doesn't it is to be put back, which is told."""
     need_redis()
     server = RedisServer(tmp_path).start()
     try:
@@ -685,13 +686,20 @@ def test_a_redis_stream_is_read_again_from_there(capsys, tmp_path):
             url = f"{server.url}&stream=s&group=g"
             train(tmp_path, url, "--max-events", 400)
             then = restored(tmp_path / "model")
+            if others:
+                client.xgroup_createconsumer("s", "g", "idle")
             for number in (4, 1):
-                assert command(capsys, "log", tmp_path / "model", "--roll-back-to", number)[0] == 0
-                if number == 1:
-                    client.xgroup_setid("s", "g", 0)
-                learned = restored(tmp_path / "model")[1]["events"]
-                held = len((restored(tmp_path / "model")[1]["held"] or {"users": []})["users"])
-                train(tmp_path, url, "--max-events", 400 - learned - held)
+                status, _, err = command(capsys, "log", tmp_path / "model", "--roll-back-to", number)
+                assert status == 0
+                position = restored(tmp_path / "model")[1]
+                place = "0" if number == 1 else position["source"]["id"]
+                name = "STREAM" if number == 1 else "s"
+                assert err.endswith(f"it is put back by XGROUP SETID {name} GROUP {place}\n")
+                assert ("where it has one consumer" in err) == (number == 4)
+                if number == 1 or others:
+                    client.xgroup_setid("s", "g", place)
+                held = len((position["held"] or {"users": []})["users"])
+                train(tmp_path, url, "--max-events", 400 - position["events"] - held)
                 assert restored(tmp_path / "model")[0] == then[0]
     finally:
         server.kill()

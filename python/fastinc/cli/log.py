@@ -239,10 +239,22 @@ def _roll_back(folder: Path, number: int, as_json: bool) -> None:
         print(f"the newest is number {entry.number}, which is number {number} again: {_in_words(state)}")
         print(f"the next train goes on from there; {entry.number - 1} and those before it stay")
     saved = _of_train(state.position)
-    if saved is not None and saved["source"] is None:
+    if saved is not None:
+        _tell_of_groups(saved["source"])
+
+
+def _tell_of_groups(source: Any) -> None:
+    """Tell where a Redis group may not be where the next train goes on."""
+    if source is None:
         tell(
             "fastinc: warning: that is before the stream's first event, which the next train begins as a new model "
             "does: a Redis group goes on after what it has read, unless it is put back by XGROUP SETID STREAM GROUP 0"
+        )
+    elif isinstance(source, dict) and {"stream", "id"} <= source.keys():
+        tell(
+            "fastinc: warning: a Redis group goes back by itself where it has one consumer: with others, also idle "
+            "ones, it goes on after what it has read, unless it is put back by XGROUP SETID "
+            f"{source['stream']} GROUP {source['id']}"
         )
 
 
