@@ -96,6 +96,30 @@ def memory_fixture():
     return tmp_path
 
 
+def tables_fixture():
+    """A fixture: a log of a table, and what the table was at each append; `tables = tables_fixture()` in the module."""
+
+    @pytest.fixture
+    def tables(tmp_path):
+        """A log of a table: a base and four increments; and what the table was at each."""
+        table, states = new_table(), []
+        with fi.checkpoint.Log(tmp_path / "tables") as log:
+            for step in range(5):
+                learn(table, [step, 9], step)
+                log.append(table, position=["shard", step, "x" * 100])
+                states.append(state_of(table))
+        return tmp_path / "tables", states
+
+    return tables
+
+
+def flip(path, at):
+    """Damage a byte of a file, or mend it."""
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
 class FaultyOs:
     """`os` for the module that writes; the n-th call of those that change something fails, and those after it if asked.
 
