@@ -56,7 +56,6 @@ def entries(folder: Path) -> list[Entry]:
 def _entries(folder: Path, there: Listing) -> list[Entry]:
     """Return what is there of what was listed; GoneError where that isn't what the folder has any more."""
     found: dict[int, Entry] = {}
-    gone = False
     for first, limit in there.segment_limits():
         try:
             with _directory.open_segment(folder, first) as file:
@@ -64,25 +63,20 @@ def _entries(folder: Path, there: Listing) -> list[Entry]:
                     if limit is not None and head.number >= limit:
                         break
                     found[head.number] = _of_record(head.number, head.end - head.offset, head.meta)
-        except FileNotFoundError:
-            gone = True
-        except MALFORMED:
-            continue  # a record that isn't one is the restore's to report
+        except (FileNotFoundError, *MALFORMED):
+            continue  # let go of meanwhile; a record that isn't one is the restore's to report
     bases = []
     for number in there.bases:
         try:
             manifest = read_manifest(folder, number, there)
             size = size_of(_directory.base_path(folder, number))
-        except (GoneError, FileNotFoundError):
-            gone = True
-            continue
-        except ValueError:
+        except (GoneError, FileNotFoundError, ValueError):
             continue
         if manifest is not None:
             bases.append(number)
             found[number] = Entry(number, "base", size, manifest["time"], manifest["position"])
-    # A listing that is made while a base takes another's place may have neither.
-    if (gone or not bases) and there != _directory.listing(folder):
+    # All have gone since, or neither was listed of two that took each other's place just then.
+    if not bases and there != _directory.listing(folder):
         raise GoneError
     return [found[number] for number in sorted(found) if bases and number >= bases[0]]
 
