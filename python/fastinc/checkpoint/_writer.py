@@ -215,9 +215,8 @@ class Writer:
                     _disk.publish(path, name)
                 self.rotate()
                 self.base_bytes, self.increments_bytes = size, 0
-                with contextlib.suppress(
-                    OSError, ValueError, GoneError, ChangingError
-                ):  # the base is there, whatever this says
+                # The base is there, whatever this says.
+                with contextlib.suppress(OSError, ValueError, GoneError, ChangingError):
                     self._measure()
                 return size
 
