@@ -92,7 +92,7 @@ test-python: $(VENV)/test $(VENV)/data $(VENV)/redis  ## Python tests; those of 
 		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 # What holds the promises of docs/durability.md.
-DURABILITY := $(wildcard $(addprefix tests/python/,test_kill.py test_log*.py test_cli_log.py test_checkpoint*.py test_stream*.py test_replica.py))
+DURABILITY := $(wildcard $(addprefix tests/python/,test_kill.py test_log*.py test_cli_log*.py test_checkpoint*.py test_stream*.py test_replica.py))
 FUZZ_SECONDS ?= 300
 # How often the copies of tables and models that others write to are made under each sanitizer.
 REPEATS ?= 10
