@@ -18,7 +18,7 @@ from _commands import assert_one_line_error, command
 from _logs import each_call, failing, flip, learn, new_table, tables_fixture
 from _logs import state_of as table_state
 from _streams import stream_fixture
-from _trained import entries, files, folder_fixture, train, trained_fixture
+from _trained import entries, files, train, trained_fixture
 from fastinc.cli import main
 
 stream = stream_fixture()
