@@ -84,6 +84,36 @@ def test_a_line_that_was_taken_as_the_last_is_the_last(tmp_path, caplog):
     assert "a.csv has got 4 bytes after the next file was begun" in caplog.text
 
 
+@pytest.mark.parametrize("on_gap", ["raise", "skip"])
+def test_a_file_goes_on_whose_successor_went_again(tmp_path, caplog, on_gap):
+    """A line without a newline was taken as its last by then: a file that an editor made for a moment is enough."""
+    file = tmp_path / "a.jsonl"
+    file.write_text(json_event(1, 1) + "\n" + json_event(2, 2))
+
+    def begin_another(source):
+        (tmp_path / "b.jsonl").write_text("something else")
+        batch = source.read(10, timeout=0.0)
+        (tmp_path / "b.jsonl").unlink()
+        return events_in([batch])
+
+    with fi.stream.open(tmp_path, follow=True, on_gap=on_gap) as source:
+        found = events_in(read_all(source)) + begin_another(source)
+        assert read_all(source) == []
+        append(file, b"\n" + json_event(3, 3).encode() + b"\n" + json_event(4, 4)[:9].encode())
+        found += events_in(read_all(source))
+        append(file, json_event(4, 4)[9:].encode())
+        found += begin_another(source)
+        assert found == [(n, n, None, None) for n in range(1, 5)]
+        append(file, b" and more\n" + json_event(5, 5).encode() + b"\n")
+        if on_gap == "raise":
+            with pytest.raises(fi.stream.GapError, match=r"a\.jsonl:4: the line that was the last has grown"):
+                source.read(10, timeout=0.0)
+        else:
+            assert source.read(10, timeout=0.0) is None  # it is told
+        assert events_in(read_all(source)) == [(5, 5, None, None)]
+    assert ("the line that was the last has grown" in caplog.text) == (on_gap == "skip")
+
+
 def test_a_following_source_goes_on_to_the_next_file(tmp_path, caplog):
     with fi.stream.open(tmp_path, follow=True) as source:
         assert read_all(source) == []

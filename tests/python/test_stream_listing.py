@@ -104,3 +104,16 @@ def test_patterns_find_what_the_glob_module_finds(tmp_path, pattern):
     for text, root in ((pattern, str(tmp_path)), (f"{tmp_path}/{pattern}", None)):
         found = [name for name in glob.glob(text, root_dir=root) if (tmp_path / name).is_file()]
         assert Listing(None, text, root).names() == sorted(found)
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jsonl"])
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_link_that_leads_nowhere_hides_no_file(tmp_path, pattern, follow):
+    put(tmp_path, 1)
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    with fi.stream.open(tmp_path / pattern, follow=follow) as source:
+        batches = read_all(source)
+        if follow:
+            put(tmp_path, 2)
+            batches += read_all(source)
+    assert users_in(batches) == ([1, 2] if follow else [1])

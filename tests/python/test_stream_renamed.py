@@ -15,9 +15,10 @@ from fastinc.stream import _left, _read_before
 TOLD = "has what was read before, under another name"
 
 
-def put(file, begin, end):
+def put(file, begin, end, width=150):
+    """Append events, ten of which are enough to tell a file from others."""
     with file.open("a") as out:
-        out.write("".join(json_event(n % 7, n) + "\n" for n in range(begin, end)))
+        out.write("".join(json_event(n % 7, n).ljust(width) + "\n" for n in range(begin, end)))
     return file
 
 
@@ -64,6 +65,50 @@ def test_a_finished_file_is_not_read_again_under_a_later_name(tmp_path, caplog, 
     source.close()
 
 
+@FOLLOW
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_short_file_that_was_renamed_is_known_by_its_inode_and_time(tmp_path, follow, restart):
+    for n, name in enumerate("ab"):
+        put(tmp_path / f"{name}.jsonl", n, n + 1, width=0)
+    source = fi.stream.open(tmp_path, follow=follow)
+    batches = [source.read(1, timeout=0.0) for _ in range(2)]
+    (tmp_path / "a.jsonl").rename(tmp_path / "x.jsonl")
+    if restart:
+        source.close()
+        source = fi.stream.open(tmp_path, follow=follow)
+        source.seek(through_json(batches[-1].position))
+    assert items_in(batches + read_all(source)) == [0, 1]
+    source.close()
+
+
+@FOLLOW
+@pytest.mark.parametrize("same_inode", [False, True])
+def test_a_short_file_that_begins_like_one_that_was_removed_is_another(tmp_path, monkeypatch, follow, same_inode):
+    """Events without times may well come again, one a file; and an inode is given away at once."""
+    monkeypatch.setattr(_read_before, "PATIENCE", 0.0)
+    for n, name in enumerate("ab"):
+        put(tmp_path / f"{name}.jsonl", n, n + 1, width=0)
+    with fi.stream.open(tmp_path, follow=follow) as source:
+        batches = [source.read(1, timeout=0.0) for _ in range(2)]
+        if same_inode:
+            (tmp_path / "a.jsonl").rename(tmp_path / "c.jsonl")
+            os.utime(tmp_path / "c.jsonl", ns=(1, 1))
+        else:
+            shutil.copy(tmp_path / "a.jsonl", tmp_path / "c.jsonl")
+            (tmp_path / "a.jsonl").unlink()
+        assert items_in(batches + read_all(source)) == [0, 1, 0]
+
+
+@FOLLOW
+def test_a_parquet_file_that_is_copied_and_removed_while_it_is_read_is_not_read_again(tmp_path, follow):
+    file = write(tmp_path / "a.parquet")
+    assert file.stat().st_size >= 1024
+    with fi.stream.open(tmp_path, follow=follow) as source:
+        batches = [source.read(5, timeout=0.0)]
+        copied_and_removed(file, tmp_path / "b.parquet")
+        assert events_in(batches + read_all(source)) == EVENTS
+
+
 def test_parquet_files_are_not_read_again_under_later_names(tmp_path):
     write(tmp_path / "a.parquet", EVENTS[:30])
     write(tmp_path / "b.parquet", EVENTS[30:])
@@ -101,7 +146,7 @@ def test_the_last_files_that_were_left_are_known(tmp_path, caplog):
     with fi.stream.open(tmp_path) as source:
         source.seek(batches[-1].position)
         assert items_in(read_all(source)) == list(range(20, 30))  # that one was left too long ago
-        for change in ({"device": None}, {"inode": "1"}, {"file": 3}, {"bytes": -1}):
+        for change in ({"device": None}, {"inode": "1"}, {"written": 0.5}, {"file": 3}, {"bytes": -1}):
             with pytest.raises(ValueError, match=r"position: passed = .* must have"):
                 source.seek({**batches[-1].position, "passed": [{**passed[0], **change}]})
 

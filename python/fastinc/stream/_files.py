@@ -40,8 +40,9 @@ class FileSource(Source):
 
     The file that is being read, and the last 16 that were, are not read again under a later name, as rotation (to
     ``clicks.log.1``) gives them or copies that take their place: that is logged, and what has the old name of the one
-    that is being read is a gap. Older files may be removed, but not given later names. Where names are rotated, follow
-    that one file with ``on_gap="skip"``. Of files that are followed, one that has nothing but what the one before began
+    that is being read is a gap. Copies of less than 1,024 bytes are files of their own. Older files may be removed, but
+    not given later names: finished ones don't stay in the folder under such. Where names are rotated, follow that one
+    file with ``on_gap="skip"``. Of files that are followed, one that has nothing but what the one before began
     with may be a copy that is being made: it is read when it hasn't changed for two seconds, and the one before is what
     it was.
 
@@ -310,7 +311,8 @@ class FileSource(Source):
             except GapError as error:
                 self._tell_gap(error)
                 self._parser.restore(kinds)  # what was read last may be halves of two files: it is lost, too
-                self._leave()
+                if not isinstance(error, GrownError):  # else the reader is behind what has grown
+                    self._leave()
                 batch = None
             if batch is not None:
                 return batch
@@ -348,6 +350,8 @@ class FileSource(Source):
                 following = self._next_file()
                 if following is not None:
                     reader.read(builder, most, final=True)
+                elif reader.go_on():
+                    reader.read(builder, most, final=not self._follow)
             if len(builder):
                 return self._batch(builder)
             if reader.paused:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fastinc.stream._head import FilePrint, open_regular
+from fastinc.stream._head import HEAD_BYTES, FilePrint, open_regular
 from fastinc.stream._reader import FileReader
 from fastinc.stream._source import log
 
-__all__ = ["Left", "LeftFiles"]
+__all__ = ["Left", "LeftFiles", "is_telling"]
 
 #: Files that are known, and looked at: whoever renames one or writes to it late does so with one of the last.
 _KEPT = 16
@@ -25,6 +25,8 @@ class Left:
     name: str
     device: int
     inode: int
+    #: When it was written to last, in nanoseconds.
+    written: int
     #: None where there were no rows.
     seen: FilePrint | None
     #: How many bytes were read; None where nobody appends, it was told that somebody did, or a run before read it.
@@ -34,15 +36,17 @@ class Left:
     def from_json(cls, told: Any, name: str) -> Left:
         """Return what `to_json` was called on."""
         parts = dict(told)
-        file, device, inode = (parts.pop(part, None) for part in ("file", "device", "inode"))
-        if not isinstance(file, str) or type(device) is not int or type(inode) is not int:
-            raise ValueError(f"{name} = {told!r} must have file, device and inode")
-        return cls(file, device, inode, FilePrint.from_json(parts, name))
+        kinds = {"file": str, "device": int, "inode": int, "written": int}
+        file = {part: parts.pop(part, None) for part in kinds}
+        if {part: type(value) for part, value in file.items()} != kinds:
+            raise ValueError(f"{name} = {told!r} must have {', '.join(kinds)}")
+        return cls(file["file"], file["device"], file["inode"], file["written"], FilePrint.from_json(parts, name))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON; it must have rows."""
         assert self.seen is not None
-        return {"file": self.name, "device": self.device, "inode": self.inode, **self.seen.to_json()}
+        status = {"device": self.device, "inode": self.inode, "written": self.written}
+        return {"file": self.name, **status, **self.seen.to_json()}
 
     def is_at(self, status: os.stat_result) -> bool:
         """Whether a status is of this file, whatever its name."""
@@ -71,7 +75,8 @@ class LeftFiles:
         """Note a file that is left, and how much was read of it."""
         status = reader.status
         self._left.pop(name, None)
-        self._left[name] = Left(name, status.st_dev, status.st_ino, reader.seen(), reader.bytes_read)
+        file = (status.st_dev, status.st_ino, status.st_mtime_ns)
+        self._left[name] = Left(name, *file, reader.seen(), reader.bytes_read)
         if len(self._left) > _KEPT:
             del self._left[next(iter(self._left))]
 
@@ -86,11 +91,17 @@ class LeftFiles:
     def has(self, descriptor: int) -> bool:
         """Whether an open file is one of these, or a copy of one that isn't there any more.
 
-        While that is there, files that are alike are just that.
+        While that is there, files that are alike are just that. A file's inode may be another's once it is removed.
         """
         status = os.fstat(descriptor)
-        begun = ((one, one.seen) for one in self._left.values() if one.seen is not None and one.seen.begins(descriptor))
-        return any(one.is_at(status) or self._was_moved(one, seen, status.st_size) for one, seen in begun)
+        for one in self._left.values():
+            if one.seen is None or not one.seen.begins(descriptor):
+                continue
+            if one.is_at(status) and (status.st_mtime_ns == one.written or is_telling(one.seen)):
+                return True
+            if is_telling(one.seen) and self._was_moved(one, one.seen, status.st_size):
+                return True
+        return False
 
     def _was_moved(self, one: Left, seen: FilePrint, size: int) -> bool:
         """Whether a file that has as many bytes, and begins like it, is instead of it.
@@ -118,4 +129,9 @@ class LeftFiles:
                 text = "%s: %s has got %d bytes after the next file was begun: they are not read"
                 log.warning(text, self._name, one.name, grown)
             if now is None or grown:
-                self._left[one.name] = Left(one.name, one.device, one.inode, one.seen)
+                self._left[one.name] = replace(one, size=None, written=one.written if now is None else now.st_mtime_ns)
+
+
+def is_telling(seen: FilePrint) -> bool:
+    """Whether another file hardly begins so by chance: a click a file may well come twice."""
+    return seen.bytes >= HEAD_BYTES

@@ -55,7 +55,7 @@ class _Lines:
         self._held = b""
         self._begin = self._looked = 0  # in what is held: where the next line begins, and how far there is no newline
         self._dropped = 0  # bytes of a line that is too long
-        self._ended = False  # a line without a newline was taken as the last: what comes after it is half a line
+        self.ended = False  # a line without a newline was taken as the last: what comes after it is half a line
 
     def close(self) -> None:
         self._file.close()
@@ -70,7 +70,7 @@ class _Lines:
         None where it isn't there yet, or, unless it must be had `whole`, where `is_enough`: the next call goes on. So
         it does after _UnclosedError, where it has more than `most` bytes.
         """
-        while not self._ended:
+        while not self.ended:
             end = self._held.find(b"\n", self._looked)
             if end >= 0:
                 return self._cut(end, 1)
@@ -108,7 +108,7 @@ class _Lines:
         raw, size = self._held[self._begin : end], self._dropped + end - self._begin
         self._begin = self._looked = end + newline
         self._dropped = 0
-        self._ended = not newline
+        self.ended = not newline
         self.offset += size + newline
         self.number += 1
         self.looked_at += _LINE_COST
@@ -212,10 +212,18 @@ class LineReader(FileReader):
         if after[:1] != b"\n" and after != b"\r\n":
             number = self._lines.number
             self._lines.take(final=True)
-            self._lines.rewind(self._lines.offset, number)
+            self._lines.number = number
             raise GrownError(f"{self._path}:{number}: the line that was the last has grown since it was read")
         ending = 1 if after[:1] == b"\n" else 2
         self._lines.rewind(offset + ending, self._lines.number)
+
+    def go_on(self) -> bool:
+        """Find out whether more has come behind what was taken as the last line; see `FileReader.go_on`."""
+        if not self._lines.ended or self.status.st_size <= self._lines.offset:
+            return False
+        self._lines.rewind(self._lines.offset, self._lines.number)
+        self._check_boundary(self._lines.offset)
+        return True
 
     def read(self, builder: BatchBuilder, most: int, final: bool) -> None:
         """Read rows; see `FileReader.read`. A last line without a newline is one if `final`."""

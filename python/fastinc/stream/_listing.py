@@ -72,7 +72,7 @@ class Listing:
                 for entry in entries:
                     if self._is_wanted(entry.name):
                         links = links or entry.is_symlink()  # what it points to comes and goes elsewhere
-                        if entry.is_file():
+                        if _is_file(entry):
                             found.append(os.path.join(self._prefix, entry.name))
         except OSError:
             if not self._is_pattern:
@@ -88,6 +88,13 @@ class Listing:
 def is_of_stream(name: str) -> bool:
     """Whether a folder's file is one of its stream, by its name."""
     return not name.startswith((".", "_")) and not name.endswith(".tmp")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle, or to where nobody may look
+        return False
 
 
 def _state_of(folder: str | None) -> tuple[int, int, int] | None:

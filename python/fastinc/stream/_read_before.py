@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastinc.stream._head import FilePrint, open_regular
-from fastinc.stream._left import Left, LeftFiles
+from fastinc.stream._left import Left, LeftFiles, is_telling
 from fastinc.stream._reader import FileReader
 from fastinc.stream._source import log
 
@@ -121,7 +121,9 @@ class ReadBefore:
             descriptor = file.fileno()
             found = any(known.begins(descriptor) for known in prints) or self._left.has(descriptor)
             if reader is not None and not found:
-                copied = reader.copied_to(descriptor) if self._growing else _moved_to(reader, descriptor)
+                copied = reader.copied_to(descriptor) if self._growing else "no"
+                if copied == "no" and not (self._growing and reader.bytes_read is not None):
+                    copied = _moved_to(reader, descriptor)
                 if copied == "maybe" and not reader.is_at(descriptor):
                     return "maybe"
                 found = copied == "yes" or reader.is_at(descriptor)
@@ -136,9 +138,9 @@ class ReadBefore:
 def _moved_to(reader: FileReader, descriptor: int) -> Literal["yes", "no"]:
     """Whether an open file is a whole copy of what was read of one that is gone."""
     seen = reader.seen()
-    if seen is None or os.fstat(descriptor).st_size != seen.bytes or reader.named() != "gone":
+    if seen is None or not is_telling(seen) or os.fstat(descriptor).st_size != seen.bytes:
         return "no"
-    return "yes" if seen.begins(descriptor) else "no"
+    return "yes" if not os.path.exists(reader.path) and seen.begins(descriptor) else "no"
 
 
 def _begins(path: Path, known: FilePrint) -> bool:

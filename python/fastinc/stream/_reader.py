@@ -80,6 +80,13 @@ class FileReader(abc.ABC):
             Whether nothing is going to be appended to the file: what looks like half a row is one, too.
         """
 
+    def go_on(self) -> bool:
+        """Find out whether a file that was read as `final` has more, as there is no later one any more.
+
+        Raises GrownError where it isn't more of them but the rest of a row.
+        """
+        return False
+
     def verify(self) -> None:  # noqa: B027  formats that nobody appends to need nothing
         """Raise GapError where the file no longer is what was read."""
 
