@@ -19,8 +19,8 @@ def add_from(client, stream, begin, events):
         client.xadd(stream, {"user": user, "item": item, "timestamp": timestamp}, id=f"{begin + n}-0")
 
 
-def skipping(server, stream, position=None):
-    source = source_of(server, stream, on_gap="skip")
+def skipping(server, stream, position=None, **options):
+    source = source_of(server, stream, on_gap="skip", **options)
     if position is not None:
         source.seek(through_json(position))
     return source
@@ -101,7 +101,63 @@ def test_an_older_state_of_a_stream_is_not_learned_twice(server, client, caplog,
         assert events_in(read_n(source, 6)) == EVENTS[26:32]
 
 
-@pytest.mark.parametrize("why", ["a position of before", "trimmed", "the same first id"])
+@pytest.mark.parametrize("n_new", [0, 2])
+@pytest.mark.parametrize("how", ["running", "again"])
+@pytest.mark.parametrize("began", ["$", "a group that was read", "a group elsewhere"])
+def test_what_came_before_reading_began_is_not_read_after_a_loss(server, client, caplog, began, how, n_new):
+    """The older state is of before this reader read anything: its own first entry is lost, too."""
+    stream = next(names)
+    add_from(client, stream, 1000, EVENTS[:5])
+    if began == "a group that was read":
+        with skipping(server, stream) as earlier:
+            earlier.commit(read_n(earlier, 5)[-1].position)
+    if began == "a group elsewhere":
+        client.xgroup_create(stream, "fastinc", id="$")
+    source = skipping(server, stream, start="$")
+    assert source.read(10, timeout=0.0) is None
+    add_from(client, stream, 1005, EVENTS[5:8])
+    (batch,) = read_n(source, 3)
+    source.commit(batch.position)
+    if how == "again":
+        source.close()
+    client.delete(stream)
+    add_from(client, stream, 1000, EVENTS[:5])
+    client.xgroup_create(stream, "fastinc", id="1004-0", entries_read=5)
+    add_from(client, stream, 2000, EVENTS[20 : 20 + n_new])
+    if how == "again":
+        source = skipping(server, stream, batch.position, start="$")
+    client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    with source:
+        assert events_in(read_n(source, n_new)) == EVENTS[20 : 20 + n_new]
+        assert source.read(10, timeout=0.1) is None
+        assert LEFT_OUT.format(1007 if n_new else 1004) in caplog.text
+        add_from(client, stream, 3000, EVENTS[30:33])
+        assert events_in(read_n(source, 3)) == EVENTS[30:33]
+    assert caplog.text.count("going on") == 1
+
+
+def test_an_older_state_put_in_place_while_it_is_read_is_not_learned_twice(server, client):
+    """Nothing fails, and new entries come before the count tells: the last that was read is there then."""
+    stream = next(names)
+    add_from(client, stream, 1000, EVENTS[:5])
+    client.xgroup_create(stream, "fastinc", id="0")
+    older = client.dump(stream)
+    client.xtrim(stream, maxlen=0)
+    add_from(client, stream, 1005, EVENTS[5:8])
+    with skipping(server, stream) as source:
+        batches = read_n(source, 3)
+        assert batches[0].position["since"] == "0-0"
+        client.restore(stream, 0, older, replace=True)
+        client.xgroup_setid(stream, "fastinc", "1004-0", entries_read=5)
+        add_from(client, stream, 2000, EVENTS[20:22])
+        batches += read_n(source, 2)
+        assert source.read(10, timeout=0.1) is None
+        add_from(client, stream, 3000, EVENTS[30:33])
+        batches += read_n(source, 3)
+        assert events_in(batches) == [*EVENTS[5:8], *EVENTS[20:22], *EVENTS[30:33]]
+
+
+@pytest.mark.parametrize("why", ["a position of before", "and one that noted the first", "trimmed", "the same first id"])
 def test_where_it_cannot_be_told_nothing_is_learned_twice(server, client, caplog, why):
     stream = next(names)
     source, position = read_ten(server, client, stream)
@@ -109,14 +165,16 @@ def test_where_it_cannot_be_told_nothing_is_learned_twice(server, client, caplog
     client.delete(stream)
     add_from(client, stream, 10, EVENTS[:3])
     if why == "a position of before":
-        position = {name: value for name, value in position.items() if name != "first"}
+        position = {name: value for name, value in position.items() if name not in ("first", "since")}
+    elif why == "and one that noted the first":
+        position = {name: value for name, value in position.items() if name != "since"}
     else:
         add_from(client, stream, 1000 if why == "the same first id" else 1005, EVENTS[3:6])
     if why == "trimmed":
         client.xtrim(stream, maxlen=4, approximate=False)
     with skipping(server, stream, position) as source:
         assert source.read(10, timeout=0.1) is None
-        ends = {"a position of before": 12, "trimmed": 1007, "the same first id": 1002}[why]
+        ends = {"trimmed": 1007, "the same first id": 1002}.get(why, 12)
         assert LEFT_OUT.format(ends) in caplog.text
         add_from(client, stream, ends + 1, EVENTS[10:15])
         assert events_in(read_n(source, 5)) == EVENTS[10:15]

@@ -67,10 +67,11 @@ class RedisSource(Source):
     them: that takes ``appendfsync always``.
 
     With "skip" a stream that was made anew is read from its beginning, also where its ids are lower, as after a clock
-    was set back. It is known by this: the first entry that was read of the old one isn't there, and the new one ends
-    before that, or nothing was trimmed or deleted from it. Else it may be an older state of the same stream: what is
-    in it then, up to the last id that was read, is left out rather than learned twice; what comes from then on is
-    read, and the log says from where. A stream that was moved away and back (RENAME) is such a new one if a read met
+    was set back. It is known by this: the old one was read from its beginning, its first and its last entry that were
+    read aren't there, and the new one ends before that first, or nothing was trimmed or deleted from it. Else, as with
+    ``start="$"`` or a group that others read before, it may be an older state of the same stream: what is in it then,
+    up to the last id that was read, is left out rather than learned twice; what comes from then on is read, and the log
+    says from where. A stream that was moved away and back (RENAME) is such a new one if a read met
     none in between, and comes twice.
 
     A user of the server with an ACL needs the stream's key and ``+multi +exec +xinfo +xgroup +xreadgroup +xrange
@@ -145,6 +146,7 @@ class RedisSource(Source):
         self._client = make_client(told.parts, told.rest, self._connected)
         self._last: EntryId | None = None  # read; what is up to there never comes again
         self._has_read = False  # that one was read; else reading begins behind it
+        self._since: EntryId = (0, 0)  # where reading began, in this run or the first of those before
         self._first: EntryId | None = None  # that was read of this stream, in this run or those before
         self._saved: EntryId | None = None  # told by seek or commit
         self._added: int | None = None  # entries ever added up to the last, where known
@@ -173,12 +175,13 @@ class RedisSource(Source):
 
     def _prepare(self) -> None:
         """Find or make the group, acknowledge what is saved, and begin with what is pending."""
-        info, there, first_there = self._stream_info()
+        info, last_there, first_there = self._stream_info()
         self._prepared, self._looked = self._connections, False
+        there = last_there if self._has_read else None
         lost = None if self._last is None else lost_by_server(info, self._last, self._added, there)
         if lost is not None:
             self._gap(lost)
-            self._go_behind(info, made_anew(info, self._first, first_there, self._added))
+            self._go_behind(info, made_anew(info, self._since, self._first, first_there or last_there, self._added))
         elif not info:
             log.warning("%s: there is no stream of that name yet: it is waited for", self.name)
         if info and "entries-added" not in info:
@@ -188,10 +191,11 @@ class RedisSource(Source):
         if made and self._last is None:
             if info and "entries-added" in info:
                 self._added = info["entries-added"] - (0 if self._start == "$" else info["length"])
-            self._last = begin
+            self._last = self._since = begin
         row = {} if made else self._row()
         if self._last is None:
-            self._tell_of_history(row)
+            self._since = parse_id(row["last-delivered-id"]) if row else (0, 0)
+            self._tell_of_history()
         if self._saved is not None:
             self.redelivered += self._acknowledge_saved(self._saved)
         self._new = self._sought and not made and self._take_group_along(row, info or {})
@@ -206,7 +210,7 @@ class RedisSource(Source):
         ends = parse_id(info["last-generated-id"]) if info else (0, 0)
         self._has_read, was = False, self._last
         if anew:
-            self._last, self._added, self._first = (0, 0), 0, None
+            self._last, self._added, self._since, self._first = (0, 0), 0, (0, 0), None
             self._saved, self._unacknowledged, self._owed = None, [], None  # these are gone
         elif ends < was:  # what comes has ids after that
             self._last, self._added = ends, (info or {}).get("entries-added")
@@ -244,7 +248,7 @@ class RedisSource(Source):
         if parse_id(row["last-delivered-id"]) == self._last and row.get("entries-read") != self._added:
             self._client.xgroup_setid(self._stream, self._group, id_text(self._last), entries_read=self._added)
 
-    def _stream_info(self) -> tuple[dict[str, Any] | None, bool | None, bool]:
+    def _stream_info(self) -> tuple[dict[str, Any] | None, bool, bool]:
         """Return what the stream is, None where it isn't there, and whether the last and the first read are in it."""
         with self._client.pipeline(transaction=True) as all_at_once:  # nothing is trimmed in between
             all_at_once.xinfo_stream(self._stream)
@@ -254,9 +258,9 @@ class RedisSource(Source):
         for answer in answers:
             if isinstance(answer, Exception):
                 if "no such key" in str(answer):
-                    return None, None, False
+                    return None, False, False
                 raise answer
-        return info, bool(last) if self._has_read else None, bool(first)
+        return info, bool(last), bool(first)
 
     def _make_group(self, begin: EntryId) -> bool:
         added = None if self._last is None else self._added
@@ -275,11 +279,10 @@ class RedisSource(Source):
         groups: list[dict[str, Any]] = self._client.xinfo_groups(self._stream)
         return next((group for group in groups if group["name"] == self._group.encode()), {})
 
-    def _tell_of_history(self, row: dict[str, Any]) -> None:
-        read = parse_id(row["last-delivered-id"]) if row else (0, 0)
-        if read > (0, 0):
+    def _tell_of_history(self) -> None:
+        if self._since > (0, 0):
             text = "%s: the group was read up to %s before, by nobody whose position is known: it goes on after that"
-            log.warning(text, self.name, id_text(read))
+            log.warning(text, self.name, id_text(self._since))
 
     def _acknowledge_saved(self, saved: EntryId) -> int:
         """Acknowledge what is pending and in the saved state, and return how much: an acknowledgement was lost."""
@@ -311,10 +314,13 @@ class RedisSource(Source):
         last, added = parse_id(position.get("id")), position.get("added")
         if added is not None and type(added) is not int:
             raise ValueError(f"position: added = {added!r} must be a whole number or None")
+        since = parse_id(position.get("since", id_text(NOT_KNOWN)), "position: since")
         first = parse_id(position.get("first", id_text(NOT_KNOWN)), "position: first")
+        if "since" not in position:  # of a version that didn't note it: what comes before the first isn't known
+            first = NOT_KNOWN
         self._parser.restore(position.get("kinds"))
         self._last = self._saved = last
-        self._added, self._has_read, self._first = added, True, first
+        self._added, self._has_read, self._since, self._first = added, True, since, first
         self._unacknowledged, self._owed = [], None
         self._ready, self._sought = False, True
 
@@ -337,6 +343,7 @@ class RedisSource(Source):
                     place = {
                         "id": id_text(self._last),
                         "added": self._added,
+                        "since": id_text(self._since),
                         "first": id_text(self._first or NOT_KNOWN),
                     }
                     return builder.batch({"stream": self._stream, **place, "kinds": self._parser.state})
@@ -401,6 +408,7 @@ class RedisSource(Source):
         delivered = parse_id(row["last-delivered-id"])
         if self._last is None or self._last < delivered:  # others acknowledged what was between
             self._last, self._has_read = delivered, False
+            self._since = delivered if self._first is None else self._since
         if self._last == delivered:
             self._added = added
 

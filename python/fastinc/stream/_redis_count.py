@@ -84,36 +84,43 @@ def lost_by_server(info: dict[str, Any] | None, last: EntryId, added: int | None
     return None
 
 
-def made_anew(info: dict[str, Any] | None, first: EntryId | None, first_there: bool, added: int | None) -> bool:
+def made_anew(
+    info: dict[str, Any] | None, since: EntryId, first: EntryId | None, one_there: bool, added: int | None
+) -> bool:
     """Return whether nothing that was read of a stream can be in it: it was made anew, or lost all of that.
 
-    Ids ascend, and a server that loses entries loses the last ones. So an older state of the stream that was read has
-    the first entry of those, unless that one was trimmed or deleted, or it ends before it.
+    Ids ascend, and a server that loses entries loses the last ones. So an older state of a stream that was read from
+    its beginning has the first entry of those, unless that one was trimmed or deleted, or it ends before it. Of one
+    that was read from later on, the older state may be from before: what it holds was meant to be left out, or was
+    read by another.
 
     Parameters
     ----------
     info
         Of XINFO STREAM; None: there is no stream.
+    since
+        The id after which it was read: 0-0 is the beginning.
     first
         The first entry that was read; NOT_KNOWN: some were, by who didn't note it. None: none was.
-    first_there
-        Whether that entry is in the stream.
+    one_there
+        Whether that entry, or the last that was read, is in the stream.
     added
         As for `lost_by_server`. Where it isn't known the server may be one that doesn't count, or didn't then.
 
     Returns
     -------
     bool
-        False also where it can't be told: of a new stream from which entries were deleted or trimmed before anybody
-        looked, with ids on both sides of `first`, or one that has an entry with the very id of `first`.
+        False also where it can't be told: of a stream that was not read from its beginning; of a new one from which
+        entries were deleted or trimmed before anybody looked, with ids on both sides of `first`; or one that has an
+        entry with the very id of the first or the last.
     """
     if info is None:
         return True
-    if first is None or first == NOT_KNOWN:
+    if first is None or first == NOT_KNOWN or since > (0, 0) or one_there:
         return False
     if parse_id(info["last-generated-id"]) < first:
         return True
-    return not first_there and added is not None and info.get("entries-added") == info["length"]
+    return added is not None and info.get("entries-added") == info["length"]
 
 
 def read_by_group(row: dict[str, Any], info: dict[str, Any]) -> int | None:
