@@ -29,6 +29,7 @@ from _streams import (
     wait_for,
 )
 from fastinc.stream import _backoff
+from fastinc.stream._events import BatchBuilder
 
 kafka = pytest.importorskip("confluent_kafka")
 
@@ -237,11 +238,14 @@ class Consumer:
 class ErrorMessage:
     """What a consumer returns for a partition that can't be read just now."""
 
-    def __init__(self, code):
-        self._error = kafka.KafkaError(code)
+    def __init__(self, code, partition=None):
+        self._error, self._partition = kafka.KafkaError(code), partition
 
     def error(self):
         return self._error
+
+    def partition(self):
+        return self._partition
 
 
 @pytest.mark.parametrize(
@@ -281,6 +285,33 @@ def test_what_came_before_an_error_is_not_lost(cluster, code, raised, thrown):
         found += read_n(source, 40 - len(events_in(found)), (7,))
         assert events_in(found) == EVENTS
         assert source.redelivered == 0
+
+
+@pytest.mark.parametrize("of", [0, 1, None, -1])
+def test_what_comes_behind_an_error_does_not_go_over_what_failed(cluster, of):
+    """Of the same partition, or of any where nobody says which it was."""
+    topic = next(names)
+    cluster.put(topic, values_of()[:20], 0)
+    cluster.put(topic, values_of()[20:], 1)
+    with cluster.open(topic, partitions=[0, 1]) as source:
+        source.read(1, timeout=DEADLINE)
+        by_partition = {0: [], 1: []}
+        real, left = source._consumer, dict(source._offsets)
+        while any(left[n] + len(by_partition[n]) < 20 for n in (0, 1)):
+            message = real.poll(DEADLINE)
+            by_partition[message.partition()].append(message)
+        mixed = [message for n in (0, 1) for message in by_partition[n][:3]]
+        failed = ErrorMessage(kafka.KafkaError._BAD_MSG, of)
+        mixed += [failed, *(message for n in (0, 1) for message in by_partition[n][5:8])]
+        builder = BatchBuilder()
+        source._take(builder, mixed)
+        stays = [n in (0, 1) if of in (None, -1) else n == of for n in (0, 1)]
+        assert source._offsets == {n: left[n] + (3 if stays[n] else 8) for n in (0, 1)}
+        assert len(builder) == sum(3 if stay else 6 for stay in stays)
+        assert (source._ready, source._error) == (False, failed.error())
+        rest = sum(20 - source._offsets[n] for n in (0, 1))
+        assert len(events_in(read_n(source, rest))) == rest  # they come again
+        assert (source.lost, source.redelivered) == (0, 0)
 
 
 @pytest.mark.parametrize("n_new", [0, 3])

@@ -147,6 +147,7 @@ def test_an_older_state_put_in_place_while_it_is_read_is_not_learned_twice(serve
     with skipping(server, stream) as source:
         batches = read_n(source, 3)
         assert batches[0].position["since"] == "0-0"
+        assert source.read(10, timeout=0.0) is None  # it counts
         client.restore(stream, 0, older, replace=True)
         client.xgroup_setid(stream, "fastinc", "1004-0", entries_read=5)
         add_from(client, stream, 2000, EVENTS[20:22])
@@ -157,7 +158,9 @@ def test_an_older_state_put_in_place_while_it_is_read_is_not_learned_twice(serve
         assert events_in(batches) == [*EVENTS[5:8], *EVENTS[20:22], *EVENTS[30:33]]
 
 
-@pytest.mark.parametrize("why", ["a position of before", "and one that noted the first", "trimmed", "the same first id"])
+@pytest.mark.parametrize(
+    "why", ["a position of before", "and one that noted the first", "trimmed", "the same first id"]
+)
 def test_where_it_cannot_be_told_nothing_is_learned_twice(server, client, caplog, why):
     stream = next(names)
     source, position = read_ten(server, client, stream)

@@ -102,6 +102,45 @@ def test_a_server_that_lost_the_last_entries_and_has_new_ones_is_a_gap(server, c
     assert message in caplog.text
 
 
+@pytest.mark.parametrize("reconnects", [True, False])
+def test_a_gap_is_raised_by_each_read(server, client, reconnects):
+    """Also where it is found in the middle of a read, after which it can't be gone on as if nothing was."""
+    stream = next(names)
+    ids = add(client, stream)
+    with source_of(server, stream) as source:
+        source.commit(source.read(40, timeout=0.0).position)
+        client.delete(stream)
+        for name, (user, item, _, timestamp) in zip(ids[:5], EVENTS, strict=False):
+            client.xadd(stream, {"user": user, "item": item, "timestamp": timestamp}, id=name)
+        client.xgroup_create(stream, "fastinc", id=ids[4], entries_read=5)
+        add(client, stream, EVENTS[:2])
+        if reconnects:
+            drop_connections(client)
+        else:  # only the count tells, and not as long as there are entries on both sides of the last that was read
+            assert events_in([source.read(10, timeout=0.0)]) == EVENTS[:2]
+        for _ in range(4):
+            with pytest.raises(fi.stream.GapError, match="the server lost entries"):
+                source.read(10, timeout=0.0)
+
+
+def test_a_server_that_never_counted_is_told_no_count(server, client, monkeypatch):
+    """One before Redis 7 refuses ENTRIESREAD; this one takes it."""
+    stream = next(names)
+    with source_of(server, stream, on_gap="skip") as source:
+        source.seek({"stream": stream, "id": "9-0", "added": None, "first": "1-0", "kinds": source._parser.state})
+        counts, make = [], source._client.xgroup_create
+
+        def xgroup_create(*names, entries_read=None, **options):
+            counts.append(entries_read)
+            return make(*names, **options)
+
+        monkeypatch.setattr(source._client, "xgroup_create", xgroup_create)
+        assert source.read(10, timeout=0.0) is None
+        assert counts == [None]
+        add(client, stream, EVENTS[:5])
+        assert events_in(read_n(source, 5)) == EVENTS[:5]
+
+
 @pytest.mark.parametrize("change", ["delete the last", "delete the next", "trim", "rename", "nothing"])
 def test_what_may_happen_to_a_stream_is_no_loss(server, client, change):
     stream = next(names)

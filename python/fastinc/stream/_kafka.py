@@ -307,11 +307,16 @@ class KafkaSource(Source):
 
     def _take(self, builder: BatchBuilder, messages: list[Any]) -> None:
         failed = None
+        behind: set[int] = set()  # partitions that have failed: what else is here of them comes again
         for message in messages:
+            partition = message.partition()
             if message.error() is not None:
                 failed = message.error()
+                behind |= {partition} if partition in self._offsets else self._offsets.keys()
                 continue
-            partition, offset, raw = message.partition(), message.offset(), message.value()
+            if partition in behind:  # its offset would go over what failed
+                continue
+            offset, raw = message.offset(), message.value()
             if offset < self._offsets[partition]:
                 self.redelivered += 1
                 continue

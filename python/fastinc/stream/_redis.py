@@ -175,6 +175,7 @@ class RedisSource(Source):
 
     def _prepare(self) -> None:
         """Find or make the group, acknowledge what is saved, and begin with what is pending."""
+        self._ready = False  # until it is done: what it raises, each read does
         info, last_there, first_there = self._stream_info()
         self._prepared, self._looked = self._connections, False
         there = last_there if self._has_read else None
@@ -210,7 +211,8 @@ class RedisSource(Source):
         ends = parse_id(info["last-generated-id"]) if info else (0, 0)
         self._has_read, was = False, self._last
         if anew:
-            self._last, self._added, self._since, self._first = (0, 0), 0, (0, 0), None
+            self._last, self._since, self._first = (0, 0), (0, 0), None
+            self._added = 0 if info or self._added is not None else None  # a server that never counted takes no count
             self._saved, self._unacknowledged, self._owed = None, [], None  # these are gone
         elif ends < was:  # what comes has ids after that
             self._last, self._added = ends, (info or {}).get("entries-added")
