@@ -257,7 +257,7 @@ def latency(settings: Settings) -> Iterator[CaseResult]:
             for name, found in times.items()
         ]
         case = f"{factory}, {shape_name(rows, dim)}, 1 query, k = {K}, {rate:,} rows/s in batches of {batch:,}"
-        if np.median(paces) < 0.9 * rate:
+        if np.median(paces) < settings.pick(0.9, 0.9, 0.1) * rate:  # tiny windows may well be spent waiting for a CPU
             standings[0].status, standings[0].reason = "failed", f"{np.median(paces):,.0f} rows/s were updated"
         result = CaseResult(case, "queries", standings)
         p99 = {name: float(np.quantile(found, 0.99)) * 1e3 for name, found in times.items()}

@@ -363,6 +363,11 @@ class FaissBase:
     exhaustive: bool
     lists: InvertedLists | None
 
+    @property
+    def may_miss(self) -> bool:
+        """Whether it may return fewer rows than it is asked for and has: no edge of a graph leads to some."""
+        return self.lists is None and not self.exhaustive
+
     def candidates(
         self, queries: Float32, ask: int, parameters: Parameters, *, name_lists: bool
     ) -> tuple[Float32, Int64, Int64 | None]:

@@ -241,7 +241,8 @@ class LiveIndex:
         scores, ids
             (n, k) float32 and int64, or (k,) for one (dim,) query. Best first: descending, "l2" ascending; equal
             scores by smaller id. Where there are fewer than k, id -1 and score -3.4028235e38 ("l2": +3.4028235e38).
-            As with FAISS alone, an IVF index has no more than the lists it probes hold.
+            As with FAISS alone, an IVF index has no more than the lists it probes hold. Where the edges of a graph
+            (HNSW) lead to fewer, the table is scanned.
         version
             Only if `with_version`.
 
@@ -337,6 +338,8 @@ class LiveIndex:
         self._masked = changed
         if self._is_long(unfolded, logged) or self._is_stale(base, changed):
             self._wake()
+        if base.may_miss and (ids[:, -1] < 0).any():
+            return self._search_exact(queries, k, exclude, allow)
         return scores, ids, version
 
     def _base_queries(self, queries: Float32) -> Float32 | None:

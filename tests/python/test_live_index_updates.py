@@ -2,6 +2,7 @@
 
 import threading
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -124,6 +125,18 @@ def test_recall_is_the_base_index_s():
     assert recall(fi.LiveIndex(table, "IVF32_HNSW8,Flat"), nprobe=32, efSearch=64) == 1.0
     assert recall(fi.LiveIndex(table, "IVF32,SQ8,RFlat"), nprobe=32) == 1.0
     assert recall(fi.LiveIndex(table, "IDMap,Flat")) == 1.0
+
+
+def test_what_no_edge_of_a_graph_leads_to_is_found():
+    """FAISS's graphs by inner product leave rows out where a few are far longer than the rest."""
+    rows = np.stack([np.arange(1, 401), np.zeros(400)], axis=1).astype(np.float32)
+    query = np.array([1, 0], dtype=np.float32)
+    alone = faiss.index_factory(2, "HNSW8", faiss.METRIC_INNER_PRODUCT)
+    alone.add(rows)
+    assert (alone.search(query[np.newaxis], 200)[1] < 0).any()
+    index = fi.LiveIndex(make_table(range(400), rows), "HNSW8")
+    assert index.search(query, 200)[1].tolist() == list(range(399, 199, -1))
+    assert index.search(query, 500)[1].tolist() == [*range(399, -1, -1)] + [-1] * 100
 
 
 def test_what_the_base_names_is_asked_for_once():
