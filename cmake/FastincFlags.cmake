@@ -31,7 +31,7 @@ function(fastinc_add_isa_kernels target source)
   endif()
   set(optimization -O3)
   if(FASTINC_SANITIZE)
-    set(optimization -O2)  # half the time, of minutes, that compiling them takes
+    set(optimization -O2)  # 0.6 of the minutes that compiling them takes
   endif()
   foreach(level IN LISTS levels)
     add_library(fastinc_kernels_${level} OBJECT ${source})
